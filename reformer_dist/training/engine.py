@@ -1,0 +1,222 @@
+"""DeepSpeed around the model: the only file that imports it.
+
+In: a ReformerLM (already parallelised), the configuration and micro-batches. Out: exact gradients of the mean loss over
+all tokens of a step, optimizer steps, validation sums, full weights and the sharded optimizer state.
+
+To DeepSpeed every worker is data parallel, those of one sequence group too: it averages gradients over all workers, so
+a loss *sum* scaled by world_size / global token count becomes the gradient of the global mean, however unevenly the
+tokens are spread.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reformer_dist.config import Config, OptimizerConfig
+from reformer_dist.data.batch import Batch
+from reformer_dist.model.reformer import ReformerLM
+
+
+def deepspeed_config(config: Config) -> dict[str, Any]:
+    """What DeepSpeed is told; everything that it is not told here is its default.
+
+    Clipping is its own at ZeRO 1 to 3, where no worker holds all gradients, and ours at stage 0.
+    """
+    stage = config.parallel.zero_stage
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    if config.train.dtype == "float64":
+        zero["reduce_scatter"] = False  # DeepSpeed's own is float32 at most
+    if stage == 3:
+        zero["stage3_param_persistence_threshold"] = 0
+    return {
+        "train_micro_batch_size_per_gpu": config.train.micro_batch_size,
+        "gradient_accumulation_steps": num_micro_batches(config),
+        "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
+        "zero_optimization": zero,
+        "steps_per_print": None,
+    }
+
+
+def num_micro_batches(config: Config) -> int:
+    """Micro-batches that each worker accumulates in a step."""
+    return math.ceil(config.train.batch_size / config.data_groups / config.train.micro_batch_size)
+
+
+def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
+    """Learning rate of a step, counted from zero, of a run of `num_steps` steps."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = min(1.0, (step - config.warmup_steps) / max(1, num_steps - 1 - config.warmup_steps))
+    left = 1.0 - done if config.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    return config.learning_rate * (config.final_fraction + (1.0 - config.final_fraction) * left)
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW whose weight decay leaves out biases, norms and position embeddings."""
+    decayed, plain = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim >= 2 and "position" not in name else plain).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+
+
+class LossModule(nn.Module):
+    """The module that DeepSpeed wraps: a batch in, the model's loss sum out, so that ZeRO-3 gathers weights around it."""
+
+    def __init__(self, model: ReformerLM, dtype: str) -> None:
+        super().__init__()
+        self.model = model
+        self.autocast = dtype == "bfloat16"
+
+    def forward(self, batch: Batch, step: int) -> Tensor:
+        """Sum of the losses of this worker's labels, in nats, a scalar."""
+        with torch.autocast(batch.tokens_BT.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            loss_sum, _ = self.model.loss(
+                batch.tokens_BT,
+                batch.labels_BT,
+                batch.positions_BT,
+                batch.documents_BT,
+                step=step,
+                first_row=batch.first_row,
+                first_position=batch.first_position,
+            )
+        return cast(Tensor, loss_sum)
+
+
+class Engine:
+    """One worker's end of the training step. Every method is collective: all workers call it together."""
+
+    def __init__(self, model: ReformerLM, config: Config, device: torch.device) -> None:
+        """Wrap `model`, which is moved to `device` and, for float64, converted.
+
+        torch.distributed must be initialised, with gloo for a CPU and NCCL for a GPU.
+        """
+        self.config = config
+        self.device = device
+        self.model = model.to(device, dtype=torch.float64 if config.train.dtype == "float64" else None)
+        self.optimizer = make_optimizer(self.model, config.optimizer)
+        module = LossModule(self.model, config.train.dtype)
+        self.deepspeed = _initialize(module, self.optimizer, config)
+        self._grad_norm: Tensor | float = math.nan
+
+    def train_step(self, batches: Sequence[Batch], step: int) -> Tensor:
+        """One optimizer step over this worker's micro-batches.
+
+        Returns:
+            float64 [2] on the device: this worker's loss sum (nats) and the number of tokens over all workers. Nothing
+            here waits for the device; reading the result does.
+        """
+        num_tokens = torch.tensor(sum(batch.num_tokens for batch in batches), dtype=torch.float64, device=self.device)
+        dist.all_reduce(num_tokens)
+        scale = dist.get_world_size() / num_tokens.clamp(min=1.0)
+        loss_total = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._set_learning_rate(step)
+        self.deepspeed.train()
+        for batch in batches:
+            loss_sum = self.deepspeed(batch.to(self.device), step)
+            self.deepspeed.backward(loss_sum * scale.to(loss_sum.dtype), scale_wrt_gas=False)
+            loss_total += loss_sum.detach()
+            if self.config.parallel.zero_stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
+                self._clip_unpartitioned()
+            self.deepspeed.step()
+        return torch.stack([loss_total, num_tokens])
+
+    def evaluate(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """Loss sum (nats) and number of tokens of `batches` over all workers, without dropout."""
+        total = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.deepspeed.eval()
+        with torch.no_grad():
+            for batch in batches:
+                total[0] += self.deepspeed(batch.to(self.device), 0).detach()
+                total[1] += batch.num_tokens
+        dist.all_reduce(total)
+        return float(total[0]), int(total[1])
+
+    def grad_norm(self) -> float:
+        """2-norm of the last step's gradient of the mean loss, over all weights, before clipping."""
+        return float(self.deepspeed.get_global_grad_norm() if self.config.parallel.zero_stage else self._grad_norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The whole model's weights on the CPU, by their names in ReformerLM; empty except on rank 0."""
+        import deepspeed
+
+        stage = self.config.parallel.zero_stage
+        parameters = list(self.model.parameters())
+        with deepspeed.zero.GatheredParameters(parameters, enabled=stage == 3):
+            if dist.get_rank() != 0:
+                return {}
+            return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def save_state(self, folder: Path) -> None:
+        """Write this worker's part of weights and optimizer state under `folder`, a local folder of its own."""
+        (folder / _TAG).mkdir(parents=True, exist_ok=True)
+        self.deepspeed.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load_state(self, folder: Path) -> None:
+        """Read what `save_state` wrote with the same number of workers and ZeRO stage; `folder` holds all parts."""
+        self.deepspeed.load_checkpoint(str(folder), tag=_TAG)
+
+    def _set_learning_rate(self, step: int) -> None:
+        rate = learning_rate(self.config.optimizer, step, self.config.train.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _clip_unpartitioned(self) -> None:
+        """At stage 0, where every worker holds all gradients; DeepSpeed has averaged them, except in float64."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.config.train.dtype == "float64":
+            for gradient in gradients:
+                dist.all_reduce(gradient.div_(dist.get_world_size()))
+        self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
+
+
+_TAG = "state"
+
+
+def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Any:
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Its shared-memory all-reduce is for inference only; left on, every node compiles it with g++ at its first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    with _float64(config.train.dtype == "float64"):
+        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
+    if config.train.dtype == "float64" and config.parallel.zero_stage == 0:
+        engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
+    return engine
+
+
+@contextmanager
+def _float64(wanted: bool) -> Iterator[None]:
+    """Let ZeRO keep master weights and reduce gradients in float64, for which its configuration has no word.
+
+    Only the factor of clipping stays float32.
+    """
+    if not wanted:
+        yield
+        return
+    from deepspeed.runtime import base_optimizer, config
+
+    with (
+        mock.patch.object(config, "get_communication_data_type", lambda *_, **__: torch.float64),
+        mock.patch.object(base_optimizer.ZeROOptimizer, "_configure_master_weights", _float64_master_weights),
+    ):
+        yield
+
+
+def _float64_master_weights(optimizer: Any, **_: Any) -> torch.dtype:
+    optimizer.fp16_master_weights_and_gradients = False
+    optimizer.bf16_master_weights_and_gradients = False
+    optimizer.bf16_optimizer_states = False
+    return torch.float64
