@@ -1,0 +1,1 @@
+"""Documents to batches: finding, preparing, packing and feeding them."""

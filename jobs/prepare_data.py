@@ -1,0 +1,37 @@
+"""Prepare a corpus: read documents, tokenise them, and write Parquet files and a manifest for training.
+
+Prepares what `data.sources` names under `train.storage`, or verifies it when it is there already.
+"""
+
+import time
+
+from reformer_dist.cli import run_job
+from reformer_dist.config import Config
+from reformer_dist.data.loader import split_plan
+from reformer_dist.data.prepare import plan_preparation
+from reformer_dist.ray_session import ray_session
+
+
+def main(config: Config) -> None:
+    """Prepare the corpus and print where it is and what it holds."""
+    preparation = plan_preparation(config.data, config.train.storage)
+    if preparation.is_done:
+        corpus = preparation.run()
+    else:
+        with ray_session():
+            start = time.perf_counter()
+            corpus = preparation.run()
+            seconds = time.perf_counter() - start
+        megabytes = preparation.num_bytes / 1e6
+        print(f"prepared {megabytes:.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
+    print(f"corpus: {corpus.folder}")
+    for split in ("train", "validation"):
+        counts, plan = corpus.manifest.split(split), split_plan(corpus, split, config.data.sequence_length)
+        print(
+            f"{split}: {counts.documents:,} documents, {counts.tokens:,} tokens, {plan.num_sequences:,} sequences of"
+            f" {config.data.sequence_length:,} with {plan.padding_share:.2%} padding"
+        )
+
+
+if __name__ == "__main__":
+    run_job(main, __doc__)

@@ -1,0 +1,31 @@
+"""What every job's command line shares: read the configuration, run, and answer a user's mistake with one line."""
+
+import sys
+from collections.abc import Callable
+
+from reformer_dist.config import Config, ConfigError, parse_command_line
+
+
+def run_job(function: Callable[[Config], None], description: str) -> None:
+    """Run a job as a script's whole work.
+
+    Args:
+        function: the job, given the configuration of this process's command line.
+        description: first lines of `--help`.
+
+    A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
+    and exit status 2; anything else is a fault of ours and keeps its traceback. Ctrl-C exits with 130.
+    """
+    config = parse_command_line(description)
+    try:
+        function(config)
+    except (ConfigError, OSError) as error:
+        sys.exit(_fail(str(error), 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", 130))
+
+
+def _fail(reason: str, status: int) -> int:
+    program = sys.argv[0].rpartition("/")[2]
+    print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
+    return status

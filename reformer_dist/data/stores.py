@@ -1,0 +1,134 @@
+"""Where files lie: a local path or any URL becomes a pyarrow filesystem and the path on it.
+
+Local paths, file://, s3://, gs:// and hdfs:// go to pyarrow's own filesystems; everything else (http://, https://,
+memory://, ...) through fsspec.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import xxhash
+
+NATIVE_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs")
+
+
+@dataclass(frozen=True)
+class Store:
+    """A place on a filesystem.
+
+    Attributes:
+        filesystem: the pyarrow filesystem.
+        path: the place's path on it.
+        url: turns any path on this filesystem back into what `open_store` takes.
+    """
+
+    filesystem: pafs.FileSystem
+    path: str
+    url: Callable[[str], str]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is a folder or file of this machine, where renaming is atomic."""
+        return isinstance(self.filesystem, pafs.LocalFileSystem)
+
+    def child(self, name: str) -> str:
+        """Path of `name` inside this place."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+
+def open_store(url: str) -> Store:
+    """Find the filesystem of a local path or URL; nothing is read or made.
+
+    Raises:
+        ValueError: an unknown scheme, or one whose library is not installed; the message says which.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        return Store(pafs.LocalFileSystem(), str(Path(url).expanduser().absolute()), lambda path: path)
+    if scheme in NATIVE_SCHEMES:
+        try:
+            filesystem, path = pafs.FileSystem.from_uri(url)
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(one_line(error)) from None
+        if scheme == "file":
+            return Store(filesystem, path, lambda path: path)
+        query = url[url.index("?") :] if "?" in url else ""
+        return Store(filesystem, path, lambda path: f"{scheme}://{path}{query}")
+    try:
+        remote, path = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise ValueError(one_line(error)) from None
+    return Store(pafs.PyFileSystem(pafs.FSSpecHandler(remote)), path, remote.unstrip_protocol)
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an exception's text, without the library's own prefixes and detail."""
+    lines = str(error).strip().splitlines()
+    return lines[0].split(" Detail: ")[0].rstrip(". ") if lines else type(error).__name__
+
+
+class HashingFile:
+    """A writable file that knows the size and the xxh3-128 of what went through it."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._stream = store.filesystem.open_output_stream(store.child(name), compression=None)
+        self._digest = xxhash.xxh3_128()
+        self.size = 0
+
+    def write(self, data: Any) -> int:
+        """Write a bytes-like object."""
+        view = memoryview(data)
+        self._stream.write(view)
+        self._digest.update(view)
+        self.size += view.nbytes
+        return view.nbytes
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Hand what is buffered to the filesystem."""
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Finish the file; on an object store it exists only from here on."""
+        self._stream.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return bool(self._stream.closed)
+
+    @property
+    def hexdigest(self) -> str:
+        """xxh3-128 of the bytes written so far."""
+        return self._digest.hexdigest()
+
+
+def hash_file(store: Store, name: str) -> str:
+    """The xxh3-128 of a stored file, read in pieces of 4 MiB."""
+    digest = xxhash.xxh3_128()
+    with store.filesystem.open_input_stream(store.child(name), compression=None) as stream:
+        while piece := stream.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def parquet_writer(file: HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
+    """A zstd Parquet writer whose pages carry checksums and whose bytes depend on the rows alone."""
+    return pq.ParquetWriter(
+        pa.PythonFile(file, mode="w"),
+        schema,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+        store_schema=False,
+    )
