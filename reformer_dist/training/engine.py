@@ -72,7 +72,7 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ada
 
 
 class LossModule(nn.Module):
-    """The module that DeepSpeed wraps: a batch in, the model's loss sum out, so that ZeRO-3 gathers weights around it."""
+    """What DeepSpeed wraps: a batch in, the model's loss sum out, so that ZeRO-3 gathers the weights in between."""
 
     def __init__(self, model: ReformerLM, dtype: str) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ def _float64(wanted: bool) -> Iterator[None]:
     from deepspeed.runtime import base_optimizer, config
 
     with (
-        mock.patch.object(config, "get_communication_data_type", lambda *_, **__: torch.float64),
+        mock.patch.object(config, "get_communication_data_type", return_value=torch.float64),
         mock.patch.object(base_optimizer.ZeROOptimizer, "_configure_master_weights", _float64_master_weights),
     ):
         yield

@@ -1,0 +1,288 @@
+"""Checkpoints: how one is written by all workers, found again, verified and read.
+
+    STORAGE/RUN_NAME/1/step_00000300/     1, 2, ...: each training that was started anew under this name
+        manifest.json                     size and xxh3-128 of all other files; written last, it makes them count
+        model.safetensors                 all weights, whatever the ZeRO stage
+        state.json, config.yaml           step, data, MLflow run, workers, and the configuration
+        deepspeed/state/*.pt              each worker's part of weights and optimizer state
+
+Everything is read and written by pyarrow, so storage is a folder or the URL of an object store.
+"""
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+import torch.distributed as dist
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from reformer_dist.config import Config, ConfigError
+from reformer_dist.data.stores import Store, hash_file, open_store
+from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
+from reformer_dist.model.reformer import ReformerLM
+
+MANIFEST, STATE, WEIGHTS, CONFIG, SHARDS = (
+    "manifest.json",
+    "state.json",
+    "model.safetensors",
+    "config.yaml",
+    "deepspeed",
+)
+
+
+class State(BaseModel):
+    """What state.json holds, beside the weights all that is needed to go on.
+
+    Attributes:
+        step: optimizer steps done.
+        tokenizer: name of the corpus's tokenizer.
+        corpus_hash: content hash of the corpus.
+        run_id: MLflow run.
+        workers, zero_stage: how the optimizer state is divided.
+        config: the whole configuration.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    step: int
+    tokenizer: str
+    corpus_hash: str
+    run_id: str
+    workers: int
+    zero_stage: int
+    config: Config
+
+
+class StoredFile(BaseModel):
+    """A file as it was written: size in bytes and xxh3-128."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    xxh3: str
+
+
+def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_shards: Callable[[Path], None]) -> str:
+    """Write the checkpoint of a step; all workers call it together, and it is complete when it returns.
+
+    Args:
+        folder: folder or URL of the run (see `new_folder`), the checkpoint's parent.
+        state: as of now.
+        weights: the model's state_dict on rank 0.
+        save_shards: writes this worker's part of the engine's state into a local folder.
+
+    Returns:
+        The checkpoint's folder or URL.
+
+    Raises:
+        OSError: on all workers, when one of them could not write; the message says which and why.
+    """
+    store = open_store(f"{folder}/step_{state.step:08d}")
+    if dist.get_rank() == 0:
+        _delete(store)
+    dist.barrier()
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        local = Path(temporary)
+        save_shards(local / SHARDS)
+        if dist.get_rank() == 0:
+            save_tensors(weights, local / WEIGHTS)
+            (local / STATE).write_text(state.model_dump_json(indent=1))
+            (local / CONFIG).write_text(to_yaml(state.config))
+        files = _on_all_workers(lambda: _upload(local, store))
+    if dist.get_rank() == 0:
+        manifest = {name: file.model_dump() for part in files for name, file in part.items()}
+        with store.filesystem.open_output_stream(store.child(MANIFEST)) as stream:
+            stream.write(json.dumps(manifest, indent=1, sort_keys=True).encode())
+    dist.barrier()
+    return store.url(store.path)
+
+
+def prune(folder: str, keep: int) -> None:
+    """Delete all but the `keep` newest checkpoints of a run, and what unfinished ones left behind."""
+    newest_first = [store for _, store in _checkpoints(folder)]
+    complete = [store for store in newest_first if _exists(store, MANIFEST)]
+    for store in newest_first:
+        if store not in complete[:keep]:
+            _delete(store)
+
+
+def verify(path: str) -> State:
+    """Compare every file of a checkpoint with its manifest and return its state.
+
+    Raises:
+        ConfigError: one line that names the first file that is missing, truncated or altered.
+    """
+    store = open_store(path)
+    manifest = {name: StoredFile.model_validate(file) for name, file in _read_json(store, MANIFEST).items()}
+    for name, file in manifest.items():
+        info = store.filesystem.get_file_info(store.child(name))
+        if info.type != pafs.FileType.File:
+            raise ConfigError(f"checkpoint {path}: {name} is missing")
+        if info.size != file.size:
+            raise ConfigError(f"checkpoint {path}: {name} has {info.size} bytes where its manifest says {file.size}")
+    for name, file in manifest.items():
+        if hash_file(store, name) != file.xxh3:
+            raise ConfigError(f"checkpoint {path}: {name} does not have the hash that its manifest says")
+    return read_state(path)
+
+
+def read_state(path: str) -> State:
+    """The state of a checkpoint that was verified before."""
+    try:
+        return State.model_validate(_read_json(open_store(path), STATE))
+    except ValidationError as error:
+        raise ConfigError(f"checkpoint {path}: {STATE} is not of this release: {error.errors()[0]['msg']}") from None
+
+
+def newest(folder: str, report: Callable[[str], None] = print) -> str | None:
+    """The newest good checkpoint of a run's folder, None without one; `report` hears of damaged ones passed over."""
+    for _, store in _checkpoints(folder):
+        if not _exists(store, MANIFEST):
+            continue
+        path = store.url(store.path)
+        try:
+            verify(path)
+        except ConfigError as error:
+            report(f"{error}; passed over for the one before it")
+        else:
+            return path
+    return None
+
+
+def latest(storage: str, run_name: str, report: Callable[[str], None] = print) -> str:
+    """The newest good checkpoint of the newest training called `run_name`.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    folder = current_folder(storage, run_name)
+    path = newest(folder, report) if folder else None
+    if path is None:
+        raise ConfigError(
+            f"train.run_name = {run_name}: no checkpoint under {storage}/{run_name}; jobs/train.py makes one"
+        )
+    return path
+
+
+def current_folder(storage: str, run_name: str) -> str | None:
+    """Folder of the newest training called `run_name`, None if there was none."""
+    numbers = _numbers(storage, run_name)
+    return f"{_join(storage, run_name)}/{max(numbers)}" if numbers else None
+
+
+def new_folder(storage: str, run_name: str) -> str:
+    """Folder for a training that starts anew under this name; nothing is made."""
+    return f"{_join(storage, run_name)}/{max(_numbers(storage, run_name), default=0) + 1}"
+
+
+def load_model(path: str) -> tuple[ReformerLM, Config, Tokenizer]:
+    """Verify a checkpoint and build its model on the CPU, in evaluation mode, with its configuration and tokenizer.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or there is none.
+    """
+    state = verify(path)
+    model = ReformerLM(state.config.model)
+    if state.config.train.dtype == "float64":
+        model.double()
+    load_weights(path, model)
+    return model.eval(), state.config, make_tokenizer(state.tokenizer)
+
+
+def load_weights(path: str, model: ReformerLM) -> None:
+    """Copy a checkpoint's weights into a model of the same shape."""
+    store = open_store(path)
+    with store.filesystem.open_input_stream(store.child(WEIGHTS)) as stream:
+        model.load_state_dict(load_tensors(stream.read()))
+
+
+@contextmanager
+def shards(path: str) -> Iterator[Path]:
+    """A local folder with what the workers' `save_shards` wrote, fetched if the checkpoint lies elsewhere."""
+    store = open_store(path)
+    if store.is_local:
+        yield Path(store.child(SHARDS))
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        pafs.copy_files(store.child(SHARDS), temporary, source_filesystem=store.filesystem)
+        yield Path(temporary)
+
+
+def to_yaml(config: Config) -> str:
+    """The configuration as a file that `--config` takes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _upload(local: Path, store: Store) -> dict[str, StoredFile]:
+    """Copy this worker's files to their place and describe them."""
+    names = sorted(str(path.relative_to(local)) for path in local.rglob("*") if path.is_file())
+    for folder in {store.path, *(store.child(name).rpartition("/")[0] for name in names)}:
+        store.filesystem.create_dir(folder, recursive=True)
+    pafs.copy_files(str(local), store.path, destination_filesystem=store.filesystem)
+    source = open_store(str(local))
+    return {name: StoredFile(size=(local / name).stat().st_size, xxh3=hash_file(source, name)) for name in names}
+
+
+def _on_all_workers(work: Callable[[], Any]) -> list[Any]:
+    """Each worker's result on every worker; an OSError of one is raised on all."""
+    result: Any = None
+    error = ""
+    try:
+        result = work()
+    except OSError as caught:
+        error = f"worker {dist.get_rank()} could not write a checkpoint: {caught}"
+    results: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(results, (result, error))
+    for _, error in results:
+        if error:
+            raise OSError(error)
+    return [result for result, _ in results]
+
+
+def _checkpoints(folder: str) -> list[tuple[int, Store]]:
+    """(step, place) of whatever looks like a checkpoint in a run's folder, newest first."""
+    found = [(int(name[5:]), name) for name in _names(open_store(folder)) if re.fullmatch(r"step_\d+", name)]
+    return [(step, open_store(f"{folder}/{name}")) for step, name in sorted(found, reverse=True)]
+
+
+def _numbers(storage: str, run_name: str) -> list[int]:
+    return [int(name) for name in _names(open_store(_join(storage, run_name))) if name.isdecimal()]
+
+
+def _names(store: Store) -> list[str]:
+    infos = store.filesystem.get_file_info(pafs.FileSelector(store.path, allow_not_found=True))
+    return [info.base_name for info in infos if info.type == pafs.FileType.Directory]
+
+
+def _join(storage: str, run_name: str) -> str:
+    return f"{storage.rstrip('/')}/{run_name}"
+
+
+def _exists(store: Store, name: str) -> bool:
+    return bool(store.filesystem.get_file_info(store.child(name)).type == pafs.FileType.File)
+
+
+def _delete(store: Store) -> None:
+    """Delete a checkpoint, its manifest first: what is left after an interruption is no checkpoint."""
+    if _exists(store, MANIFEST):
+        store.filesystem.delete_file(store.child(MANIFEST))
+    if store.filesystem.get_file_info(store.path).type == pafs.FileType.Directory:
+        store.filesystem.delete_dir(store.path)
+
+
+def _read_json(store: Store, name: str) -> dict[str, Any]:
+    try:
+        with store.filesystem.open_input_stream(store.child(name)) as stream:
+            tree: dict[str, Any] = json.loads(stream.read())
+            return tree
+    except FileNotFoundError:
+        raise ConfigError(f"checkpoint {store.path}: no {name} there; give a folder called step_NUMBER") from None
+    except ValueError:
+        raise ConfigError(f"checkpoint {store.path}: {name} is damaged") from None

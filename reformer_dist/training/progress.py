@@ -1,0 +1,78 @@
+"""The terminal of a training: one moving line where someone watches, a plain line now and then where a log does."""
+
+import sys
+import time
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from reformer_dist.config import Config
+
+PLAIN_INTERVAL = 5.0
+"""Least seconds between two plain lines."""
+
+
+class Terminal:
+    """Shows metrics as they come; a context manager, since the moving line must be ended."""
+
+    def __init__(self, config: Config, console: Console | None = None) -> None:
+        self._num_steps = config.train.steps
+        self._unit = "bits/byte" if config.data.tokenizer == "bytes" else "bits/token"
+        self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("starting", total=self._num_steps)
+        self._first: tuple[float, int] | None = None
+        self._last_line = -PLAIN_INTERVAL
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line of its own."""
+        self._console.print(text, markup=False)
+
+    def metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Show what a worker reported after `step` steps."""
+        if "validation/bits_per_token" in metrics:
+            self.line(
+                f"step {step}/{self._num_steps}  validation {metrics['validation/bits_per_token']:.3f} {self._unit}"
+            )
+        if "train/bits_per_token" not in metrics:
+            return
+        now = time.monotonic()
+        self._first = self._first or (now, step)
+        text = (
+            f"{metrics['train/bits_per_token']:.3f} {self._unit}  {metrics['train/tokens_per_second']:,.0f} tokens/s"
+            f"  {self._time_left(now, step)}"
+        )
+        self._bar.update(self._task, completed=step, description=text)
+        due = now - self._last_line >= PLAIN_INTERVAL or step == self._num_steps
+        if due and not self._console.is_terminal:
+            self._last_line = now
+            self.line(f"step {step}/{self._num_steps}  {text}")
+
+    def restart(self) -> None:
+        """Forget the speed so far: training goes on from an earlier step."""
+        self._first = None
+
+    def _time_left(self, now: float, step: int) -> str:
+        assert self._first is not None
+        start, first_step = self._first
+        if step == first_step:
+            return "time left unknown"
+        seconds = round((now - start) / (step - first_step) * (self._num_steps - step))
+        minutes, seconds = divmod(seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        return f"{hours}:{minutes:02d}:{seconds:02d} left" if hours else f"{minutes}:{seconds:02d} left"
