@@ -97,10 +97,14 @@ class ModelConfig(Section):
     """Which keys a query sees in a round: window (exactly causal), chunked (as trax, Hugging Face and lucidrains), paper (equations 13-16)."""
     lsh_window: PositiveInt = 64
     """Keys W a query sees in one round (window mode, on each side when not causal), or the chunk length (chunked, paper)."""
+    lsh_neighbours: tuple[NonNegativeInt, NonNegativeInt] = (1, 0)
+    """Chunks before and after its own that a query sees (chunked and paper mode)."""
     local_mode: Literal["window", "chunked"] = "window"
     """Local attention: window (the last local_window tokens) or chunked (own chunk and its neighbours, as Hugging Face computes)."""
     local_window: PositiveInt = 64
     """Tokens that local attention sees, itself included (on each side when not causal), or the chunk length."""
+    local_neighbours: tuple[NonNegativeInt, NonNegativeInt] = (1, 0)
+    """Chunks before and after its own that a query sees (chunked mode)."""
     causal: bool = True
     """Whether a token sees only what is before it (a language model) or both sides (an encoder)."""
     attention_dropout: float = Field(0.0, ge=0.0, lt=1.0)
@@ -119,6 +123,8 @@ class ModelConfig(Section):
     """auto picks the fastest attention code for the device; plain is the readable reference, for debugging."""
     layer_norm_eps: PositiveFloat = 1e-5
     """Added to the variance in layer norms."""
+    hash_seed: NonNegativeInt | None = None
+    """Draw every layer's rotations for each head from this seed alone, as Hugging Face's models do. By default from seed, step and layer."""
     seed: NonNegativeInt = 0
     """Seed of the initial weights, of the hash rotations and of dropout."""
 

@@ -1,7 +1,137 @@
-"""A Reformer language model (placeholder, being written)."""
+"""The Reformer language model on one device; it knows nothing of process groups.
 
-from torch import nn
+In: tokens [B, T], a whole sequence or one shard of it. Out: logits [B, T, V], or the summed loss and the token count.
+
+Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.context import Context
+from reformer_dist.model.loss import IGNORED, OutputLayer
+from reformer_dist.model.positions import AxialPositions, LearnedPositions
+from reformer_dist.model.randomness import Use, dropout, make_key
+from reformer_dist.model.reversible import ReversibleStack
+
+
+class TokenEmbedding(nn.Module):
+    """One learned vector a token."""
+
+    def __init__(self, vocab_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(vocab_size, embed_dim))
+
+    def forward(self, tokens_BT: Tensor) -> Tensor:
+        """Vectors [B, T, E]."""
+        return nn.functional.embedding(tokens_BT, self.weight)
 
 
 class ReformerLM(nn.Module):
-    """Being written."""
+    """Embeddings, reversible blocks and an output layer (Kitaev, Kaiser and Levskaya 2020).
+
+    Both streams start as the embeddings, and the output layer reads both, as in trax and Hugging Face.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        """Make the model with weights drawn from `config.seed`."""
+        super().__init__()
+        self.config = config
+        self.embedding = TokenEmbedding(config.vocab_size, config.embed_dim)
+        self.positions: nn.Module
+        if config.positions == "axial":
+            self.positions = AxialPositions(config.axial_factors)
+        else:
+            self.positions = LearnedPositions(config.max_length, config.embed_dim)
+        self.stack = ReversibleStack(config)
+        self.output = OutputLayer(config, self.embedding.weight if config.tie_embeddings else None)
+        self._draw_weights()
+
+    def forward(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        step: int = 0,
+        first_row: int = 0,
+        first_position: int = 0,
+    ) -> Tensor:
+        """Logits of the next token (causal) or of each token (not causal).
+
+        Args:
+            tokens: [B, T] int64.
+            positions: [B, T] int64 indices of the position embedding; by default first_position, first_position + 1, ...
+            documents: [B, T] int64, tokens see only their own document; -1 is padding. By default one document.
+            step: training step, for dropout and hash rotations; evaluation always hashes as step 0.
+            first_row: index in the step's global batch of row 0, for dropout.
+            first_position: index in the whole sequence of token 0.
+
+        Returns:
+            [B, T, V], float32 (float64 for a float64 model).
+
+        Raises:
+            ValueError: tokens of another shape or dtype, or longer than max_length.
+
+        """
+        context = Context(documents, step, first_row, first_position)
+        return self.output(*self._streams(tokens, positions, context))
+
+    def loss(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        positions: Tensor | None = None,
+        documents: Tensor | None = None,
+        *,
+        step: int = 0,
+        first_row: int = 0,
+        first_position: int = 0,
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross entropy in nats and the number of scored tokens, both scalars; divide once, by the global count.
+
+        Args:
+            labels: [B, T] int64, already shifted; -100 is not scored.
+            tokens: and the others as in `forward`.
+            positions: see `forward`.
+            documents: see `forward`.
+            step: see `forward`.
+            first_row: see `forward`.
+            first_position: see `forward`.
+
+        """
+        context = Context(documents, step, first_row, first_position)
+        if labels.shape != tokens.shape:
+            raise ValueError(f"labels {tuple(labels.shape)} must have the shape of tokens, {tuple(tokens.shape)}")
+        return self.output(*self._streams(tokens, positions, context), labels), (labels != IGNORED).sum()
+
+    def _streams(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> tuple[Tensor, Tensor]:
+        if tokens_BT.dim() != 2 or tokens_BT.dtype != torch.int64 or tokens_BT.numel() == 0:
+            raise ValueError(f"tokens {tuple(tokens_BT.shape)} {tokens_BT.dtype} must be [B, T] int64, not empty")
+        T, device = tokens_BT.shape[1], tokens_BT.device
+        if positions_BT is None:
+            if context.first_position + T > self.config.max_length:
+                raise ValueError(
+                    f"tokens up to position {context.first_position + T} are more than max_length = {self.config.max_length}"
+                )
+            positions_BT = torch.arange(context.first_position, context.first_position + T, device=device)[None]
+        x_BTE = self.embedding(tokens_BT) + self.positions(positions_BT)
+        if self.training and self.config.hidden_dropout > 0:
+            key = make_key(self.config.seed, context.step, 0, Use.EMBEDDING)
+            x_BTE = dropout(x_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
+        return self.stack(x_BTE, x_BTE, context)
+
+    @torch.no_grad()
+    def _draw_weights(self) -> None:
+        """Normal weights: embeddings of std 0.02, matrices of 1 / sqrt(inputs), into a stream 1 / sqrt(2 layers) of that."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        for name, parameter in self.named_parameters():
+            if parameter.dim() < 2:
+                continue
+            std = 0.02 if name.startswith(("embedding", "positions")) else parameter.shape[1] ** -0.5
+            if "stack" in name and "output" in name:
+                std /= math.sqrt(2 * len(self.config.layers))
+            parameter.normal_(std=std, generator=generator)

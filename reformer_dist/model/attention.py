@@ -1,0 +1,166 @@
+"""The attention layer: projections around local, LSH or full attention.
+
+In: a stream [B, T, E]. Out: the layer's contribution [B, T, E] and, for LSH, the buckets it used. The inner attention is
+one callable, `core`, so that sequence parallelism can wrap it from outside.
+
+Legend: B batch, T tokens of this shard, E model dimension, H heads, D head dimension, R hash rounds.
+"""
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.context import Context
+from reformer_dist.model.full_attention import full_attention
+from reformer_dist.model.hashing import draw_rotations, hash_buckets
+from reformer_dist.model.local_attention import local_attention
+from reformer_dist.model.lsh_attention import lsh_attention
+from reformer_dist.model.plans import AttentionDropout
+from reformer_dist.model.randomness import Use, dropout, make_key
+
+
+class Core(Protocol):
+    """Attention of some heads over some tokens."""
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend.
+
+        Args:
+            tensors: (qk, v) for LSH, else (q, k, v), each [B, T, H, D].
+            context: place of the tokens and heads.
+            buckets_BHRT: LSH buckets to use again, in the backward pass; None to hash.
+            training: whether dropout is on and rotations are those of the step.
+
+        Returns:
+            [B, T, H, D], and the buckets used (None where there are none).
+
+        """
+
+
+class LocalCore:
+    """Local attention by the model's configuration."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        self.config, self.layer = config, layer
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+    ) -> tuple[Tensor, None]:
+        """See `Core`."""
+        config = self.config
+        out = local_attention(
+            *tensors,
+            mode=config.local_mode,
+            window=config.local_window,
+            neighbours=config.local_neighbours,
+            causal=config.causal,
+            context=context,
+            dropout=_attention_dropout(config, self.layer, context, training),
+            kernel=config.attention_kernel,
+        )
+        return out, None
+
+
+class FullCore:
+    """Exact attention by the model's configuration."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        self.config, self.layer = config, layer
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+    ) -> tuple[Tensor, None]:
+        """See `Core`."""
+        drop = _attention_dropout(self.config, self.layer, context, training)
+        return full_attention(*tensors, causal=self.config.causal, context=context, dropout=drop), None
+
+
+class LSHCore:
+    """LSH attention by the model's configuration, with rotations drawn anew in every training step."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        self.config, self.layer = config, layer
+
+    def rotations(self, step: int) -> Tensor:
+        """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F]."""
+        config = self.config
+        if config.hash_seed is None:
+            return draw_rotations(
+                make_key(config.seed, step, self.layer, Use.ROTATIONS),
+                config.head_width,
+                config.num_hashes,
+                config.bucket_factors,
+            )
+        return draw_rotations(
+            config.hash_seed, config.head_width, config.num_hashes, config.bucket_factors, config.num_heads
+        )
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `Core`."""
+        config, (qk_BTHD, v_BTHD) = self.config, tensors
+        rotations = self.rotations(context.step if training else 0)
+        if rotations.dim() == 4:
+            rotations = rotations[context.first_head : context.first_head + qk_BTHD.shape[2]]
+        if buckets_BHRT is None:
+            buckets_BHRT = hash_buckets(qk_BTHD, rotations, config.bucket_factors)
+        out = lsh_attention(
+            qk_BTHD,
+            v_BTHD,
+            rotations,
+            num_buckets=config.bucket_factors,
+            mode=config.lsh_mode,
+            window=config.lsh_window,
+            neighbours=config.lsh_neighbours,
+            causal=config.causal,
+            buckets_BHRT=buckets_BHRT,
+            context=context,
+            dropout=_attention_dropout(config, self.layer, context, training),
+            kernel=config.attention_kernel,
+        )
+        return out, buckets_BHRT
+
+
+_CORES: dict[str, Any] = {"local": LocalCore, "lsh": LSHCore, "full": FullCore}
+
+
+class Attention(nn.Module):
+    """LayerNorm, projections into heads, attention and the way back."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer, self.kind = config, layer, config.layers[layer]
+        inner = config.num_heads * config.head_width
+        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        names = ("query_key", "value") if self.kind == "lsh" else ("query", "key", "value")
+        self.projections = nn.ModuleDict({name: nn.Linear(config.embed_dim, inner, bias=False) for name in names})
+        self.output = nn.Linear(inner, config.embed_dim, bias=False)
+        self.core: Core = _CORES[self.kind](config, layer)
+
+    def forward(
+        self, x_BTE: Tensor, context: Context, buckets_BHRT: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The layer's contribution to the stream [B, T, E], and the LSH buckets used."""
+        tensors = self.project(x_BTE)
+        out_BTHD, buckets_BHRT = self.core(tensors, context, buckets_BHRT, self.training)
+        out_BTE = self.output(out_BTHD.flatten(2))
+        if self.training and self.config.hidden_dropout > 0:
+            key = make_key(self.config.seed, context.step, self.layer, Use.ATTENTION_OUTPUT)
+            out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
+        return out_BTE, buckets_BHRT
+
+    def project(self, x_BTE: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (LSH: queries-keys and values), each [B, T, H, D]."""
+        x_BTE = self.norm(x_BTE)
+        shape = (self.config.num_heads, self.config.head_width)
+        return tuple(projection(x_BTE).unflatten(-1, shape) for projection in self.projections.values())
+
+
+def _attention_dropout(config: ModelConfig, layer: int, context: Context, training: bool) -> AttentionDropout | None:
+    if not training or config.attention_dropout == 0:
+        return None
+    return AttentionDropout(config.attention_dropout, make_key(config.seed, context.step, layer, Use.ATTENTION_WEIGHTS))

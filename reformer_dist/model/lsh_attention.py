@@ -1,0 +1,121 @@
+"""LSH attention with shared queries and keys (Kitaev, Kaiser and Levskaya 2020), in three modes.
+
+In: queries-keys and values [B, T, H, D] and random rotations. Out: [B, T, H, D]. Keys are the queries at unit length.
+
+- `window`: in each hash round a query sees its last W predecessors of the same bucket (not causal: W on either side), in
+  order of (bucket, position). What a token sees depends on the past alone.
+- `chunked`: the rounds' sorted tokens, one round behind the other, cut into chunks of W; a query sees its own chunk and its
+  neighbours, whatever their bucket. What trax, Hugging Face and lucidrains compute.
+- `paper`: chunks within each round, the same bucket only, a pair that meets in several rounds counted once
+  (equations 13-16 with N_ij).
+
+In all of them a token attends to itself only when it sees nothing else in any round.
+
+Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reformer_dist.model.block_attention import KernelName, block_attention
+from reformer_dist.model.context import Context
+from reformer_dist.model.hashing import hash_buckets
+from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan, window_rule
+
+Mode = Literal["window", "chunked", "paper"]
+
+
+def lsh_attention(
+    qk_BTHD: Tensor,
+    v_BTHD: Tensor,
+    rotations: Tensor,
+    *,
+    num_buckets: int | Sequence[int] | None = None,
+    mode: Mode = "window",
+    window: int = 64,
+    neighbours: tuple[int, int] = (1, 0),
+    causal: bool = True,
+    documents_BT: Tensor | None = None,
+    buckets_BHRT: Tensor | None = None,
+    context: Context | None = None,
+    dropout: AttentionDropout | None = None,
+    kernel: KernelName = "auto",
+) -> Tensor:
+    """Attend to the keys that share a hash.
+
+    Args:
+        qk_BTHD: shared queries-keys, not normalised; float32, float64 or bfloat16.
+        v_BTHD: values, of the same shape and dtype.
+        rotations: [D, R, F] shared by the heads, or [H, D, R, F].
+        num_buckets: buckets of a round, or their factors; by default 2 F.
+        mode: see above.
+        window: keys W that a query sees in a round (window mode), or the chunk length.
+        neighbours: chunks (before, after) its own that a query sees, in chunked and paper mode.
+        causal: whether a query sees only earlier positions.
+        documents_BT: document of each token, -1 for padding; tokens see only their own document.
+        buckets_BHRT: buckets to use instead of hashing, as `hash_buckets` returns them.
+        context: documents and the shard's place, instead of `documents_BT` alone.
+        dropout: of attention weights; None for none.
+        kernel: "auto" or "plain".
+
+    Returns:
+        [B, T, H, D] in the dtype of the values.
+
+    Raises:
+        ValueError: shapes that do not fit, or an unknown mode.
+
+    """
+    factors = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window)
+    context = context or Context(documents_BT=documents_BT)
+    if buckets_BHRT is None:
+        buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors)
+    rule = _rule(mode, window, neighbours, causal, qk_BTHD.shape[1])
+    if mode == "chunked" and qk_BTHD.shape[1] <= window:
+        buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
+    plan = SegmentPlan(rule, v_BTHD, context, buckets_BHRT, math.prod(factors), dropout)
+    return block_attention(qk_BTHD, unit_keys(qk_BTHD), v_BTHD, plan, kernel)
+
+
+def unit_keys(qk_BTHD: Tensor) -> Tensor:
+    """Keys of unit length: qk / sqrt(sum(qk^2) + D * 1e-6), as trax and Hugging Face normalise."""
+    D = qk_BTHD.shape[-1]
+    return qk_BTHD * torch.rsqrt(qk_BTHD.square().mean(-1, keepdim=True) + 1e-6) * D**-0.5
+
+
+def _rule(mode: Mode, window: int, neighbours: tuple[int, int], causal: bool, length: int) -> Rule:
+    if mode == "window":
+        return window_rule(window, causal, length, with_self=False)
+    compare: Literal["earlier", "other"] = "earlier" if causal else "other"
+    if mode == "paper":
+        return Rule(window, *neighbours, None, compare, once=True)
+    before, after = neighbours if length > window else (0, 0)
+    return Rule(window, before, after, None, compare, same_bucket=False, circular=True, masked_self_score=True)
+
+
+def _check(
+    qk_BTHD: Tensor, v_BTHD: Tensor, rotations: Tensor, num_buckets: int | Sequence[int] | None, mode: str, window: int
+) -> tuple[int, ...]:
+    if mode not in ("window", "chunked", "paper"):
+        raise ValueError(f"mode = {mode!r} must be window, chunked or paper")
+    if qk_BTHD.dim() != 4 or qk_BTHD.shape != v_BTHD.shape:
+        raise ValueError(f"qk {tuple(qk_BTHD.shape)} and v {tuple(v_BTHD.shape)} must have one shape [B, T, H, D]")
+    if window < 1:
+        raise ValueError(f"window = {window} must be at least 1; 64 works")
+    width = rotations.shape[-1]
+    if num_buckets is None:
+        factors: tuple[int, ...] = (2 * width or 1,)
+    else:
+        factors = (num_buckets,) if isinstance(num_buckets, int) else tuple(num_buckets)
+    if rotations.dim() not in (3, 4) or rotations.shape[-3] != qk_BTHD.shape[-1]:
+        raise ValueError(
+            f"rotations {tuple(rotations.shape)} must be [D, R, buckets / 2] with D = {qk_BTHD.shape[-1]}, the head width"
+        )
+    if sum(factor // 2 for factor in factors) != width:
+        raise ValueError(
+            f"rotations have {width} columns, num_buckets = {num_buckets} needs half the sum of its factors"
+        )
+    return factors

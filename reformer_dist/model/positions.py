@@ -1,0 +1,45 @@
+"""Position embeddings: axial (Reformer's; Ho et al. 2019, "Axial attention", for the grid) or learned.
+
+In: positions [B, T]. Out: vectors [B, T, E]. Any positions below the configured maximum work, in training too.
+
+Legend: B batch, T tokens, E model dimension.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class AxialPositions(nn.Module):
+    """Position i as coordinates in a grid, row by row; its vector joins one learned vector for each coordinate.
+
+    For 1,048,576 positions a 1,024 x 1,024 grid needs 2,048 vectors instead of a million.
+    """
+
+    def __init__(self, factors: tuple[tuple[int, int], ...]) -> None:
+        """Make the tables, `axis_0`, `axis_1`, ... of (length, width) each; the first axis varies slowest."""
+        super().__init__()
+        self.lengths = tuple(length for length, _ in factors)
+        for axis, shape in enumerate(factors):
+            self.register_parameter(f"axis_{axis}", nn.Parameter(torch.empty(shape)))
+
+    def forward(self, positions_BT: Tensor) -> Tensor:
+        """Vectors [B, T, E] of int64 positions."""
+        parts = []
+        for axis, length in enumerate(self.lengths):
+            behind = math.prod(self.lengths[axis + 1 :])
+            parts.append(self.get_parameter(f"axis_{axis}")[positions_BT // behind % length])
+        return torch.cat(parts, dim=-1)
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector a position."""
+
+    def __init__(self, max_length: int, embed_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_length, embed_dim))
+
+    def forward(self, positions_BT: Tensor) -> Tensor:
+        """Vectors [B, T, E] of int64 positions."""
+        return self.weight[positions_BT]
