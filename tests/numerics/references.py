@@ -19,6 +19,8 @@ MASKED = -1e9
 """Score of a key that `lsh_chunked` hides for causality, padding or packing."""
 MASKED_SELF = -1e5
 """Score of a token's own key in `lsh_chunked`."""
+ATOL = 1e-9
+"""Tolerance where `lsh_chunked` takes part: float64 numbers are 1.5e-11 apart at the mask of a token's own key."""
 
 
 # Hashing, scores and the masks that the modes share.
