@@ -6,6 +6,10 @@ from collections.abc import Callable
 from reformer_dist.config import Config, ConfigError, parse_command_line
 
 
+class JobFailed(Exception):
+    """A job that could not finish, for a reason that one line can give."""
+
+
 def run_job(function: Callable[[Config], None], description: str) -> None:
     """Run a job as a script's whole work.
 
@@ -14,13 +18,16 @@ def run_job(function: Callable[[Config], None], description: str) -> None:
         description: first lines of `--help`.
 
     A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
-    and exit status 2; anything else is a fault of ours and keeps its traceback. Ctrl-C exits with 130.
+    and exit status 2, a `JobFailed` one with status 1; anything else is a fault of ours and keeps its traceback. Ctrl-C
+    exits with 130.
     """
     config = parse_command_line(description)
     try:
         function(config)
     except (ConfigError, OSError) as error:
         sys.exit(_fail(str(error), 2))
+    except JobFailed as error:
+        sys.exit(_fail(str(error), 1))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 

@@ -63,9 +63,10 @@ class Terminal:
             self._last_line = now
             self.line(f"step {step}/{self._num_steps}  {text}")
 
-    def restart(self) -> None:
-        """Forget the speed so far: training goes on from an earlier step."""
+    def restart(self, step: int) -> None:
+        """Show that training starts from `step`, the first time or after a failure."""
         self._first = None
+        self._bar.update(self._task, completed=step)
 
     def _time_left(self, now: float, step: int) -> str:
         assert self._first is not None

@@ -1,0 +1,207 @@
+"""MLflow: the only file that imports it.
+
+In: a configuration, metrics by step, texts and pictures. Out: a run in an SQLite file under the storage folder or on a
+server. One process of a training logs, its driver; a step that was logged is not logged again, so a training that went
+back to a checkpoint leaves one point for each step.
+"""
+
+import logging
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from reformer_dist.config import Config, ConfigError, flatten
+from reformer_dist.data.stores import open_store
+
+FLUSH_SECONDS = 3.0
+"""Metrics reach MLflow at most this much later."""
+CONNECT_SECONDS = 5.0
+MAX_BATCH = 1000
+"""Metrics that MLflow takes in one call; parameters are a tenth."""
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+def tracking_uri(config: Config) -> str:
+    """Where the runs are kept: `tracking.uri`, or an SQLite file under `train.storage`.
+
+    Raises:
+        ConfigError: neither is possible, since SQLite needs a local folder.
+    """
+    if config.tracking.uri is not None:
+        return config.tracking.uri
+    store = open_store(config.train.storage)
+    if not store.is_local:
+        raise ConfigError(
+            f"tracking.uri is not given and an SQLite file cannot lie at train.storage = {config.train.storage};"
+            " a server such as http://localhost:5000 works, or a file of this machine: sqlite:////tmp/mlflow.db"
+        )
+    return f"sqlite:///{store.child('mlflow.db')}"
+
+
+def check_reachable(uri: str) -> None:
+    """Fail within seconds when a tracking server does not answer.
+
+    Raises:
+        ConfigError: nothing listens at the server's address.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    try:
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"tracking.uri = {uri} does not answer ({error}); start it, or leave tracking.uri out for an SQLite file"
+        ) from None
+
+
+@dataclass
+class Run:
+    """A run of MLflow that is being written; `start` makes one.
+
+    Attributes:
+        id: MLflow's id of the run.
+        uri: tracking URI.
+        experiment_id: MLflow's id of the experiment.
+    """
+
+    id: str
+    uri: str
+    experiment_id: str
+    _client: Any
+    _points: list[Any] = field(default_factory=list)
+    _last_steps: dict[str, int] = field(default_factory=dict)
+    _last_flush: float = field(default_factory=time.monotonic)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Buffer one point of each metric, except those logged for this step or a later one before."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            if step > self._last_step(name):
+                self._points.append(Metric(name, value, now, step))
+                self._last_steps[name] = step
+        if time.monotonic() - self._last_flush > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what is buffered."""
+        while self._points:
+            self._client.log_batch(self.id, metrics=self._points[:MAX_BATCH])
+            del self._points[:MAX_BATCH]
+        self._last_flush = time.monotonic()
+
+    def history(self, name: str) -> list[tuple[int, float]]:
+        """All (step, value) of a metric, in order of step, from before a resumption too."""
+        self.flush()
+        return sorted((point.step, point.value) for point in self._client.get_metric_history(self.id, name))
+
+    def log_text(self, name: str, text: str) -> None:
+        """Keep a text as an artifact called `name`."""
+        self._client.log_text(self.id, text, name)
+
+    def log_figure(self, name: str, figure: Any) -> None:
+        """Keep a matplotlib Figure as an artifact called `name`; the suffix decides the format."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            figure.savefig(path)
+            self._client.log_artifact(self.id, str(path))
+
+    def finish(self, status: Status = "FINISHED") -> None:
+        """Send what is buffered and close the run."""
+        self.flush()
+        self._client.set_terminated(self.id, status)
+
+    def url_hint(self) -> str:
+        """How to look at the run: a server's address of it, or the command that starts the UI."""
+        if self.uri.startswith("http"):
+            return f"{self.uri.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{self.id}"
+        program = Path(sys.executable).parent / "mlflow"
+        here = Path.cwd()
+        command = program.relative_to(here) if program.is_relative_to(here) else program
+        return f"{command} ui --backend-store-uri {self.uri}"
+
+    def _last_step(self, name: str) -> int:
+        return self._last_steps.get(name, -1)
+
+
+def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
+    """Begin a run, or go on with one.
+
+    Args:
+        config: every value becomes a parameter, by dotted name; `train.run_name` is the run's name.
+        parent_run: id of the run that this one is part of, such as a sweep.
+        run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
+
+    Raises:
+        ConfigError: the tracking server does not answer, or refuses.
+    """
+    uri = tracking_uri(config)
+    check_reachable(uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    try:
+        client = MlflowClient(uri)
+        experiment_id = _experiment(client, config)
+        run = _reopen(client, uri, run_id) if run_id else None
+        return run or _begin(client, uri, experiment_id, config, parent_run)
+    except MlflowException as error:
+        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
+
+
+def _experiment(client: Any, config: Config) -> str:
+    """The id of the experiment, made if it is not there; with the default SQLite file, artifacts lie beside it."""
+    from mlflow.exceptions import MlflowException
+
+    name = config.tracking.experiment
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    artifacts = None
+    if config.tracking.uri is None:
+        artifacts = Path(open_store(config.train.storage).child("mlflow_artifacts")).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process may have made it in between
+        if found is None:
+            raise
+        return str(found.experiment_id)
+
+
+def _begin(client: Any, uri: str, experiment_id: str, config: Config, parent_run: str | None) -> Run:
+    from mlflow.entities import Param
+
+    tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
+    info = client.create_run(experiment_id, tags=tags, run_name=config.train.run_name).info
+    parameters = [Param(name, str(value)) for name, value in flatten(config.model_dump(mode="json"))]
+    for first in range(0, len(parameters), MAX_BATCH // 10):
+        client.log_batch(info.run_id, params=parameters[first : first + MAX_BATCH // 10])
+    return Run(info.run_id, uri, experiment_id, client)
+
+
+def _reopen(client: Any, uri: str, run_id: str) -> Run | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    client.update_run(run_id, status="RUNNING")
+    run = Run(run_id, uri, found.info.experiment_id, client)
+    for name in found.data.metrics:
+        run._last_steps[name] = run.history(name)[-1][0]
+    return run

@@ -1,0 +1,85 @@
+"""What can be known to go wrong before a worker is taken, each as one line that says what works."""
+
+import os
+
+import pyarrow.fs as pafs
+import torch
+
+from reformer_dist.config import Config, ConfigError
+from reformer_dist.data.stores import one_line, open_store
+from reformer_dist.data.tokenizers import make_tokenizer
+
+WORKERS_PER_CORE = 4
+"""Workers that may share a core of this machine; a cluster gives each worker a core of its own."""
+
+
+def check_config(config: Config) -> None:
+    """What the configuration alone shows, and this machine's storage.
+
+    Raises:
+        ConfigError: a vocabulary that is too small for the tokenizer, or a storage that cannot be written.
+    """
+    tokenizer = make_tokenizer(config.data.tokenizer)
+    if config.model.vocab_size < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {tokenizer.name} needs;"
+            f" {tokenizer.vocab_size} works"
+        )
+    _check_writable(config.train.storage)
+
+
+def check_machine(config: Config) -> None:
+    """Whether this machine can hold the workers, for a Ray that is started here.
+
+    Raises:
+        ConfigError: more workers than its cores or GPUs allow.
+    """
+    workers, cores = config.train.workers, os.cpu_count() or 1
+    if config.train.use_gpu:
+        _check_gpus(config, torch.cuda.device_count(), "this machine")
+    elif workers > WORKERS_PER_CORE * cores:
+        raise ConfigError(
+            f"train.workers = {workers} is more than {WORKERS_PER_CORE} for each of this machine's {cores} cores;"
+            f" {WORKERS_PER_CORE * cores} works, or join a cluster with RAY_ADDRESS"
+        )
+
+
+def check_cluster(config: Config, resources: dict[str, float]) -> None:
+    """Whether a running cluster can hold the workers.
+
+    Raises:
+        ConfigError: more workers than it has CPUs or GPUs for.
+    """
+    if config.train.use_gpu:
+        _check_gpus(config, int(resources.get("GPU", 0)), "the cluster")
+    cores = int(resources.get("CPU", 0))
+    if config.train.workers > WORKERS_PER_CORE * cores:
+        raise ConfigError(
+            f"train.workers = {config.train.workers} is more than {WORKERS_PER_CORE} for each of the cluster's {cores} CPUs;"
+            f" {WORKERS_PER_CORE * cores} works"
+        )
+
+
+def _check_gpus(config: Config, gpus: int, place: str) -> None:
+    if gpus == 0:
+        raise ConfigError(f"train.use_gpu = true, but {place} has no GPU; false works")
+    if config.train.workers > gpus:
+        raise ConfigError(
+            f"train.workers = {config.train.workers} need a GPU each, and {place} has {gpus}; {gpus} works"
+        )
+
+
+def _check_writable(storage: str) -> None:
+    try:
+        store = open_store(storage)
+        store.filesystem.create_dir(store.path, recursive=True)
+        probe = store.child(f".writable-{os.getpid()}")
+        with store.filesystem.open_output_stream(probe) as stream:
+            stream.write(b"")
+        if store.filesystem.get_file_info(probe).type != pafs.FileType.File:
+            raise OSError("a file written there is not found again")
+        store.filesystem.delete_file(probe)
+    except (ValueError, OSError) as error:
+        raise ConfigError(
+            f"train.storage = {storage} cannot be written: {one_line(error)}; runs works, or any folder or URL you may write"
+        ) from None

@@ -1,0 +1,58 @@
+"""The learning curve of a run as a picture."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+Points = Sequence[tuple[int, float]]
+"""(step, value) in order of step."""
+
+
+def learning_curve(train: Points, validation: Points, unigram_bits: float, tokens_per_step: int, unit: str) -> Figure:
+    """Bits a token over steps and tokens, with the unigram model as the line to beat.
+
+    Args:
+        train: training points; many of them are drawn faintly under their running mean.
+        validation: held-out points.
+        unigram_bits: held-out bits of a unigram model.
+        tokens_per_step: for the second axis.
+        unit: what the bits are of, "byte" or "token".
+    """
+    figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    steps, values = zip(*train, strict=True)
+    axes.plot(steps, values, color="#9bb7d4", linewidth=0.8)
+    axes.plot(steps, _running_mean(values), color="#1f5a99", linewidth=1.6, label="training")
+    axes.plot(*zip(*validation, strict=True), color="#d1495b", marker="o", markersize=4, label="validation")
+    axes.axhline(unigram_bits, color="#666666", linestyle="--", linewidth=1.0)
+    axes.annotate(
+        f"unigram model {unigram_bits:.2f}",
+        (1.0, unigram_bits),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 4),
+        textcoords="offset points",
+        horizontalalignment="right",
+        color="#666666",
+        fontsize=8,
+    )
+    last_step, last = validation[-1]
+    axes.annotate(
+        f"{last:.2f}", (last_step, last), xytext=(0, 8), textcoords="offset points", ha="right", color="#d1495b"
+    )
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"bits per {unit}")
+    axes.set_xlim(left=0)
+    scale = tokens_per_step / 1e6
+    tokens = axes.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
+    tokens.set_xlabel("million tokens")
+    axes.grid(alpha=0.25)
+    axes.spines["right"].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """Mean of each value and those around it, up to a fortieth of them on either side."""
+    reach = len(values) // 40
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]

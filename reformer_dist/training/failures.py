@@ -1,0 +1,41 @@
+"""What went wrong in the workers, in one line, and where the whole story is."""
+
+from collections.abc import Mapping
+
+from reformer_dist.data.stores import open_store
+
+CONSEQUENCES = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Timed out waiting",
+    "ActorDied",
+)
+"""What a worker says when another one is gone; such a failure is not the cause if there is any other."""
+
+
+def first_cause(errors: Mapping[int, BaseException]) -> tuple[int, BaseException]:
+    """(rank, error) of the worker that failed by itself, as far as the errors show."""
+    by_rank = sorted(errors.items())
+    causes = [item for item in by_rank if not any(text in str(item[1]) for text in CONSEQUENCES)]
+    return (causes or by_rank)[0]
+
+
+def one_line(error: BaseException) -> str:
+    """An error's last line, which of a traceback is the exception itself."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def explain(error: BaseException, folder: str) -> str:
+    """Keep the whole text of an error in the run's folder and return one line that tells the cause and the file."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    if failures:
+        rank, cause = first_cause(failures)
+        reason = f"worker {rank} failed: {one_line(cause)}"
+    else:
+        reason = one_line(error)
+    store = open_store(f"{folder}/error.txt")
+    with store.filesystem.open_output_stream(store.path) as stream:
+        stream.write(str(error).encode())
+    return f"{reason} (all of it: {store.url(store.path)})"

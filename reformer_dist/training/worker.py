@@ -1,0 +1,121 @@
+"""A worker's life: model, engine, starting point, batches, then the loop. All workers do all of it together.
+
+It knows nothing of what started it: `launcher` hands it its device, its batches and a way to talk.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from reformer_dist.config import Config
+from reformer_dist.data import loader
+from reformer_dist.data.batch import Batch
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.parallel.parallelize import parallelize
+from reformer_dist.parallel.topology import make_topology
+from reformer_dist.training import checkpoint
+from reformer_dist.training.engine import Engine
+from reformer_dist.training.loop import train
+
+Message = str | int | tuple[int, dict[str, float]] | FloatingPointError
+"""What a worker tells: a text, the step that training starts from, (step, metrics), or that training diverged."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all workers of a training are given.
+
+    Attributes:
+        config: the configuration.
+        corpus: the prepared corpus.
+        folder: folder or URL of the run, for its checkpoints.
+        start: checkpoint to start from while the run has none of its own.
+        run_id: MLflow run, kept in checkpoints.
+    """
+
+    config: Config
+    corpus: Corpus
+    folder: str
+    start: str | None
+    run_id: str
+
+    def starting_point(self) -> tuple[str | None, int]:
+        """The newest good checkpoint of the run, or `start`, and the steps done there."""
+        path = checkpoint.newest(self.folder, report=_discard) or self.start
+        return path, checkpoint.read_state(path).step if path else 0
+
+    def batches(self, rank: int) -> Any:
+        """Ray Data dataset of a worker's batches from the starting point on."""
+        group, shard = divmod(rank, self.config.parallel.sequence_shards)
+        return loader.training_dataset(self.corpus, self.config, group, shard, self.starting_point()[1])
+
+
+def work(
+    job: Work, device: torch.device, batches: Callable[[], Iterator[list[Batch]]], send: Callable[[Message], object]
+) -> None:
+    """Train until the last step; torch.distributed must be initialised.
+
+    Args:
+        job: what to do.
+        device: this worker's.
+        batches: begins this worker's batches at the starting point.
+        send: takes messages for the driver; only rank 0's is used.
+    """
+    config, corpus = job.config, job.corpus
+    topology = make_topology(config)
+    model = ReformerLM(config.model)
+    parallelize(model, topology)
+    engine = Engine(model, config, device)
+    tell = send if topology.rank == 0 else _discard
+    step = _restore(job, engine, tell)
+    validation = (corpus, config, topology.data_group, topology.shard, topology.data_groups)
+    try:
+        train(
+            config,
+            engine,
+            batches(),
+            lambda: loader.validation_batches(*validation, max_sequences=config.train.validation_sequences),
+            lambda step, metrics: tell((step, metrics)),
+            lambda step: _save(job, engine, step),
+            step,
+        )
+    except FloatingPointError as error:
+        tell(error)  # all workers see it at the same step, and starting them again would end the same way
+
+
+def _restore(job: Work, engine: Engine, tell: Callable[[Message], object]) -> int:
+    """Bring the engine to the starting point, chosen by rank 0 for all; returns the steps done."""
+    choice = [job.starting_point() if dist.get_rank() == 0 else (None, math.nan)]
+    dist.broadcast_object_list(choice)
+    path, step = choice[0]
+    if path is not None:
+        with checkpoint.shards(path) as folder:
+            engine.load_state(folder)
+        tell(f"continuing from step {step} of {path}")
+    tell(int(step))
+    return int(step)
+
+
+def _save(job: Work, engine: Engine, step: int) -> None:
+    config = job.config
+    state = checkpoint.State(
+        step=step,
+        tokenizer=job.corpus.tokenizer.name,
+        corpus_hash=job.corpus.hash,
+        run_id=job.run_id,
+        workers=config.train.workers,
+        zero_stage=config.parallel.zero_stage,
+        config=config,
+    )
+    checkpoint.save(job.folder, state, engine.weights(), engine.save_state)
+    if dist.get_rank() == 0:
+        checkpoint.prune(job.folder, config.train.keep_checkpoints)
+
+
+def _discard(*_: object) -> None:
+    """Rank 0 alone speaks."""
