@@ -160,17 +160,7 @@ class SegmentPlan:
         positions_T = torch.arange(self._T, device=self._device)
         if self._buckets_BHRT is None:
             return positions_T.expand(last - first, self._T)
-        by_document = self._rule.same_bucket
-        segments_NT = self._segments(first, last, index) if by_document else self._buckets(first, last, index)
-        return torch.sort(segments_NT * self._T + positions_T).values % self._T
-
-    def _buckets(self, first: int, last: int, index: int) -> Tensor:
-        """Bucket of every token, padding in one of its own behind them, [N, T] int64."""
-        assert self._buckets_BHRT is not None
-        buckets_NT = self._buckets_BHRT[:, :, index].flatten(0, 1)[first:last].long()
-        if self._context.documents_BT is None:
-            return buckets_NT
-        return buckets_NT.masked_fill_(self._documents(first, last) == _LAST, self._num_buckets)
+        return torch.sort(self._segments(first, last, index) * self._T + positions_T).values % self._T
 
     def _documents(self, first: int, last: int) -> Tensor:
         """Document of every token, [N, T] int64."""
@@ -186,7 +176,7 @@ class SegmentPlan:
         documents_NT = self._documents(first, last)
         if self._buckets_BHRT is None:
             return documents_NT
-        buckets_NT = self._buckets(first, last, index)
+        buckets_NT = self._buckets_BHRT[:, :, index].flatten(0, 1)[first:last].long()
         return (documents_NT * self._num_buckets + buckets_NT).masked_fill_(documents_NT == _LAST, _LAST)
 
     def _log_meetings(self, blocks: Blocks, tokens_NS: Tensor, first: int, last: int) -> Tensor:

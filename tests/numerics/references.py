@@ -177,11 +177,12 @@ def lsh_chunked(
 
 
 def _sort_key(buckets_BHRT: Tensor, documents_BT: Tensor) -> Tensor:
-    """A number that orders each round by (bucket, position), with padding in a bucket of its own after the others."""
-    padding_BT = (documents_BT < 0)[:, None, None]
-    buckets_BHRT = torch.where(padding_BT, buckets_BHRT.max() + 1, buckets_BHRT)
+    """A number that orders each round by (document, bucket, position), with padding behind everything."""
+    documents_B11T = documents_BT[:, None, None]
+    documents_B11T = torch.where(documents_B11T < 0, documents_B11T.max() + 1, documents_B11T)
     num_tokens = buckets_BHRT.shape[-1]
-    return buckets_BHRT * num_tokens + torch.arange(num_tokens)
+    segments_BHRT = documents_B11T * (buckets_BHRT.max() + 1) + buckets_BHRT * (documents_BT >= 0)[:, None, None]
+    return segments_BHRT * num_tokens + torch.arange(num_tokens)
 
 
 LSH_MODES = {"window": lsh_window, "chunked": lsh_chunked, "paper": lsh_paper}
