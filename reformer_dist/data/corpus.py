@@ -106,7 +106,10 @@ class Corpus:
         Raises:
             ConfigError: no manifest, one of another version, or a file that is missing, truncated or altered (named).
         """
-        store = open_store(folder)
+        try:
+            store = open_store(folder)
+        except ValueError as error:
+            raise ConfigError(f"prepared corpus {folder}: {error}") from None
         corpus = cls(folder, _read_manifest(store, folder))
         if verify:
             corpus._verify()

@@ -60,13 +60,15 @@ class Preparation:
 
     @property
     def is_done(self) -> bool:
-        """Whether the corpus is there already, so that `run` needs no Ray."""
+        """Whether `run` has nothing to make, and so needs no Ray."""
+        if not self.parts:
+            return True
         store = open_store(self.folder)
         return bool(store.filesystem.get_file_info(store.child(MANIFEST)).type == pafs.FileType.File)
 
     def run(self, report: Callable[[str], None] = print) -> Corpus:
         """Make the corpus if it is not there (Ray must be running), verify it and open it."""
-        if self.parts and not self.is_done:
+        if not self.is_done:
             with complete_folder(open_store(self.folder)) as store:
                 if store is not None:
                     num_documents = len({document.url for part in self.parts for document in part.documents})

@@ -101,6 +101,12 @@ class HashingFile:
         """Finish the file; on an object store it exists only from here on."""
         self._stream.close()
 
+    def __enter__(self) -> "HashingFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def closed(self) -> bool:
         """Whether `close` was called."""

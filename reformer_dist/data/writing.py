@@ -85,7 +85,7 @@ def write_corpus(
         if time.monotonic() - last_report > REPORT_SECONDS:
             last_report = time.monotonic()
             report(f"prepared {len(written)} of {len(parts)} files")
-    _write_manifest([written[part.split, part.index] for part in parts], tokenizer, held_out, store)
+    write_manifest([written[part.split, part.index] for part in parts], tokenizer, held_out, store)
 
 
 def write_part(table: pa.Table, tokenizer_name: str, folder: str) -> pa.Table:
@@ -168,13 +168,13 @@ class _Documents:
         self.names: list[str] = []
         self.lengths: list[int] = []
         self.counts = np.zeros(tokenizer.vocab_size, np.int64)
-        self.skipped = 0
+        self.skipped: list[str] = []
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         for document in self._part.documents:
             data = _read_document(document)
             if document.skip_binary and b"\0" in data[:BINARY_PROBE]:
-                self.skipped += 1
+                self.skipped.append(document.url)
                 continue
             tokens = self._tokenizer.encode(data)
             if self._part.kept_end is not None:
@@ -201,11 +201,10 @@ def _read_document(document: Document) -> bytes:
 
 def _write_tokens(store: Store, name: str, documents: Iterator[NDArray[Any]], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Write documents end to end in rows of ROW_TOKENS; returns the file's entry for the manifest."""
-    file = HashingFile(store, name)
     content = xxhash.xxh3_128()
     row = np.empty(ROW_TOKENS, dtype)
     filled = num_tokens = 0
-    with parquet_writer(file, TOKENS_SCHEMA) as writer:
+    with HashingFile(store, name) as file, parquet_writer(file, TOKENS_SCHEMA) as writer:
 
         def flush() -> None:
             data = row[:filled].tobytes()
@@ -223,13 +222,22 @@ def _write_tokens(store: Store, name: str, documents: Iterator[NDArray[Any]], dt
                     filled = 0
         if filled:
             flush()
-    file.close()
     stored = StoredFile(name=name, size=file.size, xxh3=file.hexdigest)
     return stored.model_dump() | {"tokens": num_tokens, "tokens_xxh3": content.hexdigest()}
 
 
-def _write_manifest(rows: Sequence[dict[str, Any]], tokenizer_name: str, held_out: HeldOut, store: Store) -> None:
-    """Put together what the parts returned, in their order."""
+def write_manifest(rows: Sequence[dict[str, Any]], tokenizer_name: str, held_out: HeldOut, store: Store) -> None:
+    """Write the documents' tables and, last, the manifest.
+
+    Args:
+        rows: what `write_part` returned for every part, in the parts' order.
+        tokenizer_name: which tokenizer.
+        held_out: how the splits were made.
+        store: the corpus's folder.
+
+    Raises:
+        ConfigError: a split without a token.
+    """
     tokenizer = make_tokenizer(tokenizer_name)
     splits = {name: _write_split(name, [row for row in rows if row["split"] == name], store) for name in SPLITS}
     content = [SCHEMA_VERSION, tokenizer_name, ROW_TOKENS]
@@ -241,7 +249,7 @@ def _write_manifest(rows: Sequence[dict[str, Any]], tokenizer_name: str, held_ou
         vocab_size=tokenizer.vocab_size,
         row_tokens=ROW_TOKENS,
         held_out=held_out,
-        skipped=sum(row["skipped"] for row in rows),
+        skipped=len({url for row in rows for url in row["skipped"]}),
         **splits,
     )
     with store.filesystem.open_output_stream(store.child(MANIFEST), compression=None) as stream:
@@ -254,15 +262,14 @@ def _write_split(name: SplitName, rows: Sequence[dict[str, Any]], store: Store) 
         raise ConfigError(
             f"data.sources: too little text for a {name} split; name more of it (binary files are left out)"
         )
-    file = HashingFile(store, f"{name}-documents.parquet")
-    with parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
+    file_name = f"{name}-documents.parquet"
+    with HashingFile(store, file_name) as file, parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
         for row in rows:
             writer.write_table(pa.table([row["names"], row["lengths"]], schema=DOCUMENTS_SCHEMA))
-    file.close()
     return Split(
         documents=sum(len(row["names"]) for row in rows),
         tokens=num_tokens,
         unigram_counts=tuple(np.sum([row["counts"] for row in rows], axis=0).tolist()),
-        documents_file=StoredFile(name=f"{name}-documents.parquet", size=file.size, xxh3=file.hexdigest),
+        documents_file=StoredFile(name=file_name, size=file.size, xxh3=file.hexdigest),
         token_files=tuple(TokenFile(**row["file"]) for row in rows),
     )

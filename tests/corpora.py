@@ -1,0 +1,57 @@
+"""Small corpora for tests, prepared in this process without Ray."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from reformer_dist.config import Config, DataConfig, load_config
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.prepare import Preparation, plan_preparation
+from reformer_dist.data.stores import open_store
+from reformer_dist.data.writing import complete_folder, write_manifest, write_part
+
+
+def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:
+    """Write files by name; returns the folder."""
+    for name, content in documents.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def random_documents(lengths: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
+    """Documents of random bytes (never NUL) of the given lengths."""
+    generator = np.random.default_rng(seed)
+    return {name: generator.integers(1, 256, n, np.uint8).tobytes() for name, n in lengths.items()}
+
+
+def prepare_here(source: Path | str, storage: Path, validation_fraction: float = 0.2) -> Corpus:
+    """What `prepare` does, one part after the other in this process."""
+    data = DataConfig(sources=(str(source),), validation_fraction=validation_fraction)
+    return run_here(plan_preparation(data, str(storage)))
+
+
+def run_here(preparation: Preparation) -> Corpus:
+    """What `Preparation.run` does, one part after the other in this process."""
+    with complete_folder(open_store(preparation.folder)) as store:
+        assert store is not None
+        rows = []
+        for part in preparation.parts:
+            table = pa.Table.from_pylist([{"part": json.dumps(asdict(part))}])
+            rows += write_part(table, preparation.tokenizer, store.path).to_pylist()
+            if rows[-1]["error"]:
+                raise OSError(rows[-1]["error"])
+        write_manifest(rows, preparation.tokenizer, preparation.held_out, store)
+    return Corpus.open(preparation.folder)
+
+
+def grid_config(data_groups: int, shards: int, **overrides: object) -> Config:
+    """A configuration for a grid of workers; fields by dotted name, with __ for the dot."""
+    fields = {name.replace("__", "."): value for name, value in overrides.items()}
+    grid = {"train.workers": data_groups * shards, "parallel.sequence_shards": shards, "model.num_heads": 12}
+    return load_config(overrides={**grid, "model.embed_dim": 24, **fields})

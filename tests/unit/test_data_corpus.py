@@ -1,0 +1,146 @@
+"""A prepared corpus says what is wrong with it, and never hands out damaged tokens."""
+
+import json
+import pickle
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+
+from reformer_dist.config import ConfigError, DataConfig
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.prepare import plan_preparation
+from reformer_dist.data.stores import open_store
+from reformer_dist.data.writing import complete_folder
+from tests.corpora import prepare_here, random_documents, run_here, write_documents
+
+DOCUMENTS = random_documents({f"{i:02d}.txt": 50 + 7 * i for i in range(30)})
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    return prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
+
+
+def test_each_document_is_whole_in_one_split(corpus: Corpus) -> None:
+    found = {}
+    for split in ("train", "validation"):
+        ends = np.cumsum(corpus.document_lengths(split))
+        for name, length, end in zip(corpus.document_names(split), corpus.document_lengths(split), ends, strict=True):
+            assert name not in found
+            found[name] = corpus.read(split, end - length, end).tobytes()
+    assert found == DOCUMENTS
+    assert corpus.document_names("train") == sorted(corpus.document_names("train"))
+
+
+def test_names_and_contents_decide_the_hash_and_nothing_else(corpus: Corpus, tmp_path: Path) -> None:
+    elsewhere = prepare_here(write_documents(tmp_path / "other" / "place", DOCUMENTS), tmp_path / "other")
+    assert elsewhere.manifest == corpus.manifest
+    changed = DOCUMENTS | {"03.txt": DOCUMENTS["03.txt"][::-1]}
+    assert prepare_here(write_documents(tmp_path / "changed", changed), tmp_path / "changed").hash != corpus.hash
+
+
+@pytest.mark.parametrize("name", ["train-00000.parquet", "validation-00000.parquet", "train-documents.parquet"])
+def test_a_truncated_altered_or_missing_file_is_named(corpus: Corpus, name: str) -> None:
+    path = Path(corpus.folder) / name
+    content = path.read_bytes()
+
+    def problem() -> str:
+        with pytest.raises(ConfigError, match=name) as caught:
+            Corpus.open(corpus.folder)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    path.write_bytes(content[:-10])
+    assert f"has {len(content) - 10} bytes where the manifest says {len(content)}" in problem()
+    path.write_bytes(content[:50] + bytes([content[50] ^ 1]) + content[51:])
+    assert "hash" in problem()
+    path.unlink()
+    assert "missing" in problem()
+
+
+def test_damage_after_opening_is_an_error_and_not_other_tokens(corpus: Corpus) -> None:
+    path = Path(corpus.folder) / "train-00000.parquet"
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match=r"train-00000\.parquet cannot be read"):
+        corpus.read("train", 0, 10)
+
+
+def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no manifest"):
+        Corpus.open(str(tmp_path))
+    manifest = Path(corpus.folder) / "manifest.json"
+    tree = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(tree | {"schema_version": 99}))
+    with pytest.raises(ConfigError, match="schema version 99"):
+        Corpus.open(corpus.folder)
+    manifest.write_text("{")
+    with pytest.raises(ConfigError, match=r"manifest\.json is not one"):
+        Corpus.open(corpus.folder)
+
+
+def test_unigram_bits_are_the_entropy_of_bytes_and_document_ends(tmp_path: Path) -> None:
+    # 3 bytes in 4 are "a": with many documents alike, both splits have the same frequencies.
+    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 1000 for i in range(40)}), tmp_path)
+    shares = np.array([3000, 1000, 1]) / 4001
+    entropy = -(shares * np.log2(shares)).sum()
+    assert corpus.unigram_bits("train") == pytest.approx(entropy, rel=0.01)
+    assert corpus.unigram_bits("validation") == pytest.approx(entropy, rel=0.01)
+
+
+def test_a_corpus_travels_to_another_process(corpus: Corpus) -> None:
+    copy = pickle.loads(pickle.dumps(corpus))
+    assert copy.hash == corpus.hash
+    assert np.array_equal(copy.read("train", 5, 60), corpus.read("train", 5, 60))
+
+
+def test_few_documents_are_each_cut_to_hold_out_their_end(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {"one.txt": b"x" * 900 + b"y" * 100, "two.txt": b"x" * 90 + b"y" * 10})
+    corpus = prepare_here(source, tmp_path, 0.1)
+    assert corpus.read("train", 0, 990).tobytes() == b"x" * 990
+    assert corpus.read("validation", 0, 110).tobytes() == b"y" * 110
+
+
+def test_a_folder_leaves_binary_files_out_and_counts_them(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {"a.txt": b"text " * 100, "b.png": b"\x89PNG\0\0"})
+    corpus = prepare_here(source, tmp_path)
+    assert corpus.document_names("train") == ["a.txt"]
+    assert corpus.manifest.skipped == 1
+    assert prepare_here(source / "b.png", tmp_path).manifest.skipped == 0, "a file that the user named is taken"
+
+
+def test_too_little_text_for_two_splits_is_one_line(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {"a.txt": b"x"})
+    with pytest.raises(ConfigError, match=r"data\.sources: too little text for a train split"):
+        prepare_here(source, tmp_path)
+
+
+def test_a_document_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {"a.txt": b"text " * 100})
+    preparation = plan_preparation(DataConfig(sources=(str(source),)), str(tmp_path))
+    write_documents(source, {"a.txt": b"other text"})
+    with pytest.raises(OSError, match=r"data\.sources: .*a\.txt changed while it was being read"):
+        run_here(preparation)
+
+
+def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "corpus"))
+    outcomes: list[str] = []
+
+    def second() -> None:
+        with complete_folder(store) as place:
+            outcomes.append("made" if place else "found")
+
+    waiting = Thread(target=second)
+    with complete_folder(store) as place:
+        assert place is not None
+        waiting.start()
+        waiting.join(0.2)
+        assert not outcomes
+        (Path(place.path) / "manifest.json").write_text("{}")
+    waiting.join(10)
+    assert outcomes == ["found"]
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
