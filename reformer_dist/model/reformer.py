@@ -6,6 +6,7 @@ Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,6 +108,25 @@ class ReformerLM(nn.Module):
         if labels.shape != tokens.shape:
             raise ValueError(f"labels {tuple(labels.shape)} must have the shape of tokens, {tuple(tokens.shape)}")
         return self.output(*self._streams(tokens, positions, context), labels), (labels != IGNORED).sum()
+
+    def with_settings(self, **changes: Any) -> "ReformerLM":
+        """This model's weights under other settings, for evaluation: `model.with_settings(num_hashes=8)`.
+
+        Args:
+            changes: ModelConfig fields that leave the weights' shapes as they are, such as num_hashes, num_buckets,
+                lsh_mode or lsh_window.
+
+        Raises:
+            ValueError: settings that are wrong or need other weights.
+
+        """
+        other = ReformerLM(ModelConfig(**{**self.config.model_dump(), **changes}))
+        ours = {name: x.shape for name, x in self.state_dict().items()}
+        theirs = {name: x.shape for name, x in other.state_dict().items()}
+        if ours != theirs:
+            raise ValueError(f"{changes} needs weights of other shapes; num_hashes, num_buckets and lsh_window do not")
+        other.load_state_dict(self.state_dict(), assign=True)
+        return other.train(self.training)
 
     def _streams(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> tuple[Tensor, Tensor]:
         if tokens_BT.dim() != 2 or tokens_BT.dtype != torch.int64 or tokens_BT.numel() == 0:

@@ -1,0 +1,30 @@
+"""Continue a prompt with a trained model: python jobs/generate.py --config FILE --generation.prompt TEXT."""
+
+import sys
+
+import torch
+
+from reformer_dist.cli import run_job
+from reformer_dist.config import Config
+from reformer_dist.generation import stream
+from reformer_dist.training.checkpoint import latest, load_model
+
+
+def main(config: Config) -> None:
+    """Print the prompt and, token by token, its continuation."""
+    options = config.generation
+    path = options.checkpoint
+    if path == "latest":
+        path = latest(config.train.storage, config.train.run_name)
+    model, _, tokenizer = load_model(path)
+    prompt = torch.tensor([[tokenizer.boundary, *tokenizer.encode(options.prompt)]], dtype=torch.int64)
+    sampling = (options.temperature, options.top_k, options.top_p, options.seed)
+    print(f"{path}, seed {options.seed}", file=sys.stderr)
+    print(options.prompt, end="", flush=True)
+    for tokens in stream(model.eval(), prompt, options.num_tokens, *sampling):
+        print(tokenizer.decode(tokens.numpy()), end="", flush=True)
+    print()
+
+
+if __name__ == "__main__":
+    run_job(main, __doc__)

@@ -1,0 +1,40 @@
+"""Small models for the numerics tests."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reformer_dist import ModelConfig, ReformerLM
+
+VOCABULARY = 17
+
+
+def make_model(**changes: Any) -> ReformerLM:
+    """A float64 model with every kind of layer, odd sizes, and weights large enough for attention to be far from even."""
+    settings: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "embed_dim": 12,
+        "num_heads": 2,
+        "feed_forward_dim": 20,
+        "layers": ("local", "lsh", "full", "lsh"),
+        "max_length": 128,
+        "num_hashes": 3,
+        "num_buckets": 4,
+        "lsh_window": 5,
+        "local_window": 7,
+        "feed_forward_chunk": 9,
+        "loss_chunk": 11,
+        **changes,
+    }
+    model = ReformerLM(ModelConfig(**settings)).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith(("embedding", "positions")):
+                parameter.mul_(50)
+    return model
+
+
+def draw_tokens(length: int, batch: int = 3, seed: int = 0) -> Tensor:
+    """Random tokens [B, T]."""
+    return torch.randint(VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
