@@ -65,7 +65,7 @@ def check_reachable(uri: str) -> None:
 
 @dataclass
 class Run:
-    """A run of MLflow that is being written; `start` makes one.
+    """A run of MLflow that is being written; `start` and `Experiment.start` make one.
 
     Attributes:
         id: MLflow's id of the run.
@@ -134,13 +134,52 @@ class Run:
         return self._last_steps.get(name, -1)
 
 
-def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
-    """Begin a run, or go on with one.
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment of a tracking store that answers; `open_experiment` makes one."""
 
-    Args:
-        config: every value becomes a parameter, by dotted name; `train.run_name` is the run's name.
-        parent_run: id of the run that this one is part of, such as a sweep.
-        run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
+    id: str
+    uri: str
+    _client: Any
+
+    def start(self, config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
+        """Begin a run, or go on with one.
+
+        Args:
+            config: every value becomes a parameter, by dotted name; `train.run_name` is the run's name.
+            parent_run: id of the run that this one is part of, such as a sweep.
+            run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
+        """
+        from mlflow.entities import Param
+
+        run = self._reopen(run_id) if run_id else None
+        if run is not None:
+            return run
+        tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
+        new_id = self._client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
+        parameters = [Param(name, str(value)) for name, value in flatten(config.model_dump(mode="json"))]
+        for first in range(0, len(parameters), MAX_BATCH // 10):
+            self._client.log_batch(new_id, params=parameters[first : first + MAX_BATCH // 10])
+        return Run(new_id, self.uri, self.id, self._client)
+
+    def _reopen(self, run_id: str) -> Run | None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        self._client.update_run(run_id, status="RUNNING")
+        run = Run(run_id, self.uri, found.info.experiment_id, self._client)
+        for name in found.data.metrics:
+            run._last_steps[name] = run.history(name)[-1][0]
+        return run
+
+
+def open_experiment(config: Config) -> Experiment:
+    """Connect to the tracking store and find the experiment, or make it (an SQLite file too, in some seconds).
 
     Raises:
         ConfigError: the tracking server does not answer, or refuses.
@@ -154,15 +193,18 @@ def start(config: Config, *, parent_run: str | None = None, run_id: str | None =
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         client = MlflowClient(uri)
-        experiment_id = _experiment(client, config)
-        run = _reopen(client, uri, run_id) if run_id else None
-        return run or _begin(client, uri, experiment_id, config, parent_run)
+        return Experiment(_experiment_id(client, config), uri, client)
     except MlflowException as error:
         raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
 
 
-def _experiment(client: Any, config: Config) -> str:
-    """The id of the experiment, made if it is not there; with the default SQLite file, artifacts lie beside it."""
+def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
+    """`open_experiment` and `Experiment.start` in one."""
+    return open_experiment(config).start(config, parent_run=parent_run, run_id=run_id)
+
+
+def _experiment_id(client: Any, config: Config) -> str:
+    """The experiment's id, made if it is not there; with the default SQLite file, artifacts lie beside it."""
     from mlflow.exceptions import MlflowException
 
     name = config.tracking.experiment
@@ -178,30 +220,3 @@ def _experiment(client: Any, config: Config) -> str:
         if found is None:
             raise
         return str(found.experiment_id)
-
-
-def _begin(client: Any, uri: str, experiment_id: str, config: Config, parent_run: str | None) -> Run:
-    from mlflow.entities import Param
-
-    tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
-    info = client.create_run(experiment_id, tags=tags, run_name=config.train.run_name).info
-    parameters = [Param(name, str(value)) for name, value in flatten(config.model_dump(mode="json"))]
-    for first in range(0, len(parameters), MAX_BATCH // 10):
-        client.log_batch(info.run_id, params=parameters[first : first + MAX_BATCH // 10])
-    return Run(info.run_id, uri, experiment_id, client)
-
-
-def _reopen(client: Any, uri: str, run_id: str) -> Run | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise
-    client.update_run(run_id, status="RUNNING")
-    run = Run(run_id, uri, found.info.experiment_id, client)
-    for name in found.data.metrics:
-        run._last_steps[name] = run.history(name)[-1][0]
-    return run

@@ -1,6 +1,8 @@
 """The learning curve of a run as a picture."""
 
+import operator
 from collections.abc import Sequence
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -43,7 +45,7 @@ def learning_curve(train: Points, validation: Points, unigram_bits: float, token
     axes.set_ylabel(f"bits per {unit}")
     axes.set_xlim(left=0)
     scale = tokens_per_step / 1e6
-    tokens = axes.secondary_xaxis("top", functions=(lambda x: x * scale, lambda x: x / scale))
+    tokens = axes.secondary_xaxis("top", functions=(partial(operator.mul, scale), partial(operator.mul, 1 / scale)))
     tokens.set_xlabel("million tokens")
     axes.grid(alpha=0.25)
     axes.spines["right"].set_visible(False)

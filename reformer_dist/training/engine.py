@@ -10,6 +10,7 @@ tokens are spread.
 
 import logging
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -63,11 +64,11 @@ def learning_rate(config: OptimizerConfig, step: int, num_steps: int) -> float:
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW whose weight decay leaves out biases, norms and position embeddings."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (decayed if parameter.ndim >= 2 and "position" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
 
 
@@ -91,7 +92,7 @@ class LossModule(nn.Module):
                 first_row=batch.first_row,
                 first_position=batch.first_position,
             )
-        return cast(Tensor, loss_sum)
+        return loss_sum
 
 
 class Engine:
@@ -149,8 +150,7 @@ class Engine:
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model's weights on the CPU, by their names in ReformerLM; empty except on rank 0."""
-        import deepspeed
-
+        deepspeed = _deepspeed()
         stage = self.config.parallel.zero_stage
         parameters = list(self.model.parameters())
         with deepspeed.zero.GatheredParameters(parameters, enabled=stage == 3):
@@ -185,16 +185,36 @@ _TAG = "state"
 
 
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Any:
-    import deepspeed
-
-    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # Its shared-memory all-reduce is for inference only; left on, every node compiles it with g++ at its first use.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    with _float64(config.train.dtype == "float64"):
+    deepspeed = _deepspeed()
+    muon = "deepspeed.runtime.zero.muon.muon_optimizer"  # an optimizer whose import loads torch's compiler
+    with _float64(config.train.dtype == "float64"), _unimportable(muon):
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
     if config.train.dtype == "float64" and config.parallel.zero_stage == 0:
         engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
     return engine
+
+
+def _deepspeed() -> Any:
+    """The library, imported late and quietly."""
+    with _unimportable("mlflow"):  # its autotuner's wish, which would double the time that a worker takes to start
+        import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # Its shared-memory all-reduce is for inference only; left on, every node compiles it with g++ at its first use.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
+
+
+@contextmanager
+def _unimportable(name: str) -> Iterator[None]:
+    """Let an optional import of DeepSpeed's find nothing, unless the module is loaded already."""
+    modules = cast(dict[str, Any], sys.modules)
+    blocked = modules.setdefault(name, None) is None
+    try:
+        yield
+    finally:
+        if blocked:
+            del modules[name]
 
 
 @contextmanager

@@ -2,27 +2,28 @@
 
 In: a configuration, on the driver. Out: a trained model's last checkpoint and its MLflow run.
 
-The driver checks, prepares the corpus, decides where to start, and then listens: rank 0 sends metrics through a small
-actor (`ray.train.report` would hold up every worker at each call), and the driver shows and logs them. Checkpoints are
+The driver checks, prepares the corpus, decides where to start, and then listens: rank 0 sends metrics through a queue
+(`ray.train.report` would hold up every worker at each call), and the driver shows and logs them. Checkpoints are
 not reported to Ray Train either: they are verified, outlive a launch, and are found without Ray (see checkpoint.py).
 """
 
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reformer_dist import tracking
 from reformer_dist.cli import JobFailed
 from reformer_dist.config import Config
-from reformer_dist.data.loader import batches_from
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.ray_session import ray_session
 from reformer_dist.training import checkpoint, checks, failures
@@ -70,12 +71,15 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
     if not joins:
         checks.check_machine(config)
+    beside = ThreadPoolExecutor(1)
+    experiment = beside.submit(tracking.open_experiment, config)
+    beside.shutdown(wait=False)
     with ray_session():
         if joins:
             checks.check_cluster(config, ray.cluster_resources())
         corpus = preparation.run()
         place = decide(config, corpus)
-        run = tracking.start(config, parent_run=parent_run, run_id=place.run_id)
+        run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         try:
             with Terminal(config) as terminal:
                 metrics = _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal)
@@ -92,10 +96,10 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
 def _train(job: Work, run: tracking.Run, terminal: Terminal) -> dict[str, float]:
     """Run the workers to their end, showing and logging what they send; returns the last value of each metric."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    channel = Channel.options(scheduling_strategy=here).remote()
-    fit = _Fit(_trainer(job, channel))
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    fit = _Fit(_trainer(job, messages))
     last: dict[str, float] = {}
-    for message in _messages(channel, fit):
+    for message in _received(messages, fit):
         match message:
             case str():
                 terminal.line(message)
@@ -112,38 +116,36 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> dict[str, float]
     return last
 
 
-def _messages(channel: Any, fit: "_Fit") -> Iterator[Message]:
-    """What workers put into the channel, until the trainer has ended and everything is out."""
+def _received(messages: Queue, fit: "_Fit") -> Iterator[Message]:
+    """What the workers put into the queue, until the trainer has ended and everything is out."""
     fit.start()
     ended = False
     while not ended:
         fit.join(POLL_SECONDS)
         ended = not fit.is_alive()
-        yield from ray.get(channel.drain.remote())
+        yield from messages.get_nowait_batch(messages.qsize())
 
 
-def _trainer(job: Work, channel: Any) -> TorchTrainer:
+def _trainer(job: Work, messages: Queue) -> TorchTrainer:
     config = job.config
     storage, _, name = job.folder.rpartition("/")
     cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
     return TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "channel": channel},
+        train_loop_config={"job": job, "messages": messages},
         torch_config=TorchConfig(timeout_s=int(config.parallel.timeout_seconds)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.train.workers,
             use_gpu=config.train.use_gpu,
             resources_per_worker={"CPU": int(cpus * 1000) / 1000} | ({"GPU": 1} if config.train.use_gpu else {}),
         ),
-        run_config=ray.train.RunConfig(
+        run_config=cast(Any, ray.train).RunConfig(  # type checkers see the class of Ray Train's first version
             name=name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[_Failures(channel)],
+            callbacks=[_Failures(messages)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
-        datasets={"train": _no_rows},
-        dataset_config=BatchesOfWorker(job),
     )
 
 
@@ -152,55 +154,18 @@ def _worker(arguments: dict[str, Any]) -> None:
     job: Work = arguments["job"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
-    channel = arguments["channel"]
-    work(job, get_device(), lambda: batches_from(ray.train.get_dataset_shard("train")), channel.put.remote)
-    ray.get(channel.put.remote(""))  # returns when every message before it has arrived
-
-
-class BatchesOfWorker(ray.train.DataConfig):
-    """Gives each worker the batches of its own data group and shard instead of a part of one dataset."""
-
-    def __init__(self, job: Work) -> None:
-        super().__init__()
-        self._job = job
-
-    def configure(self, datasets: Any, world_size: int, *_: Any, **__: Any) -> list[dict[str, Any]]:
-        """The iterator of each rank; called at every start of the workers, when rank 0 asks for its own."""
-        return [{"train": self._job.batches(rank).iterator()} for rank in range(world_size)]
-
-
-def _no_rows() -> Any:
-    """Stands for the dataset that Ray Train expects and `BatchesOfWorker` replaces."""
-    return ray.data.from_items([])
-
-
-@ray.remote(num_cpus=0)
-class Channel:
-    """Messages from the workers to the driver, in order."""
-
-    def __init__(self) -> None:
-        self._messages: list[Message] = []
-
-    def put(self, message: Message) -> None:
-        """Add a message; an empty text is none."""
-        if message != "":
-            self._messages.append(message)
-
-    def drain(self) -> list[Message]:
-        """All messages since the last call."""
-        messages, self._messages = self._messages, []
-        return messages
+    work(job, get_device(), arguments["messages"].put)
 
 
 class _Failures(ray.train.UserCallback):
     """Tells the driver of failed workers as soon as Ray Train knows."""
 
-    def __init__(self, channel: Any) -> None:
-        self._channel = channel
+    def __init__(self, messages: Queue) -> None:
+        self._messages = messages
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = failures.first_cause(worker_exceptions)
-        self._channel.put.remote(f"worker {rank} failed: {failures.one_line(error)}")
+        self._messages.put(f"worker {rank} failed: {failures.one_line(error)}")
 
 
 class _Fit(threading.Thread):

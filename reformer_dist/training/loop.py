@@ -15,7 +15,7 @@ from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
 from reformer_dist.training.engine import Engine, learning_rate
 
-Report = Callable[[int, dict[str, float]], None]
+Report = Callable[[int, dict[str, float]], object]
 """Takes a number of steps done and metrics by name."""
 
 

@@ -4,11 +4,12 @@ from reformer_dist import tracking
 from reformer_dist.config import Config
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.training import checkpoint
-from reformer_dist.training.curve import learning_curve
 
 
 def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -> None:
     """Log the artifacts of a run whose last checkpoint is at `path`."""
+    from reformer_dist.training.curve import learning_curve
+
     unit = "byte" if corpus.tokenizer.name == "bytes" else "token"
     curve = learning_curve(
         run.history("train/bits_per_token"),

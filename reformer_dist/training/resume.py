@@ -48,8 +48,8 @@ def decide(config: Config, corpus: Corpus) -> Place:
     folder = checkpoint.new_folder(storage, name)
     if config.train.resume == "none":
         return Place(folder)
-    start = open_store(config.train.resume)
-    path = start.url(start.path)
+    given = open_store(config.train.resume)
+    path = given.url(given.path)
     state = checkpoint.verify(path)
     _check(config, corpus, path, state)
     return Place(folder, path, state.step)

@@ -1,19 +1,17 @@
 """A worker's life: model, engine, starting point, batches, then the loop. All workers do all of it together.
 
-It knows nothing of what started it: `launcher` hands it its device, its batches and a way to talk.
+It knows nothing of what started it: `launcher` hands it its device and a way to talk.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from reformer_dist.config import Config
 from reformer_dist.data import loader
-from reformer_dist.data.batch import Batch
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
@@ -49,21 +47,13 @@ class Work:
         path = checkpoint.newest(self.folder, report=_discard) or self.start
         return path, checkpoint.read_state(path).step if path else 0
 
-    def batches(self, rank: int) -> Any:
-        """Ray Data dataset of a worker's batches from the starting point on."""
-        group, shard = divmod(rank, self.config.parallel.sequence_shards)
-        return loader.training_dataset(self.corpus, self.config, group, shard, self.starting_point()[1])
 
-
-def work(
-    job: Work, device: torch.device, batches: Callable[[], Iterator[list[Batch]]], send: Callable[[Message], object]
-) -> None:
+def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> None:
     """Train until the last step; torch.distributed must be initialised.
 
     Args:
         job: what to do.
         device: this worker's.
-        batches: begins this worker's batches at the starting point.
         send: takes messages for the driver; only rank 0's is used.
     """
     config, corpus = job.config, job.corpus
@@ -73,13 +63,15 @@ def work(
     engine = Engine(model, config, device)
     tell = send if topology.rank == 0 else _discard
     step = _restore(job, engine, tell)
-    validation = (corpus, config, topology.data_group, topology.shard, topology.data_groups)
+    here = (corpus, config, topology.data_group, topology.shard)
     try:
         train(
             config,
             engine,
-            batches(),
-            lambda: loader.validation_batches(*validation, max_sequences=config.train.validation_sequences),
+            loader.batches_from(loader.training_dataset(*here, start_step=step).iterator()),
+            lambda: loader.validation_batches(
+                *here, topology.data_groups, max_sequences=config.train.validation_sequences
+            ),
             lambda step, metrics: tell((step, metrics)),
             lambda step: _save(job, engine, step),
             step,
