@@ -105,6 +105,11 @@ class Run:
         self.flush()
         return sorted((point.step, point.value) for point in self._client.get_metric_history(self.id, name))
 
+    def last_metrics(self) -> dict[str, float]:
+        """The last value of every metric."""
+        self.flush()
+        return dict(self._client.get_run(self.id).data.metrics)
+
     def log_text(self, name: str, text: str) -> None:
         """Keep a text as an artifact called `name`."""
         self._client.log_text(self.id, text, name)

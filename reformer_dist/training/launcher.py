@@ -41,7 +41,7 @@ class RunResult:
 
     Attributes:
         run_id: MLflow run.
-        metrics: last value of each metric of this launch.
+        metrics: last value of each metric.
         checkpoint: folder or URL of the last checkpoint.
         tracking_uri: where MLflow keeps the run.
         url_hint: how to look at the run.
@@ -81,8 +81,11 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
         place = decide(config, corpus)
         run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         try:
-            with Terminal(config) as terminal:
-                metrics = _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal)
+            if place.step < config.train.steps:
+                with Terminal(config) as terminal:
+                    _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal)
+            else:
+                print(f"{place.start} has done all of train.steps = {config.train.steps}: a larger number goes on")
             path = checkpoint.newest(place.folder)
             assert path is not None, "the last step writes a checkpoint"
             keep_results(config, corpus, run, path)
@@ -90,15 +93,14 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
             run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         run.finish("FINISHED")
-    return RunResult(run.id, metrics, path, run.uri, run.url_hint())
+        return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
 
 
-def _train(job: Work, run: tracking.Run, terminal: Terminal) -> dict[str, float]:
-    """Run the workers to their end, showing and logging what they send; returns the last value of each metric."""
+def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
+    """Run the workers to their end, showing and logging what they send."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     fit = _Fit(_trainer(job, messages))
-    last: dict[str, float] = {}
     for message in _received(messages, fit):
         match message:
             case str():
@@ -110,10 +112,8 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> dict[str, float]
             case (step, metrics):
                 terminal.metrics(step, metrics)
                 run.log(step, metrics)
-                last |= metrics
     if fit.error is not None:
         raise JobFailed(failures.explain(fit.error, job.folder))
-    return last
 
 
 def _received(messages: Queue, fit: "_Fit") -> Iterator[Message]:

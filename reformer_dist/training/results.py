@@ -1,13 +1,16 @@
 """What a finished training keeps beside its metrics: the configuration, the learning curve and a sample."""
 
+import torch
+
 from reformer_dist import tracking
 from reformer_dist.config import Config
 from reformer_dist.data.corpus import Corpus
+from reformer_dist.generation import generate
 from reformer_dist.training import checkpoint
 
 
 def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -> None:
-    """Log the artifacts of a run whose last checkpoint is at `path`."""
+    """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
     from reformer_dist.training.curve import learning_curve
 
     unit = "byte" if corpus.tokenizer.name == "bytes" else "token"
@@ -19,17 +22,15 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
         unit,
     )
     run.log_figure("learning_curve.png", curve)
-    if config.tracking.sample_tokens:
-        run.log_text("sample.txt", sample(path, config.tracking.sample_tokens))
+    run.log_text("config.yaml", checkpoint.to_yaml(config))
+    num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 1)
+    if num_tokens and config.model.causal and config.model.lsh_mode == "window":
+        run.log_text("sample.txt", sample(path, num_tokens))
 
 
 def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document."""
-    import torch
-
-    from reformer_dist.generation import generate
-
     model, _, tokenizer = checkpoint.load_model(path)
     start_BT = torch.tensor([[tokenizer.boundary]])
-    tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_k=None, top_p=0.95, seed=0)
-    return tokenizer.decode(tokens_BT[0].tolist())
+    tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95)
+    return tokenizer.decode(tokens_BT[0, 1:].tolist())

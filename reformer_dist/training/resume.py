@@ -32,8 +32,7 @@ def decide(config: Config, corpus: Corpus) -> Place:
     """Follow `train.resume`.
 
     Raises:
-        ConfigError: the checkpoint is damaged or of another model, corpus or division of the optimizer state, or it has
-            done all steps already.
+        ConfigError: the checkpoint is damaged or of another model, corpus or division of the optimizer state.
     """
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
@@ -69,8 +68,6 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -
             f"{path} divides its optimizer state over {state.workers} workers at ZeRO stage {state.zero_stage};"
             f" train.workers = {state.workers} with parallel.zero_stage = {state.zero_stage} works, or {anew}"
         )
-    if state.step >= config.train.steps:
-        raise ConfigError(f"{path} has done all of train.steps = {config.train.steps}; a larger number goes on, {anew}")
 
 
 def _changes(now: ModelConfig, then: ModelConfig) -> str:
