@@ -116,13 +116,14 @@ class _BlockAttention(torch.autograd.Function):
         kernel = pick_kernel(q, kernel_name)
         for first, last in _groups(B * H, T):
             rows = _Rows(first, last, q)
-            mix = _Mix(last - first, T, v)
+            mix = _Mix(last - first, T, plan.num_rounds, v)
             for index in range(plan.num_rounds):
                 for part in plan.stretches(first, last, index):
                     rows_NS = rows.of(part.tokens_NS)
                     query_NCWD = part.blocks.queries(_take(q, rows_NS))
                     key_NCKD, value_NCKD = (part.blocks.keys(_take(x, rows_NS)) for x in (k, v))
-                    mix.add(part, *kernel.forward(query_NCWD, key_NCKD, value_NCKD, part.mask_NCWK, part.keep_NCWK))
+                    out, lse = kernel.forward(query_NCWD, key_NCKD, value_NCKD, part.mask_NCWK, part.keep_NCWK)
+                    mix.add(index, part, out, lse)
             own_NTD = _take(v, rows.all_NT)
             result_NTD, lse_NT[first:last], lonely_NT[first:last] = mix.finish(own_NTD, plan.own_keep(first, last))
             _put(out_BTHD, rows.all_NT, result_NTD.to(v.dtype))
@@ -168,16 +169,17 @@ class _Mix:
     Rows are tokens, with one more at the end of every slice for places that hold none.
     """
 
-    def __init__(self, num_slices: int, length: int, v: Tensor) -> None:
+    def __init__(self, num_slices: int, length: int, num_rounds: int, v: Tensor) -> None:
         dtype, rows = statistics_dtype(v), num_slices * (length + 1)
         self.shape = (num_slices, length + 1)
         self.sum_ND = torch.zeros(rows, v.shape[-1], dtype=dtype, device=v.device)
         self.weight_N = torch.zeros(rows, dtype=dtype, device=v.device)
         self.largest_N = torch.full((rows,), -torch.inf, dtype=dtype, device=v.device)
-        self.self_lse_RN: list[Tensor] = []
+        self.num_rounds = num_rounds
+        self.num_self_RN: Tensor | None = None
 
-    def add(self, part: Stretch, out_NCWD: Tensor, lse_NCW: Tensor) -> None:
-        """Add a stretch's results; lse is -inf where a query saw no key."""
+    def add(self, index: int, part: Stretch, out_NCWD: Tensor, lse_NCW: Tensor) -> None:
+        """Add the results of a stretch of round `index`; lse is -inf where a query saw no key."""
         tokens_NQ = part.blocks.queries(part.tokens_NS).flatten(1)
         rows = (tokens_NQ + torch.arange(self.shape[0], device=tokens_NQ.device)[:, None] * self.shape[1]).flatten()
         lse = lse_NCW.flatten()
@@ -190,9 +192,9 @@ class _Mix:
         self.weight_N[rows] = self.weight_N[rows] * old + new
         self.largest_N[rows] = largest
         if part.num_self_NCW is not None:
-            self_lse_N = torch.zeros_like(self.largest_N)
-            self_lse_N[rows] = torch.log(part.num_self_NCW.flatten().to(lse.dtype)) - 1e5
-            self.self_lse_RN.append(self_lse_N)
+            if self.num_self_RN is None:
+                self.num_self_RN = torch.ones_like(self.largest_N).repeat(self.num_rounds, 1)
+            self.num_self_RN[index, rows] = part.num_self_NCW.flatten().to(lse.dtype)
 
     def finish(self, own_NTD: Tensor, keep_NT: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Combined output, combined log-sum-exp (+inf where no key was seen), and the weight of a token's own value."""
@@ -201,13 +203,18 @@ class _Mix:
         own_weight_NT = lonely_NT.to(weight_NT.dtype)
         if keep_NT is not None:
             own_weight_NT = own_weight_NT * keep_NT
-        if self.self_lse_RN:
-            lse_RN = torch.stack(self.self_lse_RN)
-            own_weight_NT = own_weight_NT * torch.exp(lse_RN - lse_RN.logsumexp(0)).sum(0).view(self.shape)[:, :-1]
+        if self.num_self_RN is not None:
+            own_weight_NT = own_weight_NT * _masked_self_weight(self.num_self_RN).view(self.shape)[:, :-1]
         weight_NT = torch.where(lonely_NT, 1.0, weight_NT)
         sum_NTD = self.sum_ND.view(*self.shape, -1)[:, :-1]
         out_NTD = sum_NTD / weight_NT[..., None] + own_NTD * own_weight_NT[..., None]
         return out_NTD, torch.where(lonely_NT, torch.inf, largest_NT + torch.log(weight_NT)), own_weight_NT
+
+
+def _masked_self_weight(num_self_RN: Tensor) -> Tensor:
+    """Weight of a lonely token's own value, by scores of -1e5 as Hugging Face sums them: near 1, but for their rounding."""
+    lse_RN = torch.log(num_self_RN) - 1e5
+    return (num_self_RN * torch.exp(-1e5 - lse_RN) * torch.exp(lse_RN - lse_RN.logsumexp(0))).sum(0)
 
 
 class _Rows:

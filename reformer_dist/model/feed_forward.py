@@ -5,16 +5,35 @@ In: a stream [B, T, E]. Out: [B, T, E]; the inner activations [B, chunk, feed_fo
 Legend: B batch, T tokens of this shard, E model dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, layer_norm, linear, relu
+from torch.nn import functional
+from torch.nn.functional import layer_norm, linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.recompute import map_tokens
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+"""The non-linearities of `ModelConfig.activation`."""
 
 
 class FeedForward(nn.Module):
@@ -53,7 +72,7 @@ class FeedForward(nn.Module):
     ) -> Tensor:
         x = layer_norm(x, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
         x = linear(x, inner_weight, inner_bias)
-        x = gelu(x) if self.config.activation == "gelu" else relu(x)
+        x = ACTIVATIONS[self.config.activation](x)
         x = self._dropout(x, context, start, Use.FEED_FORWARD_INNER)
         x = linear(x, output_weight, output_bias)
         return self._dropout(x, context, start, Use.FEED_FORWARD_OUTPUT)

@@ -15,12 +15,17 @@ _MAX_PROJECTIONS = 1 << 22  # elements of rotated vectors that exist at a time
 
 
 def draw_rotations(
-    seed: int, head_dim: int, num_hashes: int, factors: Sequence[int], num_heads: int | None = None
+    seed: int,
+    head_dim: int,
+    num_hashes: int,
+    factors: Sequence[int],
+    num_heads: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Random rotations [D, R, F] shared by the heads, or [H, D, R, F]; float32 on the CPU, the same for the same seed."""
+    """Random rotations [D, R, F] shared by the heads, or [H, D, R, F]; on the CPU, the same for the same seed and dtype."""
     generator = torch.Generator().manual_seed(seed)
     shape = (head_dim, num_hashes, num_columns(factors))
-    return torch.randn(shape if num_heads is None else (num_heads, *shape), generator=generator)
+    return torch.randn(shape if num_heads is None else (num_heads, *shape), generator=generator, dtype=dtype)
 
 
 def num_columns(factors: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reformer_dist.model.block_attention import KernelName, block_attention
 from reformer_dist.model.context import Context
-from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan, window_rule
+from reformer_dist.model.plans import AttentionDropout, SegmentPlan, chunked_rule, window_rule
 
 
 def local_attention(
@@ -25,6 +25,7 @@ def local_attention(
     mode: Literal["window", "chunked"] = "window",
     window: int = 64,
     neighbours: tuple[int, int] = (1, 0),
+    padded_length: int | None = None,
     causal: bool = True,
     context: Context | None = None,
     dropout: AttentionDropout | None = None,
@@ -39,6 +40,7 @@ def local_attention(
         mode: see above.
         window: tokens that a query sees, or the chunk length.
         neighbours: chunks (before, after) its own that a query sees, in chunked mode.
+        padded_length: length to which chunked mode pads the tokens; by default the next multiple of the chunk.
         causal: whether a query sees only itself and earlier positions.
         context: documents and the shard's place; tokens see only their own document.
         dropout: of attention weights; None for none.
@@ -49,7 +51,6 @@ def local_attention(
     if mode == "window":
         rule = window_rule(window, causal, T, with_self=True)
     else:
-        before, after = neighbours if window < T else (0, 0)
-        rule = Rule(window, before, after, None, "up to" if causal else "any", circular=True)
+        rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
     plan = SegmentPlan(rule, v_BTHD, context or Context(), dropout=dropout)
     return block_attention(q_BTHD, k_BTHD * D**-0.5, v_BTHD, plan, kernel)

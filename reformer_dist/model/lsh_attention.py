@@ -24,7 +24,7 @@ from torch import Tensor
 from reformer_dist.model.block_attention import KernelName, block_attention
 from reformer_dist.model.context import Context
 from reformer_dist.model.hashing import hash_buckets
-from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan, window_rule
+from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan, chunked_rule, window_rule
 
 Mode = Literal["window", "chunked", "paper"]
 
@@ -38,6 +38,7 @@ def lsh_attention(
     mode: Mode = "window",
     window: int = 64,
     neighbours: tuple[int, int] = (1, 0),
+    padded_length: int | None = None,
     causal: bool = True,
     documents_BT: Tensor | None = None,
     buckets_BHRT: Tensor | None = None,
@@ -55,6 +56,7 @@ def lsh_attention(
         mode: see above.
         window: keys W that a query sees in a round (window mode), or the chunk length.
         neighbours: chunks (before, after) its own that a query sees, in chunked and paper mode.
+        padded_length: length to which chunked mode pads the tokens; by default the next multiple of the chunk.
         causal: whether a query sees only earlier positions.
         documents_BT: document of each token, -1 for padding; tokens see only their own document.
         buckets_BHRT: buckets to use instead of hashing, as `hash_buckets` returns them.
@@ -73,8 +75,9 @@ def lsh_attention(
     context = context or Context(documents_BT=documents_BT)
     if buckets_BHRT is None:
         buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors)
-    rule = _rule(mode, window, neighbours, causal, qk_BTHD.shape[1])
-    if mode == "chunked" and qk_BTHD.shape[1] <= window:
+    T = qk_BTHD.shape[1]
+    rule = _rule(mode, window, neighbours, causal, T, padded_length)
+    if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
     plan = SegmentPlan(rule, v_BTHD, context, buckets_BHRT, math.prod(factors), dropout)
     return block_attention(qk_BTHD, unit_keys(qk_BTHD), v_BTHD, plan, kernel)
@@ -86,14 +89,15 @@ def unit_keys(qk_BTHD: Tensor) -> Tensor:
     return qk_BTHD * torch.rsqrt(qk_BTHD.square().mean(-1, keepdim=True) + 1e-6) * D**-0.5
 
 
-def _rule(mode: Mode, window: int, neighbours: tuple[int, int], causal: bool, length: int) -> Rule:
+def _rule(
+    mode: Mode, window: int, neighbours: tuple[int, int], causal: bool, length: int, padded_length: int | None
+) -> Rule:
     if mode == "window":
         return window_rule(window, causal, length, with_self=False)
     compare: Literal["earlier", "other"] = "earlier" if causal else "other"
     if mode == "paper":
         return Rule(window, *neighbours, None, compare, once=True)
-    before, after = neighbours if length > window else (0, 0)
-    return Rule(window, before, after, None, compare, same_bucket=False, circular=True, masked_self_score=True)
+    return chunked_rule(window, neighbours, length, padded_length, compare, masked_self_score=True)
 
 
 def _check(

@@ -42,6 +42,8 @@ class Rule:
     """Whether a query and a key must share the bucket; the document they always share."""
     circular: bool = False
     """Whether blocks wrap around, over the rounds one behind the other, as in trax and Hugging Face."""
+    empty: int = 0
+    """Blocks without tokens behind each round's own; wrapping around, the next round's first block sees them."""
     once: bool = False
     """Whether a pair that meets in several rounds counts once (the paper's N_ij) or every time."""
     masked_self_score: bool = False
@@ -57,6 +59,37 @@ def window_rule(window: int, causal: bool, length: int, with_self: bool) -> Rule
     if causal:
         return Rule(block, blocks, 0, (0 if with_self else 1, furthest), "any")
     return Rule(block, blocks, blocks, (-furthest, furthest), "any" if with_self else "other")
+
+
+def chunked_rule(
+    chunk: int,
+    neighbours: tuple[int, int],
+    length: int,
+    padded_length: int | None,
+    compare: Literal["earlier", "other", "up to", "any"],
+    *,
+    masked_self_score: bool = False,
+) -> Rule:
+    """Chunks in a circle, whatever the bucket. A sequence padded to one chunk has no neighbours: no chunk meets itself.
+
+    `padded_length` is at least `length`, by default the next multiple of the chunk. Of the chunks of padding behind the
+    sequence's own, only as many matter as a query looks past.
+    """
+    own = math.ceil(length / chunk)
+    total = max(own, math.ceil((padded_length or length) / chunk))
+    before, after = neighbours if total > 1 else (0, 0)
+    empty = min(total - own, max(before, after))
+    return Rule(
+        chunk,
+        before,
+        after,
+        None,
+        compare,
+        same_bucket=False,
+        circular=True,
+        empty=empty,
+        masked_self_score=masked_self_score,
+    )
 
 
 @dataclass(frozen=True)
@@ -95,7 +128,7 @@ class SegmentPlan:
         self._buckets_BHRT, self._num_buckets = buckets_BHRT, num_buckets
         self._B, self._T, self._H, _ = v_BTHD.shape
         self._dtype, self._device = v_BTHD.dtype, v_BTHD.device
-        self._num_blocks = math.ceil(self._T / rule.block)
+        self._num_blocks = math.ceil(self._T / rule.block) + rule.empty
         self._orders: dict[tuple[int, int], Tensor] = {}
 
     def stretches(self, first: int, last: int, index: int) -> Iterator[Stretch]:
