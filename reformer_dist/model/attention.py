@@ -6,8 +6,10 @@ one callable, `core`, so that sequence parallelism can wrap it from outside.
 Legend: B batch, T tokens of this shard, E model dimension, H heads, D head dimension, R hash rounds.
 """
 
+import math
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
@@ -56,6 +58,7 @@ class LocalCore:
             mode=config.local_mode,
             window=config.local_window,
             neighbours=config.local_neighbours,
+            padded_length=_padded_length(config, tensors[0].shape[1]),
             causal=config.causal,
             context=context,
             dropout=_attention_dropout(config, self.layer, context, training),
@@ -84,8 +87,8 @@ class LSHCore:
     def __init__(self, config: ModelConfig, layer: int) -> None:
         self.config, self.layer = config, layer
 
-    def rotations(self, step: int) -> Tensor:
-        """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F]."""
+    def rotations(self, step: int, dtype: torch.dtype) -> Tensor:
+        """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F] for vectors of `dtype`."""
         config = self.config
         if config.hash_seed is None:
             return draw_rotations(
@@ -95,7 +98,12 @@ class LSHCore:
                 config.bucket_factors,
             )
         return draw_rotations(
-            config.hash_seed, config.head_width, config.num_hashes, config.bucket_factors, config.num_heads
+            config.hash_seed,
+            config.head_width,
+            config.num_hashes,
+            config.bucket_factors,
+            config.num_heads,
+            torch.promote_types(dtype, torch.float32),
         )
 
     def __call__(
@@ -103,7 +111,7 @@ class LSHCore:
     ) -> tuple[Tensor, Tensor]:
         """See `Core`."""
         config, (qk_BTHD, v_BTHD) = self.config, tensors
-        rotations = self.rotations(context.step if training else 0)
+        rotations = self.rotations(context.step if training else 0, qk_BTHD.dtype)
         if rotations.dim() == 4:
             rotations = rotations[context.first_head : context.first_head + qk_BTHD.shape[2]]
         if buckets_BHRT is None:
@@ -116,6 +124,7 @@ class LSHCore:
             mode=config.lsh_mode,
             window=config.lsh_window,
             neighbours=config.lsh_neighbours,
+            padded_length=_padded_length(config, qk_BTHD.shape[1]),
             causal=config.causal,
             buckets_BHRT=buckets_BHRT,
             context=context,
@@ -158,6 +167,17 @@ class Attention(nn.Module):
         x_BTE = self.norm(x_BTE)
         shape = (self.config.num_heads, self.config.head_width)
         return tuple(projection(x_BTE).unflatten(-1, shape) for projection in self.projections.values())
+
+
+def _padded_length(config: ModelConfig, length: int) -> int:
+    """Length to which chunked attention pads: past the shortest chunk a multiple of every kind's, as in Hugging Face."""
+    chunks = []
+    if "lsh" in config.layers and config.lsh_mode == "chunked":
+        chunks.append(config.lsh_window)
+    if "local" in config.layers and config.local_mode == "chunked":
+        chunks.append(config.local_window)
+    multiple = math.lcm(*chunks)
+    return length if length <= min(chunks, default=length) else math.ceil(length / multiple) * multiple
 
 
 def _attention_dropout(config: ModelConfig, layer: int, context: Context, training: bool) -> AttentionDropout | None:

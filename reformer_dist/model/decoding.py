@@ -137,7 +137,7 @@ class _BucketMemory:
         core = attention.core
         assert isinstance(core, LSHCore)
         self.attention, self.config = attention, attention.config
-        self.rotations = core.rotations(0)
+        self.rotations = core.rotations(0, attention.output.weight.dtype)
         self.keys, self.values = _Store(), _Store()
         self.window = min(self.config.lsh_window, self.config.max_length)
         self.newest_BHRNW: Tensor | None = None
