@@ -77,8 +77,22 @@ class ModelConfig(Section):
     """Width D of a head. By default embed_dim / num_heads."""
     feed_forward_dim: PositiveInt = 1024
     """Inner width of the feed-forward layers."""
-    activation: Literal["gelu", "relu"] = "gelu"
-    """Non-linearity of the feed-forward layers."""
+    activation: Literal[
+        "gelu",
+        "gelu_tanh",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "leaky_relu",
+        "silu",
+        "mish",
+        "hardswish",
+        "sigmoid",
+        "tanh",
+        "linear",
+    ] = "gelu"
+    """Non-linearity of the feed-forward layers. gelu_tanh: GELU by its tanh approximation; relu2: ReLU squared."""
     layers: tuple[Literal["local", "lsh", "full"], ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
     """Attention of each layer, first to last, separated by commas: local (a sliding window), lsh, or full."""
     max_length: PositiveInt = 4096
@@ -109,6 +123,8 @@ class ModelConfig(Section):
     """Whether a token sees only what is before it (a language model) or both sides (an encoder)."""
     attention_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Probability of dropping an attention weight in training."""
+    local_attention_dropout: float | None = Field(None, ge=0.0, lt=1.0)
+    """The same in local layers. By default attention_dropout."""
     hidden_dropout: float = Field(0.0, ge=0.0, lt=1.0)
     """Probability of dropping an element of an embedding or of a layer's output in training."""
     tie_embeddings: bool = False

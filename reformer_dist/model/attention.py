@@ -181,6 +181,9 @@ def _padded_length(config: ModelConfig, length: int) -> int:
 
 
 def _attention_dropout(config: ModelConfig, layer: int, context: Context, training: bool) -> AttentionDropout | None:
-    if not training or config.attention_dropout == 0:
+    probability = config.attention_dropout
+    if config.layers[layer] == "local" and config.local_attention_dropout is not None:
+        probability = config.local_attention_dropout
+    if not training or probability == 0:
         return None
-    return AttentionDropout(config.attention_dropout, make_key(config.seed, context.step, layer, Use.ATTENTION_WEIGHTS))
+    return AttentionDropout(probability, make_key(config.seed, context.step, layer, Use.ATTENTION_WEIGHTS))
