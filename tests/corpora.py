@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from reformer_dist.config import Config, DataConfig, load_config
 from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.parts import write_part
 from reformer_dist.data.prepare import Preparation, plan_preparation
 from reformer_dist.data.stores import open_store
-from reformer_dist.data.writing import complete_folder, write_manifest, write_part
+from reformer_dist.data.writing import complete_folder, write_manifest
 
 
 def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:

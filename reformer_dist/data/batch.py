@@ -4,8 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-IGNORED_LABEL = -100
-"""Label of a position that is not scored."""
+from reformer_dist.data.sequences import IGNORED_LABEL
 
 
 @dataclass(frozen=True)

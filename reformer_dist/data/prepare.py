@@ -15,10 +15,11 @@ import xxhash
 
 from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data.corpus import MANIFEST, SCHEMA_VERSION, SPLITS, Corpus, HeldOut, SplitName
+from reformer_dist.data.parts import Part
 from reformer_dist.data.sources import Document, list_documents
 from reformer_dist.data.stores import open_store
 from reformer_dist.data.tokenizers import make_tokenizer
-from reformer_dist.data.writing import Part, complete_folder, write_corpus
+from reformer_dist.data.writing import complete_folder, write_corpus
 
 MIN_PART_BYTES, MAX_PART_BYTES, PARTS = 4 << 20, 128 << 20, 64
 UNKNOWN_SIZE = 1 << 20
@@ -94,6 +95,8 @@ def plan_preparation(data: DataConfig, storage: str) -> Preparation:
         store = open_store(storage)
     except ValueError as error:
         raise ConfigError(f"train.storage = {storage}: {error}") from None
+    if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
+        raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
     documents = list_documents(data.sources)
     splits, held_out = _split(documents, data.validation_fraction)
     kept_end = data.validation_fraction if held_out == "ends" else None
@@ -106,12 +109,13 @@ def plan_preparation(data: DataConfig, storage: str) -> Preparation:
 
 
 def _split(documents: Sequence[Document], fraction: float) -> tuple[dict[SplitName, list[Document]], HeldOut]:
-    """Documents of each split by a hash of their name; where that leaves a split empty, all in both, to be cut."""
+    """Documents of each split by a hash of their name; where there are too few for that, all in both, to be cut."""
     splits: dict[SplitName, list[Document]] = {"train": [], "validation": []}
     for document in documents:
         share = xxhash.xxh3_64_intdigest(document.name.encode()) / 2**64
         splits["validation" if share < fraction else "train"].append(document)
-    if all(splits.values()):
+    expects_one_in_each = len(documents) * min(fraction, 1 - fraction) >= 1
+    if expects_one_in_each and all(splits.values()):
         return splits, "documents"
     return {"train": list(documents), "validation": list(documents)}, "ends"
 

@@ -48,14 +48,14 @@ class TableSource(Datasource):
 def ordered_dataset(tasks: Sequence[Callable[[], Iterable[pa.Table]]], block_bytes: int) -> ray.data.Dataset:
     """A dataset of what the tasks yield, in the order of the tasks, that runs beside training.
 
-    The tasks ask for no CPU, so they run when train workers hold all of them; two run at a time, each at most a few
-    blocks ahead of the reader.
+    The tasks ask for no CPU, so they run when train workers hold all of them; one runs at a time, at most a few blocks
+    ahead of the reader.
 
     Args:
         tasks: functions that yield tables; they travel to Ray's workers.
         block_bytes: tables are handed on as soon as they have this size.
     """
-    dataset = quiet(ray.data.read_datasource(TableSource(tasks), num_cpus=0, concurrency=2))
+    dataset = quiet(ray.data.read_datasource(TableSource(tasks), num_cpus=0, concurrency=1))
     dataset.context.execution_options.preserve_order = True
     dataset.context.target_max_block_size = block_bytes
     dataset.context.target_min_block_size = block_bytes

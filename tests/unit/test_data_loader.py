@@ -10,7 +10,8 @@ import torch
 from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
 from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.loader import split_plan, training_batches, validation_batches
+from reformer_dist.data.loader import training_batches, validation_batches
+from reformer_dist.data.sequences import split_plan
 from tests.corpora import grid_config, prepare_here, random_documents, write_documents
 
 LENGTHS = {"a": 1, "b": 36, "c": 37, "d": 38, "e": 5, "f": 100, "g": 74, "h": 3, "i": 20, "j": 111, "k": 9, "l": 64}

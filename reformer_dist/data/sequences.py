@@ -1,0 +1,125 @@
+"""Reading sequences: a prepared corpus and a plan in, any shard of any sequences out, as numpy arrays.
+
+What Ray Data's tasks run is here, apart from `loader`, so that their processes need not load torch.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reformer_dist.config import Config, DataConfig
+from reformer_dist.data.corpus import Corpus, SplitName
+from reformer_dist.data.order import sample_ids
+from reformer_dist.data.packing import SequencePlan, plan_sequences
+
+IGNORED_LABEL = -100
+"""Label of a position that is not scored."""
+Rows = dict[str, NDArray[Any]]
+"""Arrays [rows, shard length] int32 called tokens, labels, positions and documents, as in `Batch`."""
+COLUMNS = ("tokens", "labels", "positions", "documents")
+
+
+def split_plan(corpus: Corpus, split: SplitName, sequence_length: int) -> SequencePlan:
+    """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions."""
+    return plan_sequences(corpus.document_lengths(split) + 1, sequence_length)
+
+
+class SequenceReader:
+    """Reads one shard of any sequences of a split.
+
+    Attributes:
+        plan: where each sequence's pieces lie.
+        shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
+    """
+
+    def __init__(self, corpus: Corpus, split: SplitName, data: DataConfig, num_shards: int) -> None:
+        self.plan = split_plan(corpus, split, data.sequence_length)
+        self.shard_length = -(-data.sequence_length // num_shards)
+        self._corpus = corpus
+        self._split: SplitName = split
+        self._data = data
+        self._ends = np.cumsum(corpus.document_lengths(split))
+
+    def read(self, sequences: NDArray[np.int64], num_rows: int, shard: int) -> Rows:
+        """One shard of some sequences; `num_rows` beyond them are wholly padding."""
+        shape = (num_rows, self.shard_length)
+        rows = {name: np.zeros(shape, np.int32) for name in COLUMNS}
+        rows["labels"].fill(IGNORED_LABEL)
+        rows["documents"].fill(-1)
+        for row, sequence in enumerate(sequences.tolist()):
+            self._fill(sequence, shard * self.shard_length, {name: rows[name][row] for name in COLUMNS})
+        return rows
+
+    def _fill(self, sequence: int, first: int, row: Rows) -> None:
+        """Write the positions of a sequence from `first` on into a row."""
+        segment_start = 0
+        for number, (document, offset, length) in enumerate(self.plan.segments(sequence)):
+            begin = max(segment_start, first)
+            end = min(segment_start + length, first + self.shard_length)
+            if begin < end:
+                here = slice(begin - first, end - first)
+                tokens = self._read_document(document, offset + begin - segment_start, end - begin + 1)
+                row["tokens"][here] = tokens[:-1]
+                row["labels"][here] = tokens[1:]
+                row["positions"][here] = np.arange(begin, end) - (segment_start if self._data.reset_positions else 0)
+                row["documents"][here] = 0 if self._data.attend_across_documents else number
+            segment_start += length
+
+    def _read_document(self, document: int, first: int, length: int) -> NDArray[Any]:
+        """`length` entries from `first` on of boundary, tokens of the document, boundary."""
+        end = int(self._ends[document])
+        start = int(self._ends[document - 1]) if document else 0
+        begin = start + first - 1
+        tokens = self._corpus.read(self._split, max(begin, start), min(begin + length, end))
+        edges = (int(begin < start), int(begin + length > end))
+        return np.pad(tokens, edges, constant_values=self._corpus.tokenizer.boundary) if any(edges) else tokens
+
+
+@lru_cache(4)
+def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfig, num_shards: int) -> SequenceReader:
+    """A reader of the corpus with that hash in `folder`, planned once a process.
+
+    Raises:
+        OSError: another corpus has taken its place.
+    """
+    corpus = Corpus.open(folder, verify=False)
+    if corpus.hash != corpus_hash:
+        raise OSError(f"prepared corpus: {folder} is not the one that training began with; start again")
+    return SequenceReader(corpus, split, data, num_shards)
+
+
+def read_step(
+    reader: SequenceReader, corpus_hash: str, config: Config, data_group: int, shard: int, step: int
+) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows) of each micro-batch of a data group in a step."""
+    train = config.train
+    sequences = sample_ids(corpus_hash, train.seed, reader.plan.num_sequences, train.batch_size, step)
+    group_rows = train.batch_size // config.data_groups
+    end = (data_group + 1) * group_rows
+    for first_row in range(data_group * group_rows, end, train.micro_batch_size):
+        chosen = sequences[first_row : min(first_row + train.micro_batch_size, end)]
+        yield first_row, reader.read(chosen, len(chosen), shard)
+
+
+def read_steps(
+    folder: str, corpus_hash: str, config: Config, data_group: int, shard: int, steps: range
+) -> Iterator[pa.Table]:
+    """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
+    reader = open_reader(folder, corpus_hash, "train", config.data, config.parallel.sequence_shards)
+    for step in steps:
+        records = [
+            {
+                "first_row": first_row,
+                "num_rows": len(rows["tokens"]),
+                "shard": shard,
+                "ends_step": False,
+                **{name: rows[name].tobytes() for name in COLUMNS},
+            }
+            for first_row, rows in read_step(reader, corpus_hash, config, data_group, shard, step)
+        ]
+        records[-1]["ends_step"] = True
+        yield pa.Table.from_pylist(records)
