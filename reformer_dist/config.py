@@ -210,12 +210,31 @@ class ParallelConfig(Section):
 
     sequence_shards: PositiveInt = 1
     """Workers that share one sequence, each holding one contiguous shard of it."""
-    attention: Literal["heads"] = "heads"
-    """How shards exchange in attention. heads: each worker attends whole sequences for its part of the heads."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    attention: Literal["heads", "buckets", "both"] = "heads"
+    """How shards exchange in attention. heads: each worker attends whole sequences for its part of the heads; buckets: each attends its part of every hash round's sorted tokens; both: heads among neighbours, buckets across."""
+    head_shards: PositiveInt | None = None
+    """With attention = both: workers that divide the heads among them, a divisor of sequence_shards (the GPUs of a node, say)."""
+    zero_stage: int = Field(1, ge=0, le=3)
     """DeepSpeed ZeRO stage: 0 none, 1 optimizer state, 2 gradients too, 3 parameters too are divided over the workers."""
     timeout_seconds: PositiveFloat = 600.0
     """Longest wait for another worker in a collective; after it the step fails instead of hanging."""
+
+    @property
+    def head_degree(self) -> int:
+        """Workers that divide the heads of the same tokens among them."""
+        if self.attention == "both":
+            return self.head_shards or 1
+        return self.sequence_shards if self.attention == "heads" else 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attention != "both" and self.head_shards is not None:
+            raise ValueError(f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out")
+        if self.attention == "both" and (self.head_shards is None or self.sequence_shards % self.head_shards):
+            raise ValueError(
+                f"parallel.head_shards = {self.head_shards} must divide parallel.sequence_shards = {self.sequence_shards}; 1 works"
+            )
+        return self
 
 
 class OptimizerConfig(Section):
@@ -358,11 +377,7 @@ class Config(Section):
             raise ValueError(
                 f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
             )
-        if self.model.num_heads % shards:
-            works = max(d for d in range(1, shards) if self.model.num_heads % d == 0)
-            raise ValueError(
-                f"parallel.sequence_shards = {shards} does not divide model.num_heads = {self.model.num_heads} (parallel.attention = heads); {works} works"
-            )
+        self._check_exchange()
         if workers % shards:
             raise ValueError(
                 f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
@@ -373,6 +388,36 @@ class Config(Section):
                 f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
             )
         return self
+
+    def _check_exchange(self) -> None:
+        """Whether the attention layers can work over the shards."""
+        parallel, model = self.parallel, self.model
+        heads, buckets = parallel.head_degree, parallel.sequence_shards // parallel.head_degree
+        if model.num_heads % heads:
+            works = max(d for d in range(1, heads) if model.num_heads % d == 0)
+            name = "head_shards" if parallel.attention == "both" else "sequence_shards"
+            raise ValueError(
+                f"parallel.{name} = {heads} does not divide model.num_heads = {model.num_heads} (parallel.attention = {parallel.attention}); {works} works"
+            )
+        if buckets == 1:
+            return
+        needs_whole = {
+            "model.layers": "full" if "full" in model.layers else None,
+            "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
+            "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
+        }
+        for name, value in needs_whole.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
+                )
+        shard = heads * math.ceil(self.data.sequence_length / parallel.sequence_shards)
+        for name, kind in (("lsh_window", "lsh"), ("local_window", "local")):
+            window = getattr(model, name)
+            if kind in model.layers and window > shard:
+                raise ValueError(
+                    f"model.{name} = {window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
+                )
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

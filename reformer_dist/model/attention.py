@@ -1,6 +1,6 @@
 """The attention layer: projections around local, LSH or full attention.
 
-In: a stream [B, T, E]. Out: the layer's contribution [B, T, E] and, for LSH, the buckets it used. The inner attention is
+In: a stream [B, T, E]. Out: the layer's contribution [B, T, E] and what to reuse in a replay. The inner attention is
 one callable, `core`, so that sequence parallelism can wrap it from outside.
 
 Legend: B batch, T tokens of this shard, E model dimension, H heads, D head dimension, R hash rounds.
@@ -25,19 +25,17 @@ from reformer_dist.model.randomness import Use, dropout, make_key
 class Core(Protocol):
     """Attention of some heads over some tokens."""
 
-    def __call__(
-        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
-    ) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
         """Attend.
 
         Args:
             tensors: (qk, v) for LSH, else (q, k, v), each [B, T, H, D].
             context: place of the tokens and heads.
-            buckets_BHRT: LSH buckets to use again, in the backward pass; None to hash.
+            found: what the forward pass found, in the backward pass's replay (LSH: buckets [B, H, R, T]); else None.
             training: whether dropout is on and rotations are those of the step.
 
         Returns:
-            [B, T, H, D], and the buckets used (None where there are none).
+            [B, T, H, D], and what was found (None where there is nothing to find).
 
         """
 
@@ -49,7 +47,7 @@ class LocalCore:
         self.config, self.layer = config, layer
 
     def __call__(
-        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool
     ) -> tuple[Tensor, None]:
         """See `Core`."""
         config = self.config
@@ -61,7 +59,7 @@ class LocalCore:
             padded_length=_padded_length(config, tensors[0].shape[1]),
             causal=config.causal,
             context=context,
-            dropout=_attention_dropout(config, self.layer, context, training),
+            dropout=attention_dropout(config, self.layer, context, training),
             kernel=config.attention_kernel,
         )
         return out, None
@@ -74,10 +72,10 @@ class FullCore:
         self.config, self.layer = config, layer
 
     def __call__(
-        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
+        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool
     ) -> tuple[Tensor, None]:
         """See `Core`."""
-        drop = _attention_dropout(self.config, self.layer, context, training)
+        drop = attention_dropout(self.config, self.layer, context, training)
         return full_attention(*tensors, causal=self.config.causal, context=context, dropout=drop), None
 
 
@@ -106,16 +104,23 @@ class LSHCore:
             torch.promote_types(dtype, torch.float32),
         )
 
-    def __call__(
-        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
-    ) -> tuple[Tensor, Tensor]:
-        """See `Core`."""
-        config, (qk_BTHD, v_BTHD) = self.config, tensors
+    def hash(self, qk_BTHD: Tensor, context: Context, training: bool) -> Tensor:
+        """Buckets [B, H, R, T] of these tokens and heads."""
+        return hash_buckets(qk_BTHD, self._rotations(qk_BTHD, context, training), self.config.bucket_factors)
+
+    def _rotations(self, qk_BTHD: Tensor, context: Context, training: bool) -> Tensor:
         rotations = self.rotations(context.step if training else 0, qk_BTHD.dtype)
         if rotations.dim() == 4:
             rotations = rotations[context.first_head : context.first_head + qk_BTHD.shape[2]]
-        if buckets_BHRT is None:
-            buckets_BHRT = hash_buckets(qk_BTHD, rotations, config.bucket_factors)
+        return rotations
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, found: Tensor | None, training: bool
+    ) -> tuple[Tensor, Tensor]:
+        """See `Core`."""
+        config, (qk_BTHD, v_BTHD) = self.config, tensors
+        rotations = self._rotations(qk_BTHD, context, training)
+        buckets_BHRT = hash_buckets(qk_BTHD, rotations, config.bucket_factors) if found is None else found
         out = lsh_attention(
             qk_BTHD,
             v_BTHD,
@@ -128,7 +133,7 @@ class LSHCore:
             causal=config.causal,
             buckets_BHRT=buckets_BHRT,
             context=context,
-            dropout=_attention_dropout(config, self.layer, context, training),
+            dropout=attention_dropout(config, self.layer, context, training),
             kernel=config.attention_kernel,
         )
         return out, buckets_BHRT
@@ -150,17 +155,15 @@ class Attention(nn.Module):
         self.output = nn.Linear(inner, config.embed_dim, bias=False)
         self.core: Core = _CORES[self.kind](config, layer)
 
-    def forward(
-        self, x_BTE: Tensor, context: Context, buckets_BHRT: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """The layer's contribution to the stream [B, T, E], and the LSH buckets used."""
+    def forward(self, x_BTE: Tensor, context: Context, found: Any = None) -> tuple[Tensor, Any]:
+        """The layer's contribution to the stream [B, T, E], and what its core found."""
         tensors = self.project(x_BTE)
-        out_BTHD, buckets_BHRT = self.core(tensors, context, buckets_BHRT, self.training)
+        out_BTHD, found = self.core(tensors, context, found, self.training)
         out_BTE = self.output(out_BTHD.flatten(2))
         if self.training and self.config.hidden_dropout > 0:
             key = make_key(self.config.seed, context.step, self.layer, Use.ATTENTION_OUTPUT)
             out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
-        return out_BTE, buckets_BHRT
+        return out_BTE, found
 
     def project(self, x_BTE: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (LSH: queries-keys and values), each [B, T, H, D]."""
@@ -180,7 +183,8 @@ def _padded_length(config: ModelConfig, length: int) -> int:
     return length if length <= min(chunks, default=length) else math.ceil(length / multiple) * multiple
 
 
-def _attention_dropout(config: ModelConfig, layer: int, context: Context, training: bool) -> AttentionDropout | None:
+def attention_dropout(config: ModelConfig, layer: int, context: Context, training: bool) -> AttentionDropout | None:
+    """Dropout of a layer's attention weights in this step; None for none."""
     probability = config.attention_dropout
     if config.layers[layer] == "local" and config.local_attention_dropout is not None:
         probability = config.local_attention_dropout

@@ -33,11 +33,11 @@ class ReversibleBlock(nn.Module):
         self.attention = Attention(config, layer)
         self.feed_forward = FeedForward(config, layer)
 
-    def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The two new streams and the LSH buckets used."""
-        attended, buckets = self.attention(x2, context)
+    def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor, Any]:
+        """The two new streams and what attention found (LSH: its buckets)."""
+        attended, found = self.attention(x2, context)
         y1 = x1 + attended
-        return y1, x2 + self.feed_forward(y1, context), buckets
+        return y1, x2 + self.feed_forward(y1, context), found
 
 
 class ReversibleStack(nn.Module):
@@ -73,11 +73,11 @@ class _Reversible(torch.autograd.Function):
     def forward(
         ctx: Any, x1: Tensor, x2: Tensor, anchor: Tensor, blocks: Sequence[ReversibleBlock], context: Context
     ) -> tuple[Tensor, Tensor]:
-        ctx.blocks, ctx.context, ctx.buckets = blocks, context, []
+        ctx.blocks, ctx.context, ctx.found = blocks, context, []
         ctx.autocast = replay_autocast(x1.device.type)
         for block in blocks:
-            x1, x2, buckets = block(x1, x2, context)
-            ctx.buckets.append(buckets)
+            x1, x2, found = block(x1, x2, context)
+            ctx.found.append(found)
         ctx.streams = _Streams(x1, x2)
         return x1.view_as(x1), x2.view_as(x2)
 
@@ -88,7 +88,7 @@ class _Reversible(torch.autograd.Function):
         if not streams.at_outputs:  # a second backward pass through the same graph
             _walk_forward(ctx, streams)
         grad1, grad2 = grad1.clone(), grad2.clone()
-        for block, buckets in zip(reversed(ctx.blocks), reversed(ctx.buckets), strict=True):
+        for block, found in zip(reversed(ctx.blocks), reversed(ctx.found), strict=True):
             y1 = streams.first.detach().requires_grad_()
             with torch.enable_grad(), ctx.autocast():
                 contribution = block.feed_forward(y1, ctx.context)
@@ -98,7 +98,7 @@ class _Reversible(torch.autograd.Function):
             grad1 += y1.grad
             x2 = streams.second.detach().requires_grad_()
             with torch.enable_grad(), ctx.autocast():
-                contribution, _ = block.attention(x2, ctx.context, buckets)
+                contribution, _ = block.attention(x2, ctx.context, found)
             streams.first = streams.first - contribution.detach()
             torch.autograd.backward(contribution, grad1.to(contribution.dtype))
             assert x2.grad is not None
@@ -109,7 +109,7 @@ class _Reversible(torch.autograd.Function):
 
 def _walk_forward(ctx: Any, streams: _Streams) -> None:
     with torch.no_grad(), ctx.autocast():
-        for block, buckets in zip(ctx.blocks, ctx.buckets, strict=True):
-            streams.first = streams.first + block.attention(streams.second, ctx.context, buckets)[0]
+        for block, found in zip(ctx.blocks, ctx.found, strict=True):
+            streams.first = streams.first + block.attention(streams.second, ctx.context, found)[0]
             streams.second = streams.second + block.feed_forward(streams.first, ctx.context)
     streams.at_outputs = True

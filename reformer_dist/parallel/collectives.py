@@ -1,10 +1,14 @@
-"""Differentiable exchanges between the workers of a group.
+"""Exchanges between the workers of a group, with their traffic counted.
 
-In and out: tensors of equal shape on every worker. The gradient of an exchange is the reverse exchange.
+In and out: tensors. Differentiable ones have the reverse exchange as their gradient. Every worker of the group makes the
+same calls in the same order; a worker that is gone ends them with an error after the group's timeout.
 
 Legend: P workers of the group.
 """
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,26 +16,109 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def all_to_all(x: Tensor, group: dist.ProcessGroup) -> Tensor:
-    """Send x[p] to worker p; the result's [p] is what worker p sent. [P, ...] -> [P, ...]."""
-    return _AllToAll.apply(x, group)
+@dataclass
+class Traffic:
+    """What a worker has sent to others, and how long it has waited for exchanges to end."""
+
+    bytes_sent: int = 0
+    seconds_waiting: float = 0.0
 
 
-def all_gather(x: Tensor, group: dist.ProcessGroup) -> Tensor:
+class Pending:
+    """An exchange under way."""
+
+    def __init__(self, result: Tensor, sent: Tensor, work: dist.Work, traffic: Traffic) -> None:
+        self._result, self._sent, self._work, self._traffic = result, sent, work, traffic
+
+    def wait(self) -> Tensor:
+        """The result, when it is there."""
+        start = time.perf_counter()
+        self._work.wait()
+        self._traffic.seconds_waiting += time.perf_counter() - start
+        return self._result
+
+
+def start_all_to_all(
+    x: Tensor, send: Sequence[int], receive: Sequence[int], group: dist.ProcessGroup, traffic: Traffic
+) -> Pending:
+    """Send the first send[0] rows of x to worker 0, the next send[1] to worker 1, ...; get receive[p] rows from worker p."""
+    x = x.contiguous()
+    result = x.new_empty(sum(receive), *x.shape[1:])
+    work = dist.all_to_all_single(result, x, list(receive), list(send), group=group, async_op=True)
+    mine = send[dist.get_rank(group)]
+    traffic.bytes_sent += (x.shape[0] - mine) * x[:1].nbytes
+    return Pending(result, x, work, traffic)
+
+
+def all_to_all(x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
+    """Send x[p] to worker p; the result's [p] is what worker p sent. [P, ...] -> [P, ...], differentiable."""
+    return _AllToAll.apply(x, group, traffic)
+
+
+def all_gather(x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
     """Every worker's tensor, [P, ...]; no gradient."""
     gathered = x.new_empty(dist.get_world_size(group), *x.shape)
     dist.all_gather(list(gathered.unbind()), x.contiguous(), group=group)
+    traffic.bytes_sent += x.nbytes * (gathered.shape[0] - 1)
     return gathered
+
+
+def halo(x: Tensor, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
+    """Put the neighbours' rows around one's own, [B, t, ...] -> [B, before + t + after, ...], differentiable.
+
+    The last `before` rows of the left neighbour come in front, the first `after` rows of the right one behind; at the two
+    ends of the group zeros stand instead. Neither may be more than t.
+    """
+    return _Halo.apply(x, before, after, group, traffic)
 
 
 class _AllToAll(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup) -> Tensor:
-        ctx.group = group
-        received = torch.empty_like(x, memory_format=torch.contiguous_format)
-        dist.all_to_all_single(received, x.contiguous(), group=group)
-        return received
+    def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
+        ctx.group, ctx.traffic = group, traffic
+        ones = [1] * x.shape[0]
+        return start_all_to_all(x, ones, ones, group, traffic).wait()
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _AllToAll.apply(grad, ctx.group), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _AllToAll.apply(grad, ctx.group, ctx.traffic), None, None
+
+
+class _Halo(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
+        ctx.sizes, ctx.group, ctx.traffic = (before, x.shape[1], after), group, traffic
+        to_left, to_right = x[:, :after], x[:, x.shape[1] - before :]
+        from_left, from_right = _swap_with_neighbours(to_left, to_right, before, after, group, traffic)
+        return torch.cat([from_left, x, from_right], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        before, length, after = ctx.sizes
+        to_left, own, to_right = grad.split([before, length, after], dim=1)
+        from_left, from_right = _swap_with_neighbours(to_left, to_right, after, before, ctx.group, ctx.traffic)
+        own = own.clone()
+        own[:, :after] += from_left
+        own[:, length - before :] += from_right
+        return own, None, None, None, None
+
+
+def _swap_with_neighbours(
+    to_left: Tensor, to_right: Tensor, num_left: int, num_right: int, group: dist.ProcessGroup, traffic: Traffic
+) -> tuple[Tensor, Tensor]:
+    """Send to both neighbours and receive [B, num_left, ...] and [B, num_right, ...]; zeros beyond the ends."""
+    rank, last = dist.get_rank(group), dist.get_world_size(group) - 1
+    send, receive = [0] * (last + 1), [0] * (last + 1)
+    parts = []
+    if rank > 0:
+        send[rank - 1], receive[rank - 1] = to_left.shape[1], num_left
+        parts.append(to_left)
+    if rank < last:
+        send[rank + 1], receive[rank + 1] = to_right.shape[1], num_right
+        parts.append(to_right)
+    rows = torch.cat(parts, dim=1).transpose(0, 1)
+    received = start_all_to_all(rows, send, receive, group, traffic).wait().transpose(0, 1)
+    B, rest = to_left.shape[0], to_left.shape[2:]
+    left = received[:, :num_left] if rank > 0 else to_left.new_zeros(B, num_left, *rest)
+    right = received[:, received.shape[1] - num_right :] if rank < last else to_left.new_zeros(B, num_right, *rest)
+    return left, right

@@ -1,56 +1,135 @@
 """Attention over a sequence whose shards lie on several workers, equal to one worker's.
 
-In: this shard's queries, keys and values for all heads. Out: this shard's outputs. `HeadsExchange` (Ulysses, Jacobs et al.
-2023): an all-to-all gives each worker the whole sequence for its part of the heads, another brings the outputs back.
+In: this shard's queries, keys and values for all heads. Out: this shard's outputs. Each class wraps an attention core:
 
-Legend: B batch, t tokens of this shard, T of the whole sequence, H heads, D head dimension, P workers, n tensors.
+- `HeadsExchange` (Ulysses, Jacobs et al. 2023): an all-to-all gives each worker the whole sequence for its part of the
+  heads, another brings the outputs back. Any attention; at most as many workers as heads.
+- `BucketsExchange`: each round's tokens travel to their sorted place. LSH attention in window mode; any number of workers.
+- `HaloExchange`: local attention in window mode needs one neighbour's last tokens.
+
+Legend: B batch, t tokens of this shard, T of all shards of the group, H heads, D head dimension, P workers, n tensors.
 """
 
+import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reformer_dist.model.attention import Core
+from reformer_dist.model.attention import Core, LSHCore, attention_dropout
 from reformer_dist.model.context import Context
-from reformer_dist.parallel.collectives import all_gather, all_to_all
+from reformer_dist.model.plans import PADDING, window_rule
+from reformer_dist.model.randomness import mix, pair_keep, token_hash
+from reformer_dist.parallel.bucket_attention import Settings, bucket_attention
+from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all, halo
+from reformer_dist.parallel.routing import Route, Router
+
+_ENTRIES_AT_A_TIME = 1 << 15  # tokens times slices that are under way at a time
 
 
 class HeadsExchange:
-    """Wraps an attention core, which then sees whole sequences and H / P heads."""
+    """Wraps an attention core, which then sees the group's tokens and H / P heads."""
 
-    def __init__(self, core: Core, group: dist.ProcessGroup, sequence_length: int) -> None:
-        """Wrap `core`; `sequence_length` is T without the padding that makes shards equal."""
-        self.core, self.group, self.sequence_length = core, group, sequence_length
-        self.num_shards, self.shard = dist.get_world_size(group), dist.get_rank(group)
+    def __init__(self, core: Core, group: dist.ProcessGroup, traffic: Traffic, length: int | None) -> None:
+        """Wrap `core`; `length` is the whole sequence's without padding, None where the group holds only a part of it."""
+        self.core, self.group, self.traffic, self.length = core, group, traffic, length
+        self.num_workers, self.rank = dist.get_world_size(group), dist.get_rank(group)
 
-    def __call__(
-        self, tensors: tuple[Tensor, ...], context: Context, buckets_BHRT: Tensor | None, training: bool
-    ) -> tuple[Tensor, Tensor | None]:
-        """See `Core`; the buckets are those of this worker's heads and the whole sequence."""
+    def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
+        """See `Core`; what was found is of this worker's heads and the group's tokens."""
         whole = tuple(self._to_heads(torch.stack(tensors)).unbind())
-        out_BTHD, buckets_BHRT = self.core(whole, self._whole(context, tensors[0]), buckets_BHRT, training)
-        return self._to_shards(out_BTHD), buckets_BHRT
+        out_BTHD, found = self.core(whole, self._whole(context, tensors[0]), found, training)
+        return self._to_shards(out_BTHD), found
 
     def _to_heads(self, x_nBtHD: Tensor) -> Tensor:
         """[n, B, t, H, D] of this shard -> [n, B, T, H / P, D] of this worker's heads."""
-        by_heads = torch.stack(x_nBtHD.chunk(self.num_shards, dim=3))
-        by_shards = all_to_all(by_heads, self.group)  # [P, n, B, t, H / P, D]
-        return by_shards.movedim(0, 2).flatten(2, 3)[:, :, : self.sequence_length]
+        by_heads = torch.stack(x_nBtHD.chunk(self.num_workers, dim=3))
+        by_shards = all_to_all(by_heads, self.group, self.traffic)  # [P, n, B, t, H / P, D]
+        return by_shards.movedim(0, 2).flatten(2, 3)[:, :, : self.length]
 
     def _to_shards(self, x_BTHD: Tensor) -> Tensor:
         """[B, T, H / P, D] -> [B, t, H, D]."""
-        padded = pad(x_BTHD, (0, 0, 0, 0, 0, -x_BTHD.shape[1] % self.num_shards))
-        by_shards = torch.stack(padded.chunk(self.num_shards, dim=1))
-        by_heads = all_to_all(by_shards, self.group)  # [P, B, t, H / P, D]
+        padded = pad(x_BTHD, (0, 0, 0, 0, 0, -x_BTHD.shape[1] % self.num_workers))
+        by_shards = torch.stack(padded.chunk(self.num_workers, dim=1))
+        by_heads = all_to_all(by_shards, self.group, self.traffic)  # [P, B, t, H / P, D]
         return by_heads.movedim(0, 2).flatten(2, 3)
 
     def _whole(self, context: Context, x_BtHD: Tensor) -> Context:
         documents_BT = context.documents_BT
         if documents_BT is not None:
-            gathered = all_gather(documents_BT, self.group)  # [P, B, t]
-            documents_BT = gathered.movedim(0, 1).flatten(1)[:, : self.sequence_length]
-        first_head = self.shard * (x_BtHD.shape[2] // self.num_shards)
-        return replace(context, documents_BT=documents_BT, first_position=0, first_head=first_head)
+            gathered = all_gather(documents_BT, self.group, self.traffic)  # [P, B, t]
+            documents_BT = gathered.movedim(0, 1).flatten(1)[:, : self.length]
+        t, H = x_BtHD.shape[1:3]
+        return replace(
+            context,
+            documents_BT=documents_BT,
+            first_position=context.first_position - self.rank * t,
+            first_head=self.rank * (H // self.num_workers),
+        )
+
+
+class BucketsExchange:
+    """Replaces an LSH core: tokens travel to their sorted place in every round. What it finds and reuses are routes."""
+
+    def __init__(self, core: LSHCore, group: dist.ProcessGroup, traffic: Traffic) -> None:
+        """Take the settings of `core`."""
+        self.core, self.group, self.traffic = core, group, traffic
+
+    def __call__(
+        self, tensors: tuple[Tensor, ...], context: Context, found: list[Route] | None, training: bool
+    ) -> tuple[Tensor, list[Route]]:
+        """See `Core`."""
+        qk_BtHD, v_BtHD = tensors
+        config = self.core.config
+        t = qk_BtHD.shape[1]
+        rule = window_rule(config.lsh_window, config.causal, t, with_self=False)
+        dropout = attention_dropout(config, self.core.layer, context, training)
+        hashes_BtH = None
+        if dropout is not None:
+            hashes_BtH = _pair_hashes(dropout.key, context, qk_BtHD)
+        if found is None:
+            buckets_BHRt = self.core.hash(qk_BtHD, context, training)
+            router = Router(rule, self.group, self.traffic, _ENTRIES_AT_A_TIME)
+            hashes_Nt = None if hashes_BtH is None else hashes_BtH.transpose(1, 2).flatten(0, 1)
+            found = router.routes(buckets_BHRt, context.documents_BT, math.prod(config.bucket_factors), hashes_Nt)
+        own_keep_BtH = None
+        if dropout is not None and hashes_BtH is not None:
+            own_keep_BtH = pair_keep(hashes_BtH, hashes_BtH, dropout.probability, v_BtHD.dtype)
+        settings = Settings(rule, self.group, self.traffic, dropout, config.attention_kernel)
+        return bucket_attention(qk_BtHD, v_BtHD, found, own_keep_BtH, settings), found
+
+
+class HaloExchange:
+    """Wraps a local core in window mode, which then sees its shard with the neighbours' nearest tokens around it."""
+
+    def __init__(self, core: Core, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> None:
+        """Wrap `core`, which looks `before` tokens back and `after` ahead."""
+        self.core, self.before, self.after = core, before, after
+        self.group, self.traffic = group, traffic
+
+    def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
+        """See `Core`."""
+        q_BtHD, k_BtHD, v_BtHD = tensors
+        t, before, after = q_BtHD.shape[1], self.before, self.after
+        kv = halo(torch.cat([k_BtHD, v_BtHD], dim=-1), before, after, self.group, self.traffic)
+        k_BSHD, v_BSHD = kv.chunk(2, dim=-1)
+        q_BSHD = pad(q_BtHD, (0, 0, 0, 0, before, after))
+        documents_Bt = context.documents_BT
+        if documents_Bt is None:
+            documents_Bt = torch.zeros(q_BtHD.shape[:2], dtype=torch.int64, device=q_BtHD.device)
+        # A document's number plus one, so that the zeros beyond the ends become padding.
+        documents_BS = halo(documents_Bt - PADDING, before, after, self.group, self.traffic) + PADDING
+        around = replace(context, documents_BT=documents_BS, first_position=context.first_position - before)
+        out_BSHD, found = self.core((q_BSHD, k_BSHD, v_BSHD), around, found, training)
+        return out_BSHD[:, before : before + t], found
+
+
+def _pair_hashes(key: int, context: Context, x_BtHD: Tensor) -> Tensor:
+    """Dropout hashes of (row, position, head), [B, t, H], as `SegmentPlan` draws them."""
+    B, t, H, _ = x_BtHD.shape
+    hashes_Bt = token_hash(key, context.first_row, context.first_position, (B, t), x_BtHD.device)
+    heads_H = torch.arange(context.first_head, context.first_head + H, device=x_BtHD.device)
+    return mix(hashes_Bt[..., None] + heads_H)

@@ -1,9 +1,13 @@
 """Which worker holds which shard of which sequences.
 
 In: the configuration and an initialised torch.distributed (or none, for one process). Out: a `Topology`. Workers of one
-sequence group are consecutive: rank = data_group * sequence_shards + shard.
+sequence group are consecutive, and so are those of it that exchange heads:
+
+    rank = (data_group * bucket_shards + bucket_shard) * head_shards + head_shard
+    shard = bucket_shard * head_shards + head_shard
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -21,8 +25,10 @@ class Topology:
     sequence_shards: int
     sequence_length: int
     """Tokens of a whole sequence, without the padding that makes its shards equal."""
-    sequence_group: dist.ProcessGroup | None
-    """The workers that share this worker's sequences; None where it holds them whole."""
+    head_group: dist.ProcessGroup | None
+    """The workers that divide the heads of the same tokens among them; None without."""
+    bucket_group: dist.ProcessGroup | None
+    """The workers that send tokens to their sorted place among them; None without."""
 
     @property
     def data_groups(self) -> int:
@@ -41,19 +47,35 @@ class Topology:
 
 
 def make_topology(config: Config) -> Topology:
-    """Place this process; every process must call it once, since it creates the sequence groups.
+    """Place this process; every process must call it once, since it creates the groups.
 
     Raises:
         ValueError: the number of processes is not a multiple of parallel.sequence_shards.
     """
     world_size, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    shards = config.parallel.sequence_shards
+    shards, heads = config.parallel.sequence_shards, config.parallel.head_degree
     if world_size % shards:
         raise ValueError(f"parallel.sequence_shards = {shards} does not divide the {world_size} workers; 1 works")
-    group = None
-    for first in range(0, world_size, shards) if shards > 1 else ():
-        timeout = timedelta(seconds=config.parallel.timeout_seconds)
-        candidate = dist.new_group(list(range(first, first + shards)), timeout=timeout)
-        if first <= rank < first + shards:
-            group = candidate
-    return Topology(world_size, rank, shards, config.data.sequence_length, group)
+    timeout = timedelta(seconds=config.parallel.timeout_seconds)
+    head_groups = [range(first, first + heads) for first in range(0, world_size, heads)]
+    bucket_groups = [
+        range(first + head, first + shards, heads) for first in range(0, world_size, shards) for head in range(heads)
+    ]
+    return Topology(
+        world_size,
+        rank,
+        shards,
+        config.data.sequence_length,
+        _own_group(head_groups, rank, timeout),
+        _own_group(bucket_groups, rank, timeout),
+    )
+
+
+def _own_group(groups: Iterable[range], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:
+    """Create all groups, on every process in the same order; the one that this process is in, None if it is alone."""
+    own = None
+    for ranks in groups:
+        if len(ranks) > 1:
+            group = dist.new_group(list(ranks), timeout=timeout)
+            own = group if rank in ranks else own
+    return own

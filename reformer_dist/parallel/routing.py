@@ -1,0 +1,226 @@
+"""Where every token of a sharded sequence belongs in a hash round's order: a distributed stable counting sort.
+
+In: this shard's buckets and documents. Out: a `Route` for every round and some heads: which rows to send to which worker,
+and where the received ones stand. Each worker gets exactly its share of the order, with a halo of neighbours around it,
+however the tokens fall into buckets. Workers exchange counts of buckets, never the sequence.
+
+Legend: B batch, t tokens of this shard, H heads, R hash rounds, N slices (heads of sequences), P workers, S places of a
+worker's part of the order with its halo, M rows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from reformer_dist.model.plans import PADDING, Rule
+from reformer_dist.parallel.collectives import Traffic, start_all_to_all
+
+NO_KEY = -1  # segment of places that hold no token, or padding
+_LAST = (1 << 31) - 1  # segment of padding: behind all others
+_NEVER = 1 << 62
+
+
+@dataclass(frozen=True)
+class Route:
+    """One round's dispatch and combine for some slices. Rows are those of a [B * t * H, ...] matrix."""
+
+    slices: tuple[int, int]
+    """First and last + 1 of the slices."""
+    rows: Tensor
+    """Rows to send, [M] int32, by worker; a row in a halo is sent to two workers."""
+    send: list[int]
+    """How many of them to each worker."""
+    receive: list[int]
+    """How many rows come from each worker."""
+    places: Tensor
+    """Place of each received row among the N * S of this worker, [M'] int32."""
+    own: Tensor
+    """Which received rows are this worker's queries (the others are halo), [M'] bool."""
+    own_rows: Tensor
+    """Rows whose results come back, [N * t] int32, by worker; each once."""
+    own_send: list[int]
+    """How many queries of this worker each worker sent."""
+    own_receive: list[int]
+    """How many results come back from each worker."""
+    is_query_S: Tensor
+    """Which places are this worker's queries, bool; the others are halo or empty."""
+    segments_NS: Tensor
+    """(document, bucket) at each place, int32; NO_KEY where there is none."""
+    hashes_NS: Tensor | None
+    """Dropout hashes at each place, int64; None without dropout."""
+
+
+class Router:
+    """Makes the routes of one attention layer."""
+
+    def __init__(self, rule: Rule, group: dist.ProcessGroup, traffic: Traffic, entries_at_a_time: int) -> None:
+        """Route by a window rule over the workers of `group`.
+
+        Args:
+            rule: says how many places of halo a worker needs.
+            group: the workers that share the sequence, in the order of their shards.
+            traffic: where to count.
+            entries_at_a_time: tokens times slices of one route; bounds the memory under way.
+
+        """
+        assert rule.reach is not None
+        self.rule, self.group, self.traffic = rule, group, traffic
+        self.num_workers, self.rank = dist.get_world_size(group), dist.get_rank(group)
+        self.halo_before, self.halo_after = max(0, rule.reach[1]), max(0, -rule.reach[0])
+        self.entries_at_a_time = entries_at_a_time
+
+    def num_places(self, length: int) -> int:
+        """Places S of a worker's part, whole blocks and the blocks around them included."""
+        rule = self.rule
+        return (rule.before + math.ceil(length / rule.block) + rule.after) * rule.block
+
+    def routes(
+        self, buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: int, hashes_Nt: Tensor | None
+    ) -> list[Route]:
+        """Routes by slices, then rounds."""
+        B, H, R, t = buckets_BHRt.shape
+        segments_RNt = _segments(buckets_BHRt, documents_Bt, num_buckets)
+        ordered_RNt = torch.sort(segments_RNt * t + torch.arange(t, device=segments_RNt.device)).values
+        order_RNt, segments_RNt = ordered_RNt % t, ordered_RNt // t
+        places_RNt = self._global_places(segments_RNt)
+        edges_P = torch.arange(self.num_workers, device=places_RNt.device) * t
+        low_RNP = _count_below(places_RNt, edges_P - self.halo_before)
+        high_RNP = _count_below(places_RNt, edges_P + t + self.halo_after)
+        own_low_RNP, own_high_RNP = _count_below(places_RNt, edges_P), _count_below(places_RNt, edges_P + t)
+        sent_RN2P = torch.stack([high_RNP - low_RNP, own_high_RNP - own_low_RNP], dim=2)
+        received_RN2P = self._swap_counts(sent_RN2P)
+        size = max(1, self.entries_at_a_time // t)
+        routes = []
+        for first in range(0, B * H, size):
+            for r in range(R):
+                part = (r, slice(first, min(first + size, B * H)))
+                routes.append(
+                    self._route(
+                        (first, part[1].stop),
+                        H,
+                        order_RNt[part],
+                        places_RNt[part],
+                        segments_RNt[part],
+                        (low_RNP[part], own_low_RNP[part]),
+                        sent_RN2P[part],
+                        received_RN2P[part],
+                        hashes_Nt,
+                    )
+                )
+        return routes
+
+    def _global_places(self, segments_RNt: Tensor) -> Tensor:
+        """Place of each locally ordered token in the order of all workers' tokens, [R, N, t]."""
+        t = segments_RNt.shape[-1]
+        flat = segments_RNt.flatten(0, 1)
+        starts = torch.ones_like(flat, dtype=torch.bool)
+        starts[:, 1:] = flat[:, 1:] != flat[:, :-1]
+        run = starts.cumsum(-1) - 1
+        num_runs = run[:, -1].max() + 1
+        dist.all_reduce(num_runs, dist.ReduceOp.MAX, group=self.group)
+        width = int(num_runs)
+        values = torch.full((flat.shape[0], width), _NEVER, device=flat.device).scatter_(1, run, flat)
+        counts = torch.zeros_like(values).scatter_add_(1, run, torch.ones_like(run))
+        mine = torch.stack([values, counts.cumsum(-1)])
+        places = torch.arange(t, device=flat.device).expand_as(flat).clone()
+        for peer in range(self.num_workers):
+            theirs = mine.clone() if peer == self.rank else torch.empty_like(mine)
+            dist.broadcast(theirs, dist.get_global_rank(self.group, peer), group=self.group)
+            if peer == self.rank:
+                self.traffic.bytes_sent += mine.nbytes * (self.num_workers - 1)
+                continue
+            # Of an earlier shard all tokens up to this segment come before; of a later one those of smaller segments.
+            runs = torch.searchsorted(theirs[0], flat, right=peer < self.rank)
+            places += torch.where(runs > 0, theirs[1].gather(1, (runs - 1).clamp(min=0)), 0)
+        return places.view_as(segments_RNt)
+
+    def _swap_counts(self, sent_RN2P: Tensor) -> Tensor:
+        """What the others send to this worker, in the layout of what it sends."""
+        ones = [1] * self.num_workers
+        by_worker = sent_RN2P.movedim(-1, 0)
+        return start_all_to_all(by_worker, ones, ones, self.group, self.traffic).wait().movedim(0, -1)
+
+    def _route(
+        self,
+        slices: tuple[int, int],
+        num_heads: int,
+        order_Nt: Tensor,
+        places_Nt: Tensor,
+        segments_Nt: Tensor,
+        lows: tuple[Tensor, Tensor],
+        sent_N2P: Tensor,
+        received_N2P: Tensor,
+        hashes_Nt: Tensor | None,
+    ) -> Route:
+        N, t = order_Nt.shape
+        S, offset = self.num_places(t), self.rule.before * self.rule.block
+        entries, worker, slice_index = _spans(lows[0], sent_N2P[:, 0])
+        at = slice_index * t + entries
+        place = places_Nt.flatten()[at] - worker * t + offset + slice_index * S
+        columns = [place.int(), segments_Nt.flatten()[at].int()]
+        if hashes_Nt is not None:
+            hashes = hashes_Nt[slices[0] : slices[1]].gather(1, order_Nt).flatten()[at]
+            columns.extend(hashes.view(torch.int32).unflatten(0, (-1, 2)).unbind(1))
+        send, receive = sent_N2P[:, 0].sum(0).tolist(), received_N2P[:, 0].sum(0).tolist()
+        table = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.group, self.traffic).wait()
+        places, within = table[:, 0].long(), table[:, 0].long() % S
+        segments_NS = torch.full((N * S,), NO_KEY, dtype=torch.int32, device=table.device)
+        segments_NS[places] = torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1])
+        hashes_NS = None
+        if hashes_Nt is not None:
+            hashes_NS = torch.zeros(N * S, dtype=torch.int64, device=table.device)
+            hashes_NS[places] = table[:, 2:].contiguous().view(torch.int64)[:, 0]
+            hashes_NS = hashes_NS.view(N, S)
+        places_S = torch.arange(S, device=table.device)
+        is_query_S = (places_S >= offset) & (places_S < offset + t)
+        own_entries, _, own_slice = _spans(lows[1], sent_N2P[:, 1])
+        rows_Nt = _matrix_rows(slices, order_Nt, num_heads)
+        return Route(
+            slices,
+            rows_Nt.flatten()[at].int(),
+            send,
+            receive,
+            table[:, 0].clone(),
+            is_query_S[within],
+            rows_Nt.flatten()[own_slice * t + own_entries].int(),
+            received_N2P[:, 1].sum(0).tolist(),
+            sent_N2P[:, 1].sum(0).tolist(),
+            is_query_S,
+            segments_NS.view(N, S),
+            hashes_NS,
+        )
+
+
+def _segments(buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: int) -> Tensor:
+    """(document, bucket) as one number, padding behind all others, [R, N, t] int64."""
+    segments_BHRt = buckets_BHRt.long()
+    if documents_Bt is not None:
+        documents = documents_Bt[:, None, None]
+        segments_BHRt = (documents * num_buckets + segments_BHRt).masked_fill(documents == PADDING, _LAST)
+    return segments_BHRt.permute(2, 0, 1, 3).flatten(1, 2).contiguous()
+
+
+def _count_below(places_RNt: Tensor, edges_P: Tensor) -> Tensor:
+    """How many of each row's ascending places lie below each edge, [R, N, P]."""
+    edges_RNP = edges_P.expand(*places_RNt.shape[:2], -1).contiguous()
+    return torch.searchsorted(places_RNt, edges_RNP)
+
+
+def _spans(low_NP: Tensor, count_NP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The entries low..low+count-1 of every slice for every worker, by worker, then slice: (entry, worker, slice)."""
+    N, P = low_NP.shape
+    counts = count_NP.T.flatten()
+    which = torch.repeat_interleave(torch.arange(N * P, device=counts.device), counts)
+    ahead = (counts.cumsum(0) - counts)[which]
+    entries = low_NP.T.flatten()[which] + torch.arange(which.shape[0], device=counts.device) - ahead
+    return entries, which // N, which % N
+
+
+def _matrix_rows(slices: tuple[int, int], tokens_Nt: Tensor, num_heads: int) -> Tensor:
+    """Row of a token of a slice in a [B * t * H] matrix."""
+    slices_N1 = torch.arange(*slices, device=tokens_Nt.device)[:, None]
+    t = tokens_Nt.shape[1]
+    return (slices_N1 // num_heads * t + tokens_Nt) * num_heads + slices_N1 % num_heads
