@@ -1,5 +1,6 @@
 """Preparing and feeding through Ray Data: the same bytes as one process makes, beside busy workers, and quietly."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -130,10 +131,10 @@ def test_the_job_prints_what_it_made_and_nothing_else(source: Path, tmp_path: Pa
     first, again = prepare_job(*options), prepare_job(*options)
     assert (first.returncode, again.returncode) == (0, 0)
     assert (first.stderr, again.stderr) == ("", "")
-    assert [line.split(":")[0].split()[0] for line in first.stdout.splitlines()] == [
-        "preparing", "prepared", "corpus", "train", "validation",
-    ]  # fmt: skip
-    assert again.stdout == "".join(first.stdout.splitlines(keepends=True)[2:])
+    # A slow machine also reports how far it is: "prepared 1 of 2 files".
+    lines = [line for line in first.stdout.splitlines() if not line.endswith(" files")]
+    assert [re.split(r"\W", line)[0] for line in lines] == ["preparing", "prepared", "corpus", "train", "validation"]
+    assert again.stdout.splitlines() == lines[2:]
     assert "padding" in first.stdout
 
 
