@@ -75,7 +75,7 @@ def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_shard
     Args:
         folder: folder or URL of the run (see `new_folder`), the checkpoint's parent.
         state: as of now.
-        weights: the model's state_dict on rank 0.
+        weights: the model's state_dict on rank 0, of tensors that share no memory.
         save_shards: writes this worker's part of the engine's state into a local folder.
 
     Returns:

@@ -219,17 +219,19 @@ def _unimportable(name: str) -> Iterator[None]:
 
 @contextmanager
 def _float64(wanted: bool) -> Iterator[None]:
-    """Let ZeRO keep master weights and reduce gradients in float64, for which its configuration has no word.
+    """Let ZeRO add up and reduce gradients and keep master weights in float64, for which its configuration has no word.
 
-    Only the factor of clipping stays float32.
+    Only the norm, and so the factor of clipping, stays float32.
     """
     if not wanted:
         yield
         return
-    from deepspeed.runtime import base_optimizer, config
+    from deepspeed.runtime import base_optimizer, config, engine
 
+    float64 = torch.float64
     with (
-        mock.patch.object(config, "get_communication_data_type", return_value=torch.float64),
+        mock.patch.object(engine.DeepSpeedEngine, "get_data_types", return_value=(float64, float64)),
+        mock.patch.object(config, "get_communication_data_type", return_value=float64),
         mock.patch.object(base_optimizer.ZeROOptimizer, "_configure_master_weights", _float64_master_weights),
     ):
         yield

@@ -22,9 +22,11 @@ def first_cause(errors: Mapping[int, BaseException]) -> tuple[int, BaseException
 
 
 def one_line(error: BaseException) -> str:
-    """An error's last line, which of a traceback is the exception itself."""
+    """Kind and reason of an error; of a worker's traceback, which Ray Train gives as text, the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    if lines and lines[0].startswith("Traceback"):
+        return lines[-1]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def explain(error: BaseException, folder: str) -> str:

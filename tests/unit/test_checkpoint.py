@@ -1,0 +1,129 @@
+"""Checkpoints: written whole or not at all, verified, found again, and refused with a reason."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from reformer_dist.config import Config, ConfigError, load_config
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.training import checkpoint, resume
+from tests.corpora import prepare_here, random_documents, write_documents
+
+SETTINGS = {"model.embed_dim": 16, "model.num_heads": 2, "model.feed_forward_dim": 16, "model.tie_embeddings": True}
+
+
+@pytest.fixture(autouse=True)
+def one_worker() -> Iterator[None]:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def make_config(storage: str, **changes: object) -> Config:
+    return load_config(None, {**SETTINGS, "train.storage": storage, **changes})
+
+
+def write(folder: str, step: int, config: Config, **changes: object) -> str:
+    """A checkpoint of an untrained model, with a stand-in for the engine's files."""
+    fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
+    state = checkpoint.State(step=step, config=config, **fields)
+
+    def save_shards(local: Path) -> None:
+        (local / "state").mkdir(parents=True)
+        (local / "state" / "rank0.pt").write_bytes(b"optimizer" * step)
+
+    weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
+    return checkpoint.save(folder, state, weights, save_shards)
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_model_comes_back_from_a_folder_or_url(scheme: str, tmp_path: Path) -> None:
+    config = make_config(scheme + str(tmp_path))
+    path = write(checkpoint.new_folder(config.train.storage, "a"), 7, config)
+    assert checkpoint.latest(config.train.storage, "a") == path
+    model, read_config, tokenizer = checkpoint.load_model(path)
+    assert (read_config, tokenizer.name) == (config, "bytes")
+    for name, value in ReformerLM(config.model).state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    assert not model.training
+    with checkpoint.shards(path) as folder:
+        assert (folder / "state" / "rank0.pt").read_bytes() == b"optimizer" * 7
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "deepspeed/state/rank0.pt", "config.yaml"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
+def test_damage_is_named_and_passed_over(name: str, damage: str, tmp_path: Path) -> None:
+    folder, config = str(tmp_path / "run"), make_config(str(tmp_path))
+    good, bad = write(folder, 1, config), write(folder, 2, config)
+    file = Path(bad) / name
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    else:
+        file.write_bytes(content[:-1] if damage == "truncated" else bytes([content[0] ^ 1]) + content[1:])
+    with pytest.raises(ConfigError, match=f"{bad}: {name}"):
+        checkpoint.verify(bad)
+    said: list[str] = []
+    assert checkpoint.newest(folder, said.append) == good
+    assert len(said) == 1
+    assert name in said[0]
+
+
+def test_interrupted_write_is_no_checkpoint(tmp_path: Path) -> None:
+    folder, config = str(tmp_path / "run"), make_config(str(tmp_path))
+    good, torn = write(folder, 1, config), write(folder, 2, config)
+    (Path(torn) / "manifest.json").unlink()
+    said: list[str] = []
+    assert checkpoint.newest(folder, said.append) == good
+    assert said == []
+    assert write(folder, 2, config) == torn
+    assert checkpoint.newest(folder) == torn
+
+
+def test_prune_keeps_the_newest_whole_ones(tmp_path: Path) -> None:
+    folder, config = str(tmp_path / "run"), make_config(str(tmp_path))
+    paths = [write(folder, step, config) for step in (1, 2, 3, 10)]
+    (Path(paths[2]) / "manifest.json").unlink()
+    checkpoint.prune(folder, 2)
+    assert [path for path in paths if Path(path).exists()] == [paths[1], paths[3]]
+
+
+def test_a_new_start_hides_older_checkpoints(tmp_path: Path) -> None:
+    storage, config = str(tmp_path), make_config(str(tmp_path))
+    first = checkpoint.new_folder(storage, "a")
+    write(first, 500, config)
+    second = checkpoint.new_folder(storage, "a")
+    assert second != first
+    newer = write(second, 5, config)
+    assert checkpoint.latest(storage, "a") == newer
+    with pytest.raises(ConfigError, match=r"train\.run_name = b"):
+        checkpoint.latest(storage, "b")
+
+
+def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+    corpus = prepare_here(source, tmp_path)
+    config = make_config(str(tmp_path), **{"train.run_name": "a"})
+    folder = checkpoint.new_folder(str(tmp_path), "a")
+    path = write(folder, 5, config, corpus_hash=corpus.hash)
+
+    def decide(**changes: object) -> resume.Place:
+        return resume.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
+
+    assert decide() == resume.Place(folder, path, 5, "r")
+    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5}).start == path
+    anew = decide(**{"train.resume": "none"})
+    assert (anew.start, anew.run_id) == (None, None)
+    assert anew.folder != folder
+    from_path = decide(**{"train.run_name": "b", "train.resume": path})
+    assert (from_path.start, from_path.step, from_path.run_id) == (path, 5, None)
+    with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
+        decide(**{"model.num_hashes": 2})
+    with pytest.raises(ConfigError, match=r"train\.workers = 1 with parallel\.zero_stage = 1 works"):
+        decide(**{"train.workers": 2, "train.batch_size": 2})
+    write(folder, 6, config, corpus_hash="another")
+    with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
+        decide()

@@ -1,0 +1,87 @@
+"""MLflow: what a run holds, and that steps are logged once whatever happens to the training."""
+
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from reformer_dist import tracking
+from reformer_dist.config import Config, ConfigError, load_config
+from reformer_dist.training.curve import learning_curve
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+def make_config(storage: Path, **changes: object) -> Config:
+    return load_config(None, {"train.storage": str(storage), **changes})
+
+
+def test_run_holds_the_whole_configuration(storage: Path) -> None:
+    config = make_config(storage, **{"model.layers": "local,lsh", "train.run_name": "mine"})
+    parent = tracking.start(config)
+    run = tracking.start(config, parent_run=parent.id)
+    run.finish()
+    found = MlflowClient(run.uri).get_run(run.id)
+    assert found.data.params["model.layers"] == "['local', 'lsh']"
+    assert found.data.params["optimizer.learning_rate"] == "0.001"
+    assert len(found.data.params) > 60
+    assert found.data.tags["mlflow.parentRunId"] == parent.id
+    assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
+    assert found.info.artifact_uri.startswith(f"file://{storage}")
+
+
+def test_each_step_is_logged_once(storage: Path) -> None:
+    """A worker is lost at step 1500 and training goes back to 1000; then the job itself is started again from 1200."""
+    config = make_config(storage)
+    run = tracking.start(config)
+    for step in (*range(1, 1501), *range(1001, 1801)):
+        run.log(step, {"train/loss": float(step)})
+    run.finish("FAILED")
+    assert MlflowClient(run.uri).get_run(run.id).info.status == "FAILED"
+    again = tracking.start(config, run_id=run.id)
+    for step in range(1201, 2001):
+        again.log(step, {"train/loss": float(step), "validation/loss": 1.0})
+    again.finish()
+    assert again.id == run.id
+    assert again.history("train/loss") == [(step, float(step)) for step in range(1, 2001)]
+    assert [step for step, _ in again.history("validation/loss")] == list(range(1201, 2001))
+    assert again.last_metrics()["train/loss"] == 2000.0
+
+
+def test_a_vanished_run_is_begun_anew(storage: Path) -> None:
+    run = tracking.start(make_config(storage), run_id="0123456789abcdef0123456789abcdef")
+    run.finish()
+    assert run.id != "0123456789abcdef0123456789abcdef"
+
+
+def test_unreachable_server_is_one_quick_line(storage: Path) -> None:
+    start = time.monotonic()
+    with pytest.raises(ConfigError, match=r"tracking\.uri = http://127\.0\.0\.1:9 does not answer") as caught:
+        tracking.start(make_config(storage, **{"tracking.uri": "http://127.0.0.1:9"}))
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - start < 10
+
+
+def test_remote_storage_needs_a_server() -> None:
+    with pytest.raises(ConfigError, match=r"tracking\.uri is not given"):
+        tracking.tracking_uri(load_config(None, {"train.storage": "memory://runs"}))
+
+
+def test_learning_curve_shows_every_point_and_the_baseline(storage: Path) -> None:
+    figure = learning_curve([(1, 8.0), (2, 6.0), (3, 5.0)], [(3, 5.5)], 4.9, 1000, "byte")
+    axes = figure.axes[0]
+    curves = [line.get_xydata().tolist() for line in axes.lines]
+    assert [[1.0, 8.0], [2.0, 6.0], [3.0, 5.0]] in curves
+    assert [[3.0, 5.5]] in curves
+    assert [[0.0, 4.9], [1.0, 4.9]] in curves
+    run = tracking.start(make_config(storage))
+    run.log_figure("learning_curve.png", figure)
+    run.log_text("sample.txt", "text")
+    assert {artifact.path for artifact in MlflowClient(run.uri).list_artifacts(run.id)} == {
+        "learning_curve.png",
+        "sample.txt",
+    }
