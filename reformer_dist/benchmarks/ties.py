@@ -4,13 +4,15 @@ In: a size. Out: a table of bucket choices that differ, and the largest differen
 """
 
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.model.attention import Attention, LSHCore
-from reformer_dist.model.decoding import Decoder
+from reformer_dist.model import decoding
+from reformer_dist.model.hashing import hash_buckets
 from reformer_dist.model.reformer import ReformerLM
 
 LENGTHS = {"small": 1024, "paper": 8192}
@@ -38,23 +40,14 @@ def compare(length: int, seed: int) -> tuple[int, int, float]:
 
 def _watched(model: ReformerLM, stretches: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Buckets of each LSH layer, [B, H, R, T], and logits, when the stretches are read one after the other."""
-    cores = [m.core for m in model.modules() if isinstance(m, Attention) and isinstance(m.core, LSHCore)]
-    found: list[list[Tensor]] = [[] for _ in cores]
-    hooks = [_record(core, buckets) for core, buckets in zip(cores, found, strict=True)]
-    decoder = Decoder(model)
-    logits = torch.cat([decoder.read(stretch) for stretch in stretches], dim=1)
-    for core in hooks:
-        del core.hash  # type: ignore[method-assign]
-    return [torch.cat(buckets, dim=-1) for buckets in found], logits
+    found: list[Tensor] = []
 
+    def hash_and_keep(*arguments: Any) -> Tensor:
+        found.append(hash_buckets(*arguments))
+        return found[-1]
 
-def _record(core: LSHCore, buckets: list[Tensor]) -> LSHCore:
-    plain = core.hash
-
-    def hash_and_keep(*arguments: object) -> Tensor:
-        result = plain(*arguments)  # type: ignore[arg-type]
-        buckets.append(result)
-        return result
-
-    core.hash = hash_and_keep  # type: ignore[method-assign]
-    return core
+    with mock.patch.object(decoding, "hash_buckets", hash_and_keep):
+        decoder = decoding.Decoder(model)
+        logits = torch.cat([decoder.read(stretch) for stretch in stretches], dim=1)
+    layers = model.config.layers.count("lsh")
+    return [torch.cat(found[layer::layers], dim=-1) for layer in range(layers)], logits
