@@ -7,8 +7,10 @@ from threading import Thread
 
 import numpy as np
 import pytest
+import xxhash
 
 from reformer_dist.config import ConfigError, DataConfig
+from reformer_dist.data import prepare as preparing
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.stores import open_store
@@ -82,13 +84,27 @@ def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, 
         Corpus.open(corpus.folder)
 
 
-def test_unigram_bits_are_the_entropy_of_bytes_and_document_ends(tmp_path: Path) -> None:
-    # 3 bytes in 4 are "a": with many documents alike, both splits have the same frequencies.
-    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 1000 for i in range(40)}), tmp_path)
-    shares = np.array([3000, 1000, 1]) / 4001
-    entropy = -(shares * np.log2(shares)).sum()
-    assert corpus.unigram_bits("train") == pytest.approx(entropy, rel=0.01)
-    assert corpus.unigram_bits("validation") == pytest.approx(entropy, rel=0.01)
+def test_unigram_bits_count_bytes_and_document_ends(tmp_path: Path) -> None:
+    # All documents alike, so both splits have the same frequencies: 15 a, 5 b and one end in each document.
+    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 5 for i in range(400)}), tmp_path)
+    num_documents = corpus.manifest.train.documents
+    total = 21 * num_documents + 256  # one is added to each of 256 counts
+    costs = {n: -np.log2((n * num_documents + 1) / total) for n in (15, 5, 1)}
+    expected = sum(n * cost for n, cost in costs.items()) / 21
+    assert corpus.unigram_bits("train") == pytest.approx(expected, rel=1e-12)
+    assert corpus.unigram_bits("validation") == pytest.approx(expected, rel=1e-12)
+
+
+def test_reading_crosses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
+    corpus = prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
+    ends = np.cumsum([file.tokens for file in corpus.manifest.train.token_files])
+    assert len(ends) > 5
+    whole = b"".join(DOCUMENTS[name] for name in corpus.document_names("train"))
+    assert corpus.read("train", 0, len(whole)).tobytes() == whole
+    for end in ends[:-1]:
+        assert corpus.read("train", end, end + 3).tobytes() == whole[end : end + 3]
+        assert corpus.read("train", end - 2, end).tobytes() == whole[end - 2 : end]
 
 
 def test_a_corpus_travels_to_another_process(corpus: Corpus) -> None:
@@ -98,10 +114,18 @@ def test_a_corpus_travels_to_another_process(corpus: Corpus) -> None:
 
 
 def test_few_documents_are_each_cut_to_hold_out_their_end(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "s", {"one.txt": b"x" * 900 + b"y" * 100, "two.txt": b"x" * 90 + b"y" * 10})
-    corpus = prepare_here(source, tmp_path, 0.1)
+    # The hash of world_factbook.txt is below 0.1, but half of all text would be too much to hold out.
+    texts = {"poems.txt": b"x" * 900 + b"y" * 100, "world_factbook.txt": b"x" * 90 + b"y" * 10}
+    corpus = prepare_here(write_documents(tmp_path / "s", texts), tmp_path, 0.1)
     assert corpus.read("train", 0, 990).tobytes() == b"x" * 990
     assert corpus.read("validation", 0, 110).tobytes() == b"y" * 110
+
+
+def test_documents_that_all_hash_to_one_split_are_cut_as_well(tmp_path: Path) -> None:
+    names = [name for name in map(str, range(60)) if xxhash.xxh3_64_intdigest(name.encode()) >= 2**64 // 5][:30]
+    corpus = prepare_here(write_documents(tmp_path / "s", dict.fromkeys(names, b"0123456789")), tmp_path, 0.2)
+    assert corpus.manifest.held_out == "ends"
+    assert corpus.read("validation", 0, 4).tobytes() == b"8989"
 
 
 def test_a_folder_leaves_binary_files_out_and_counts_them(tmp_path: Path) -> None:
