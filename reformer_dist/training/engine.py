@@ -187,9 +187,10 @@ _TAG = "state"
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Any:
     deepspeed = _deepspeed()
     muon = "deepspeed.runtime.zero.muon.muon_optimizer"  # an optimizer whose import loads torch's compiler
-    with _float64(config.train.dtype == "float64"), _unimportable(muon):
+    zero = config.parallel.zero_stage > 0
+    with _float64(zero and config.train.dtype == "float64"), _unimportable(muon):
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
-    if config.train.dtype == "float64" and config.parallel.zero_stage == 0:
+    if config.train.dtype == "float64" and not zero:
         engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
     return engine
 

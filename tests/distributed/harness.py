@@ -18,12 +18,22 @@ import torch.multiprocessing as mp
 _pools: dict[int, "_Pool"] = {}
 
 
-def run_ranks(function: Callable[..., Any], num_ranks: int, *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_ranks(
+    function: Callable[..., Any], num_ranks: int, *args: Any, timeout: float = 120.0, fresh: bool = False
+) -> list[Any]:
     """Call `function(*args)` on every rank of a gloo group of `num_ranks`; their results by rank.
+
+    `fresh` processes are used for this call alone.
 
     Raises:
         RuntimeError: a rank raised (its traceback is the message) or did not answer in time.
     """
+    if fresh:
+        pool = _Pool(num_ranks)
+        try:
+            return pool.run(function, args, timeout)
+        finally:
+            pool.close()
     if num_ranks not in _pools:
         _pools[num_ranks] = _Pool(num_ranks)
     try:
@@ -53,7 +63,10 @@ class _Pool:
         for rank, connection in enumerate(self.connections):
             if not connection.poll(timeout):
                 raise RuntimeError(f"rank {rank} did not answer within {timeout} s")
-            answers.append(connection.recv())
+            try:
+                answers.append(connection.recv())
+            except EOFError:
+                answers.append((False, "the process died"))
         failures = [f"rank {rank}:\n{answer}" for rank, (ok, answer) in enumerate(answers) if not ok]
         if failures:
             raise RuntimeError("\n".join(failures))
