@@ -35,7 +35,7 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 }
 """ModelConfig's fields that Hugging Face has one to one: its name, and the value where config.json is silent."""
 
-_ONLY_LSH = ("num_hashes", "num_buckets", "lsh_window", "attention_dropout", "hash_seed")
+_ONLY_LSH = ("lsh_window", "attention_dropout")  # may be null where no layer is lsh
 _CHUNK_SIZES = {"feed_forward_chunk": "chunk_size_feed_forward", "loss_chunk": "chunk_size_lm_head"}  # 0: all at once
 
 _ACTIVATIONS = {
@@ -71,10 +71,10 @@ def read_config(theirs: Mapping[str, Any]) -> ModelConfig:
     ours = {name: theirs.get(field, default) for name, (field, default) in _FIELDS.items()}
     try:
         _check_layers(ours["layers"])
-        if "lsh" not in ours["layers"]:
-            ours = {name: value for name, value in ours.items() if name not in _ONLY_LSH}
-        for name, value in ours.items():
-            if value is None and name not in ("num_buckets", "hash_seed"):
+        for name, value in list(ours.items()):
+            if value is None and name in _ONLY_LSH and "lsh" not in ours["layers"]:
+                del ours[name]
+            elif value is None and name not in ("num_buckets", "hash_seed"):
                 raise ConfigError(f"model.{name} = None is not supported; {_FIELDS[name][1]!r} works")
         ours["activation"] = _our_activation(ours["activation"])
         for kind in sorted(set(ours["layers"])):

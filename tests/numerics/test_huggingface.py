@@ -3,231 +3,191 @@
 Rows of padding are left out: Hugging Face lets them attend to real tokens, and no one reads them.
 """
 
-import dataclasses
 import json
-import math
-import random
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedModel, ReformerConfig, ReformerForMaskedLM, ReformerModelWithLMHead
-from transformers.models.reformer.modeling_reformer import LSHSelfAttention
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    ReformerConfig,
+    ReformerModelWithLMHead,
+)
+from transformers.activations import ACT2FN
 
 from reformer_dist import ModelConfig, ReformerLM
+from reformer_dist.model.feed_forward import ACTIVATIONS
 from reformer_dist.model.huggingface import from_pretrained, to_pretrained
+from reformer_dist.model.huggingface_config import read_config
+from tests.numerics.checkpoints import BASE, CHECKPOINTS, Checkpoint, Results, our_results, their_results
 
 TOLERANCES = {torch.float32: (1e-5, 1e-4, 1e-6), torch.float64: (1e-10, 1e-9, 1e-10)}
 """Of logits, and of gradients as a share of the parameter's largest one and beyond it."""
 
-TRANSLATIONS = [
-    (r"^embedding\.", "reformer.embeddings.word_embeddings."),
-    (r"^positions\.axis_", "reformer.embeddings.position_embeddings.weights."),
-    (r"^positions\.weight", "reformer.embeddings.position_embeddings.embedding.weight"),
-    (r"^output\.norm_", "reformer.encoder.layer_norm."),
-    (r"^output\.", "lm_head.decoder."),
-    (r"^stack\.blocks", "reformer.encoder.layers"),
-    (r"\.norm[._]", ".layer_norm."),
-    (r"attention\.projections", "attention.self_attention"),
-    (r"attention\.output\.", "attention.output.dense."),
-    (r"feed_forward\.inner_", "feed_forward.dense.dense."),
-    (r"feed_forward\.output_", "feed_forward.output.dense."),
-]
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint's settings that differ from `BASE`, and the input: its length and the layout of its padding."""
-
-    length: int
-    padding: str = "none"
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    seed: int = 0
-
-    def __str__(self) -> str:
-        settings = ",".join(f"{key}={value}" for key, value in self.settings.items())
-        return f"{self.length}-{self.padding}-{settings}".replace(" ", "")
-
-    def model(self, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
-        """Return transformers' model, with weights far from their initial ones and large enough to matter."""
-        config = ReformerConfig(**{**BASE, **self.settings})
-        model = (ReformerModelWithLMHead if config.is_decoder else ReformerForMaskedLM)(config).to(dtype)
-        generator = torch.Generator().manual_seed(self.seed)
-        for name, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator, dtype=dtype)
-            if parameter.dim() == 1:
-                parameter.data = 0.3 * noise + float("layer_norm.weight" in name)
-            else:
-                parameter.data = noise * (1.0 if "embeddings" in name else parameter.shape[1] ** -0.5)
-        return model.eval()
-
-    def inputs(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return tokens, labels and the attention mask; padding is not scored."""
-        generator = torch.Generator().manual_seed(self.seed)
-        shape = 2, self.length
-        tokens, labels = torch.randint(BASE["vocab_size"], (2, *shape), generator=generator)
-        mask = torch.ones(shape, dtype=torch.int64)
-        if self.padding == "none":
-            return tokens, labels, None
-        if self.padding == "behind":
-            mask[1, self.length - self.length // 3 :] = 0
-        elif self.padding == "scattered":
-            mask[torch.rand(shape, generator=generator) < 0.3] = 0
-        return tokens, labels.where(mask == 1, -100), mask
-
-
-BASE: dict[str, Any] = {
-    "vocab_size": 19,
-    "hidden_size": 8,
-    "num_attention_heads": 2,
-    "attention_head_size": 5,
-    "feed_forward_size": 11,
-    "attn_layers": ["local", "lsh"],
-    "axial_pos_shape": [8, 16],
-    "axial_pos_embds_dim": [3, 5],
-    "max_position_embeddings": 128,
-    "num_hashes": 2,
-    "num_buckets": 6,
-    "lsh_attn_chunk_length": 4,
-    "local_attn_chunk_length": 4,
-    "is_decoder": True,
-    "hash_seed": 7,
-}
-
-
-NO_CACHE = {ReformerModelWithLMHead: {"use_cache": False}, ReformerForMaskedLM: {}}
-"""Arguments without which a padded sequence's buckets are cut short and the backward pass fails."""
-
-
-def random_checkpoint(seed: int) -> Checkpoint:
-    """Draw any mixture of settings."""
-    draw = random.Random(seed)
-    causal = draw.random() < 0.5
-    width = draw.choice([6, 8, 12])
-    first = draw.randint(1, width - 1)
-    local, lsh = draw.randint(2, 7), draw.randint(2, 7)
-    settings = {
-        "hidden_size": width,
-        "num_attention_heads": draw.randint(1, 3),
-        "attention_head_size": draw.randint(1, 6),
-        "feed_forward_size": draw.randint(1, 12),
-        "attn_layers": draw.choices(["local", "lsh"], k=draw.randint(1, 4)),
-        "axial_pos_embds": draw.random() < 0.7,
-        "axial_pos_embds_dim": [first, width - first],
-        "num_hashes": draw.randint(1, 5),
-        "num_buckets": draw.choice([2, 4, 10, [4], [2, 4], [4, 6, 2]]),
-        "lsh_attn_chunk_length": lsh,
-        "local_attn_chunk_length": local,
-        "lsh_num_chunks_before": draw.randint(0, 2),
-        "local_num_chunks_before": draw.randint(0, 2),
-        "lsh_num_chunks_after": 0 if causal else draw.randint(0, 2),
-        "local_num_chunks_after": 0 if causal else draw.randint(0, 2),
-        "is_decoder": causal,
-        "hash_seed": draw.randint(0, 2**31),
-        "hidden_act": draw.choice(["relu", "gelu", "gelu_new", "silu"]),
-        "layer_norm_eps": draw.choice([1e-12, 1e-5, 1e-3]),
-    }
-    length = draw.choice([1, 2, min(local, lsh), max(local, lsh), math.lcm(local, lsh), draw.randint(3, 60)])
-    return Checkpoint(length, draw.choice(["none", "behind", "scattered", "full"]), settings, seed)
-
-
-CHECKPOINTS = [
-    *(random_checkpoint(seed) for seed in range(60)),
-    Checkpoint(1),
-    Checkpoint(3, "behind", {"local_attn_chunk_length": 6}),
-    Checkpoint(5, "none", {"lsh_attn_chunk_length": 6}),
-    Checkpoint(17, "behind", {"num_buckets": 2, "num_hashes": 8}),
-    Checkpoint(40, "none", {"num_attention_heads": 1, "attention_head_size": 3}),
-    Checkpoint(8, "none", {"num_hashes": 1, "lsh_num_chunks_before": 2, "local_num_chunks_before": 2}),
-    Checkpoint(33, "scattered", {"is_decoder": False, "attn_layers": ["lsh"], "num_hashes": 8}),
-    Checkpoint(
-        31, "behind", {"lsh_attn_chunk_length": 3, "local_attn_chunk_length": 7, "attn_layers": ["lsh", "local"]}
-    ),
-    Checkpoint(128, "none", {"attn_layers": ["local", "lsh"] * 3, "num_buckets": [4, 4]}),
-    Checkpoint(50, "none", {"max_position_embeddings": 1000}),
-    Checkpoint(50, "none", {"tie_word_embeddings": True, "chunk_size_lm_head": 1, "chunk_size_feed_forward": 1}),
-]
-
-
-def compare(checkpoint: Checkpoint, theirs: PreTrainedModel, ours: ReformerLM) -> None:
-    """Hold the logits of real tokens, their buckets, and every weight's gradient against each other."""
-    logits_atol, gradients_rtol, gradients_atol = TOLERANCES[theirs.dtype]
-    tokens, labels, mask = checkpoint.inputs()
-    documents = None if mask is None else mask - 1
-    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-    their_logits, their_buckets = their_results(theirs, tokens, mask)
-    our_logits, our_buckets = our_results(ours, tokens, documents)
-    torch.testing.assert_close(our_logits[real], their_logits[real], rtol=0, atol=logits_atol)
-    for layer, buckets in their_buckets.items():
-        where = real[:, None, None].expand_as(our_buckets[layer])
-        assert torch.equal(our_buckets[layer][where].long(), buckets[..., : checkpoint.length][where]), f"layer {layer}"
-
-    torch.nn.functional.cross_entropy(their_logits.flatten(0, 1), labels.flatten(), reduction="sum").backward()
-    ours.loss(tokens, labels, documents=documents)[0].backward()
-    gradients = {name: parameter.grad for name, parameter in theirs.named_parameters() if name != "lm_head.bias"}
-    named = {their_name(name): parameter.grad for name, parameter in ours.named_parameters() if name != "output.bias"}
-    assert named.keys() == gradients.keys()
-    for name, gradient in gradients.items():
+def assert_same(ours: Results, theirs: Results, real: torch.Tensor) -> None:
+    """Compare at the `real` tokens [B, T]."""
+    logits_atol, gradients_rtol, gradients_atol = TOLERANCES[theirs.logits.dtype]
+    torch.testing.assert_close(ours.logits[real], theirs.logits[real], rtol=0, atol=logits_atol)
+    for layer, buckets in theirs.buckets.items():
+        where = real[:, None, None].expand_as(buckets)
+        assert torch.equal(ours.buckets[layer][where].long(), buckets[where]), f"buckets of layer {layer}"
+    assert ours.gradients.keys() - theirs.gradients.keys() == {"lm_head.bias"}  # which transformers 5 does not add
+    for name, gradient in theirs.gradients.items():
         atol = gradients_atol + gradients_rtol * float(gradient.abs().max())
-        torch.testing.assert_close(named[name].view_as(gradient), gradient, rtol=0, atol=atol, msg=name)
+        torch.testing.assert_close(ours.gradients[name].view_as(gradient), gradient, rtol=0, atol=atol, msg=name)
 
 
-def their_name(name: str) -> str:
-    """Translate a parameter's name; a pattern at a time, to share nothing with the code under test."""
-    for ours, theirs in TRANSLATIONS:
-        name = re.sub(ours, theirs, name)
-    return name
-
-
-def their_results(model: PreTrainedModel, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, dict[int, Tensor]]:
-    """Return logits, and the buckets [B, H, R, T] of each layer that hashed; the backward pass works afterwards."""
-    buckets = {}
-
-    def keep(module: LSHSelfAttention, _: Any, output: Any) -> None:
-        if output.buckets is not None:
-            rounds = torch.arange(output.buckets.shape[2])[:, None]
-            factors = module.num_buckets
-            num_buckets = factors if isinstance(factors, int) else math.prod(factors)
-            padded = int((output.buckets - rounds * num_buckets >= num_buckets).any())  # pads are one bucket more
-            buckets[module.layer_idx] = output.buckets - rounds * (num_buckets + padded)
-
-    modules = [module for module in model.modules() if isinstance(module, LSHSelfAttention)]
-    hooks = [module.register_forward_hook(keep) for module in modules]
-    for layer in model.reformer.encoder.layers:
-        layer.training = True  # of the layer alone: it refuses a backward pass otherwise, and dropout stays off
-    logits = model(tokens, attention_mask=mask, **NO_CACHE[type(model)]).logits
-    for hook in hooks:
-        hook.remove()
-    return logits, buckets
-
-
-def our_results(model: ReformerLM, tokens: Tensor, documents: Tensor | None) -> tuple[Tensor, dict[int, Tensor]]:
-    buckets: dict[int, Tensor] = {}
-    attentions = [(layer, block.attention) for layer, block in enumerate(model.stack.blocks)]
-    hooks = [
-        attention.register_forward_hook(lambda _, __, output, layer=layer: buckets.update({layer: output[1]}))
-        for layer, attention in attentions
-    ]
-    with torch.no_grad():
-        logits = model(tokens, documents=documents)
-    for hook in hooks:
-        hook.remove()
-    return logits, buckets
-
-
-def save_and_load(model: PreTrainedModel, folder: Path, **options: Any) -> ReformerLM:
-    model.save_pretrained(folder, **options)
-    return from_pretrained(folder)
+def check(checkpoint: Checkpoint, theirs: PreTrainedModel, ours: ReformerLM) -> None:
+    tokens, labels, mask = checkpoint.inputs()
+    expected = their_results(theirs, tokens, labels, mask)
+    for kernel in ("auto", "plain"):
+        model = ours.with_settings(attention_kernel=kernel)
+        assert_same(our_results(model, tokens, labels, mask), expected, labels != -100)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=str)
 def test_a_checkpoint_computes_the_same(checkpoint: Checkpoint, dtype: torch.dtype, tmp_path: Path) -> None:
     theirs = checkpoint.model(dtype)
-    compare(checkpoint, theirs, save_and_load(theirs, tmp_path))
+    theirs.save_pretrained(tmp_path)
+    check(checkpoint, theirs, from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("shape", [[8, 16], [8, 4, 4]], ids=str)
+def test_training_computes_the_same(shape: list[int], tmp_path: Path) -> None:
+    """In training transformers wants whole sequences; three axes work there alone."""
+    no_dropout = {f"{name}_prob": 0.0 for name in ("hidden_dropout", "local_attention_probs_dropout")}
+    dims = [3, 5] if len(shape) == 2 else [2, 2, 4]
+    checkpoint = Checkpoint(128, settings={"axial_pos_shape": shape, "axial_pos_embds_dim": dims, **no_dropout})
+    theirs = checkpoint.model().train()
+    theirs.save_pretrained(tmp_path)
+    check(checkpoint, theirs, from_pretrained(tmp_path).train())
+
+
+def test_long_lists_are_attended_stretch_by_stretch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A token that sees nothing else in any round mixes them by scores of -1e5, whose rounding shows in float32."""
+    monkeypatch.setattr("reformer_dist.model.plans._ENTRIES_IN_A_STRETCH", 8)
+    checkpoint = Checkpoint(40, settings={"num_hashes": 3})
+    theirs = checkpoint.model()
+    theirs.save_pretrained(tmp_path)
+    check(checkpoint, theirs, from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize(("chunk", "length"), [(4, 128), (2, 128), (64, 128), (128, 128)])
+def test_open_num_buckets_are_those_of_the_longest_sequence(chunk: int, length: int, tmp_path: Path) -> None:
+    checkpoint = Checkpoint(length, settings={"num_buckets": None, "lsh_attn_chunk_length": chunk})
+    theirs = checkpoint.model()
+    theirs.save_pretrained(tmp_path)
+    check(checkpoint, theirs, from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ACT2FN if name not in ("gelu_10", "laplace", "prelu", "sqrtsoftplus", "xielu")]
+)
+def test_activations(name: str) -> None:
+    x = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    ours = ACTIVATIONS[read_config({**BASE, "hidden_act": name}).activation](x)
+    torch.testing.assert_close(ours, ACT2FN[name](x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("version", "adds"), [("5.23.0", False), ("4.57.1", True), (None, True)])
+def test_the_output_bias_is_added_if_the_version_that_wrote_it_adds_it(
+    version: str | None, adds: bool, tmp_path: Path
+) -> None:
+    theirs = Checkpoint(9).model()
+    theirs.save_pretrained(tmp_path)
+    change_config(tmp_path, transformers_version=version)
+    tokens = torch.arange(9)[None]
+    expected = theirs(tokens).logits + (theirs.lm_head.bias if adds else 0)
+    torch.testing.assert_close(from_pretrained(tmp_path)(tokens), expected, rtol=0, atol=1e-5)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    tree = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in tree.items() if value is not None}))
+
+
+OURS = ModelConfig(
+    vocab_size=19,
+    embed_dim=12,
+    num_heads=3,
+    feed_forward_dim=17,
+    layers=("lsh", "local", "lsh"),
+    max_length=80,
+    num_hashes=3,
+    num_buckets=(2, 4),
+    lsh_mode="chunked",
+    lsh_window=6,
+    local_mode="chunked",
+    local_window=4,
+    attention_dropout=0.1,
+    hash_seed=3,
+)
+EXPORTS = [
+    {},
+    {"causal": False, "lsh_neighbours": (1, 1), "local_neighbours": (2, 1)},
+    {"positions": "learned", "head_dim": 5, "activation": "gelu_tanh", "num_buckets": None},
+    {"layers": ("local",), "local_attention_dropout": 0.2, "feed_forward_chunk": 7, "loss_chunk": 7},
+    {"layers": ("lsh",), "axial_shape": (4, 20), "axial_dims": (2, 10), "layer_norm_eps": 1e-3, "num_buckets": 8},
+]
+
+
+def random_model(changes: dict[str, Any], dtype: torch.dtype) -> ReformerLM:
+    """A model with no weight at its initial value, as after training; transformers loads axial tables as float32."""
+    model = ReformerLM(ModelConfig(**{**OURS.model_dump(), **changes}))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model.to(dtype).eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("changes", EXPORTS, ids=str)
+def test_transformers_loads_what_is_written(changes: dict[str, Any], dtype: torch.dtype, tmp_path: Path) -> None:
+    model = random_model(changes, dtype)
+    to_pretrained(model, tmp_path)
+    automatic = AutoModelForCausalLM if model.config.causal else AutoModelForMaskedLM
+    theirs, problems = automatic.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(problems.values())
+    assert not theirs.lm_head.bias.any()  # which transformers 5 would not add
+    for length in (3, 23, 60):
+        tokens = torch.randint(19, (2, length), generator=torch.Generator().manual_seed(length))
+        torch.testing.assert_close(model(tokens), theirs(tokens).logits, rtol=0, atol=TOLERANCES[dtype][0])
+
+
+@pytest.mark.parametrize("changes", EXPORTS, ids=str)
+def test_what_is_written_is_read_again(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = random_model(changes, torch.float32)
+    with torch.no_grad():
+        model.output.bias.zero_()
+    to_pretrained(model, tmp_path / "a")
+    again = from_pretrained(tmp_path / "a")
+    for name, weight in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weight), name
+    to_pretrained(again, tmp_path / "b")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_settings_come_over(tmp_path: Path) -> None:
+    """Those that change no logits in evaluation."""
+    config = ReformerConfig(
+        **BASE,
+        hidden_dropout_prob=0.1,
+        local_attention_probs_dropout_prob=0.2,
+        lsh_attention_probs_dropout_prob=0.3,
+        chunk_size_feed_forward=32,
+        chunk_size_lm_head=16,
+    )
+    ReformerModelWithLMHead(config).save_pretrained(tmp_path)
+    model = from_pretrained(tmp_path)
+    ours = model.config
+    assert (ours.hidden_dropout, ours.local_attention_dropout, ours.attention_dropout) == (0.1, 0.2, 0.3)
+    assert (ours.feed_forward_chunk, ours.loss_chunk) == (32, 16)
+    assert not model.training
