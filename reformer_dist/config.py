@@ -282,7 +282,7 @@ class TrainConfig(Section):
     validate_every: PositiveInt = 100
     """Steps between two validations; the last step always validates."""
     validation_sequences: PositiveInt = 32
-    """Held-out sequences scored at each validation, the first so many of the validation split."""
+    """Held-out sequences scored at each validation, spread evenly over the validation split."""
     checkpoint_every: PositiveInt = 100
     """Steps between two checkpoints; the last step always writes one."""
     keep_checkpoints: PositiveInt = 2
@@ -325,7 +325,7 @@ class EvaluationConfig(Section):
     split: Literal["validation", "train"] = "validation"
     """Documents to score."""
     max_sequences: PositiveInt | None = None
-    """Score only the first so many sequences. By default all."""
+    """Score only so many sequences, spread evenly over the split. By default all."""
 
 
 class GenerationConfig(Section):

@@ -53,15 +53,16 @@ def validation_batches(
         shard: index of this worker's shard.
         num_data_groups: data groups that share the work.
         split: what to score.
-        max_sequences: score only the first so many.
+        max_sequences: score only so many, spread evenly over the split, since neighbours are often of one document.
     """
     reader = open_reader(corpus.folder, corpus.hash, split, config.data, config.parallel.sequence_shards)
-    num_sequences = min(reader.plan.num_sequences, max_sequences or reader.plan.num_sequences)
+    available = reader.plan.num_sequences
+    num_sequences = min(available, max_sequences or available)
     num_rows = config.train.micro_batch_size
     for first in range(0, num_sequences, num_rows * num_data_groups):
         first_row = data_group * num_rows
         begin = min(first + first_row, num_sequences)
-        sequences = np.arange(begin, min(begin + num_rows, num_sequences))
+        sequences = np.arange(begin, min(begin + num_rows, num_sequences)) * available // num_sequences
         yield _batch(reader.read(sequences, num_rows, shard), first_row, shard)
 
 

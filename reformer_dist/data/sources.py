@@ -18,8 +18,12 @@ from fsspec.utils import glob_translate
 from reformer_dist.config import ConfigError
 from reformer_dist.data.stores import Store, one_line, open_store
 
-# Tests would double the corpus and are the least like other code; the others are installed packages and caches.
-STDLIB_SKIPPED = frozenset({"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__"})
+# Tests would double the corpus and are the least like other code; what is generated is not code that anyone wrote; the
+# others are installed packages and caches.
+STDLIB_SKIPPED = frozenset(
+    {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
+)
+STDLIB_GENERATED = "_sysconfigdata"
 
 
 @dataclass(frozen=True)
@@ -104,4 +108,5 @@ def _is_visible(name: str) -> bool:
 
 
 def _is_library_code(name: str) -> bool:
-    return name.endswith(".py") and STDLIB_SKIPPED.isdisjoint(name.split("/"))
+    is_source = name.endswith(".py") and not name.startswith(STDLIB_GENERATED)
+    return is_source and STDLIB_SKIPPED.isdisjoint(name.split("/"))
