@@ -229,7 +229,9 @@ class ParallelConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.attention != "both" and self.head_shards is not None:
-            raise ValueError(f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out")
+            raise ValueError(
+                f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out"
+            )
         if self.attention == "both" and (self.head_shards is None or self.sequence_shards % self.head_shards):
             raise ValueError(
                 f"parallel.head_shards = {self.head_shards} must divide parallel.sequence_shards = {self.sequence_shards}; 1 works"

@@ -46,7 +46,7 @@ class ReversibleStack(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.reversible = config.reversible
-        self.blocks = nn.ModuleList(ReversibleBlock(config, layer) for layer in range(len(config.layers)))
+        self.blocks: Any = nn.ModuleList(ReversibleBlock(config, layer) for layer in range(len(config.layers)))
 
     def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The two streams after the last block; with `reversible` off, by plain autograd."""
