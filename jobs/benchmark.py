@@ -4,7 +4,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-SUITES = ("duplication", "ties")
+SUITES = ("duplication", "buckets", "ties")
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 

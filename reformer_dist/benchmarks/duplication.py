@@ -22,6 +22,7 @@ from reformer_dist.benchmarks import duplication_report
 from reformer_dist.benchmarks.duplication_report import MODES, TRAINED_WITH, Point, Score, label
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.loss import IGNORED
+from reformer_dist.model.lsh_attention import lsh_attention
 from reformer_dist.model.reformer import ReformerLM
 
 VOCAB_SIZE = 128
@@ -37,8 +38,6 @@ class Size:
     """Tokens T of a sequence, even."""
     embed_dim: int
     """Width of the model and of its feed-forward layer."""
-    num_buckets: int
-    """LSH buckets of a round, in both modes."""
     keys: int
     """Most keys a query sees in a round: the window, or the two chunks (its own and the one before)."""
     batch_size: int
@@ -47,21 +46,45 @@ class Size:
     """Training steps."""
     learning_rate: float
     """AdamW's, after the warm-up."""
-    seeds: tuple[int, ...]
-    """Trainings of every kind: seeds of weights, rotations and sequences."""
+    warm_up: int
+    """Steps in which the learning rate grows linearly."""
     evaluate_every: int
     """Steps between two points of a curve."""
+    seeds: tuple[int, ...]
+    """Trainings of every kind: seeds of weights, rotations and sequences."""
     num_heads: int = 4
     """Attention heads."""
-    warm_up: int = 50
-    """Steps in which the learning rate grows linearly."""
     test_sequences: int = 64
     """Held-out sequences of a table entry; the curves use the first quarter of them."""
 
+    def num_buckets(self, mode: str) -> int:
+        """Buckets of a round: of as many tokens as the window, or (trax's rule) of half a chunk."""
+        return self.length // self.keys * (1 if mode == "window" else 4)
+
 
 SIZES = {
-    "small": Size(256, 64, 16, 32, batch_size=8, steps=300, learning_rate=3e-3, seeds=(0, 1, 2), evaluate_every=10),
-    "paper": Size(1024, 256, 32, 64, batch_size=8, steps=1000, learning_rate=1e-3, seeds=(0,), evaluate_every=20),
+    "small": Size(
+        length=128,
+        embed_dim=64,
+        keys=16,
+        batch_size=16,
+        steps=350,
+        learning_rate=5e-3,
+        warm_up=50,
+        evaluate_every=10,
+        seeds=(0, 1, 2),
+    ),
+    "paper": Size(
+        length=1024,
+        embed_dim=256,
+        keys=128,
+        batch_size=8,
+        steps=500,
+        learning_rate=2e-3,
+        warm_up=100,
+        evaluate_every=20,
+        seeds=(0,),
+    ),
 }
 
 
@@ -83,8 +106,10 @@ def run(size_name: Literal["small", "paper"], output: Path) -> None:
             trained = label(rounds) if rounds == 0 else f"{modes[0]} {label(rounds)}"
             minutes = (time.monotonic() - start) / 60
             print(f"seed {seed}, {trained}: step {step}, loss {loss:.3f}, accuracy {accuracy:.1%} ({minutes:.1f} min)")
-    title = f"length {size.length}, {size.num_buckets} buckets, up to {size.keys} keys a round"
+    title = f"length {size.length}, up to {size.keys} keys a round"
     print(duplication_report.tables(scores, points, title))
+    seen = ", ".join(f"{mode} {keys_seen(size, mode):.1f} ({size.num_buckets(mode)} buckets)" for mode in MODES)
+    print(f"\nKeys that a scored token sees in a round, on average: {seen}")
     for path in duplication_report.write(output, f"duplication-{size_name}", scores, points, title):
         print(path)
 
@@ -106,7 +131,7 @@ def sequences(num_sequences: int, length: int, seed: int) -> tuple[Tensor, Tenso
     return torch.cat([half, half], dim=1), labels
 
 
-def attention(size: Size, mode: str, rounds: int) -> dict[str, Any]:
+def attention(size: Size, mode: str, rounds: int, num_buckets: int | None = None) -> dict[str, Any]:
     """ModelConfig fields of LSH attention with so many rounds, or of full attention with shared queries-keys for 0.
 
     One bucket whose window is the whole sequence leaves nothing out: full attention, with the same weights.
@@ -114,10 +139,34 @@ def attention(size: Size, mode: str, rounds: int) -> dict[str, Any]:
     if rounds == 0:
         return {"lsh_mode": "window", "num_hashes": 1, "num_buckets": 1, "lsh_window": size.length}
     window = size.keys if mode == "window" else size.keys // 2
-    return {"lsh_mode": mode, "num_hashes": rounds, "num_buckets": size.num_buckets, "lsh_window": window}
+    num_buckets = num_buckets or size.num_buckets(mode)
+    return {"lsh_mode": mode, "num_hashes": rounds, "num_buckets": num_buckets, "lsh_window": window}
 
 
-def train(size: Size, mode: str, rounds: int, seed: int) -> tuple[ReformerLM, list[tuple[int, float, float]]]:
+def keys_seen(size: Size, mode: str, num_buckets: int | None = None) -> float:
+    """Mean number of keys that a query of the second half sees in a round, where hashes are spread evenly.
+
+    Queries-keys of zero weigh all visible keys alike, and unit vectors as values show them one by one.
+    """
+    settings, heads = attention(size, mode, 1, num_buckets), 8
+    buckets = torch.randint(
+        settings["num_buckets"], (1, heads, 1, size.length), generator=torch.Generator().manual_seed(0)
+    )
+    weights_BTHT = lsh_attention(
+        torch.zeros(1, size.length, heads, size.length),
+        torch.eye(size.length)[None, :, None].expand(-1, -1, heads, -1),
+        torch.empty(size.length, 1, settings["num_buckets"] // 2),
+        num_buckets=settings["num_buckets"],
+        mode=settings["lsh_mode"],
+        window=settings["lsh_window"],
+        buckets_BHRT=buckets,
+    )
+    return (weights_BTHT[:, size.length // 2 :] > 0).sum(-1).double().mean().item()
+
+
+def train(
+    size: Size, mode: str, rounds: int, seed: int, num_buckets: int | None = None
+) -> tuple[ReformerLM, list[tuple[int, float, float]]]:
     """A trained model and its curve: (step, loss over the steps since the last point, held-out accuracy)."""
     config = ModelConfig(
         vocab_size=VOCAB_SIZE,
@@ -128,7 +177,7 @@ def train(size: Size, mode: str, rounds: int, seed: int) -> tuple[ReformerLM, li
         max_length=size.length,
         positions="learned",
         seed=seed,
-        **attention(size, mode, rounds),
+        **attention(size, mode, rounds, num_buckets),
     )
     model = ReformerLM(config).to(_device())
     optimizer = torch.optim.AdamW(model.parameters(), lr=size.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 MODES = ("window", "chunked")
 TRAINED_WITH = (0, 4, 2, 1)
 """Hash rounds in training, 0 for full attention: the rows of the paper's Table 2."""
-_LEARNED = 0.99
+LEARNED = 0.9
+"""Held-out accuracy from which a model counts as having learnt the task; one round seldom gets to 99 %."""
 _COLORS = {0: "#444444", 4: "#12436d", 2: "#2f7fb8", 1: "#e07b39"}
 
 
@@ -57,7 +58,7 @@ def tables(scores: Sequence[Score], points: Sequence[Point], title: str) -> str:
                 fmean(s.accuracy for s in scores if s[:3] == (mode, trained, evaluated)) for evaluated in columns
             )
             lines.append(f"trained {label(trained):<10}" + "".join(f"{entry * 100:>8.1f}" for entry in entries))
-    lines += ["", f"Steps until {_LEARNED:.0%} of held-out symbols are right, median of {num_seeds} seed(s)"]
+    lines += ["", f"Steps until {LEARNED:.0%} of held-out symbols are right, median of {num_seeds} seed(s)"]
     lines.append(f"{'':<18}" + "".join(f"{label(rounds):>8}" for rounds in TRAINED_WITH))
     for mode in MODES:
         steps = (steps_to_learn(points, mode, rounds) for rounds in TRAINED_WITH)
@@ -65,12 +66,12 @@ def tables(scores: Sequence[Score], points: Sequence[Point], title: str) -> str:
     return "\n".join(lines)
 
 
-def steps_to_learn(points: Iterable[Point], mode: str, rounds: int) -> int | None:
-    """Median over the seeds of the first step with 99 % accuracy; None where the median seed did not reach it."""
+def steps_to_learn(points: Iterable[Point], mode: str, rounds: int, level: float = LEARNED) -> int | None:
+    """Median over the seeds of the first step with that accuracy; None where the median seed did not reach it."""
     first: dict[int, float] = {}
     for point in points:
         if point.mode == mode and point.rounds == rounds:
-            learned = point.step if point.accuracy >= _LEARNED else float("inf")
+            learned = point.step if point.accuracy >= level else float("inf")
             first[point.seed] = min(first.get(point.seed, float("inf")), learned)
     middle = median(first.values())
     return None if middle == float("inf") else round(middle)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from reformer_dist.benchmarks import duplication
-from reformer_dist.benchmarks.duplication import SIZES, attention, evaluate, sequences, train
+from reformer_dist.benchmarks import buckets, duplication
+from reformer_dist.benchmarks.duplication import SIZES, attention, evaluate, keys_seen, sequences, train
 from reformer_dist.benchmarks.duplication_report import Point, Score, steps_to_learn, tables
 from reformer_dist.model.lsh_attention import lsh_attention, unit_keys
 
-TINY = replace(SIZES["small"], length=16, embed_dim=32, num_buckets=4, keys=8, warm_up=10, test_sequences=32)
+TINY = replace(SIZES["small"], length=16, embed_dim=32, keys=8, warm_up=10, test_sequences=32)
 
 
 def test_sequences_hold_a_random_word_twice_and_score_only_the_second() -> None:
@@ -53,6 +53,15 @@ def test_the_full_setting_is_exact_attention_with_shared_queries_and_keys() -> N
     torch.testing.assert_close(out, expected)
 
 
+def test_keys_seen_counts_predecessors_up_to_the_window() -> None:
+    assert keys_seen(TINY, "window", num_buckets=1) == TINY.keys  # the second half of 16 has 8 or more predecessors
+    everything = replace(TINY, keys=32)
+    assert keys_seen(everything, "window", num_buckets=1) == 11.5  # 8 to 15 predecessors, all of them seen
+    assert keys_seen(everything, "chunked", num_buckets=2) == 11.5  # one chunk
+    assert 1 < keys_seen(TINY, "chunked") < TINY.keys
+    assert keys_seen(TINY, "window", num_buckets=4) < keys_seen(TINY, "window", num_buckets=2)
+
+
 @pytest.mark.parametrize("mode", ["window", "chunked"])
 def test_training_learns_and_other_rounds_evaluate_the_same_weights(mode: str) -> None:
     size = replace(TINY, batch_size=32, learning_rate=2e-2, steps=40, evaluate_every=10)
@@ -75,7 +84,7 @@ def test_the_tables_average_seeds_and_name_what_did_not_learn() -> None:
         for seed in (0, 1)
     ]
     points = [
-        Point(mode, rounds, seed, step, 1.0, 0.995 if step >= 20 and rounds != 1 else 0.2)
+        Point(mode, rounds, seed, step, 1.0, 0.95 if step >= 20 and rounds != 1 else 0.2)
         for mode in ("window", "chunked")
         for rounds in (0, 4, 2, 1)
         for seed in (0, 1)
@@ -93,10 +102,19 @@ def test_a_run_prints_its_tables_and_writes_what_they_were_made_of(
 ) -> None:
     monkeypatch.setitem(SIZES, "small", replace(TINY, steps=2, evaluate_every=1, seeds=(0, 1), test_sequences=4))
     duplication.run("small", tmp_path / "new")
-    assert "Duplication, length 16, 4 buckets, up to 8 keys a round" in capsys.readouterr().out
+    assert "Duplication, length 16, up to 8 keys a round" in capsys.readouterr().out
     with (tmp_path / "new/duplication-small.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 4 * 5
     full = {(row["mode"], row["accuracy"]) for row in rows if row["trained_rounds"] == row["evaluated_rounds"] == "0"}
     assert len(full) == 2 * len({accuracy for _, accuracy in full})  # full attention is the same training in both modes
     assert (tmp_path / "new/duplication-small.png").stat().st_size > 10_000
+
+
+def test_the_buckets_suite_tries_each_count_in_both_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "small", replace(TINY, steps=1, evaluate_every=1, seeds=(0,), test_sequences=4))
+    buckets.run("small", tmp_path)
+    with (tmp_path / "buckets-small.csv").open(newline="") as file:
+        tried = [(row["mode"], row["tokens_a_bucket"], row["num_buckets"]) for row in csv.DictReader(file)]
+    one_mode = [("16", "1"), ("8", "2"), ("4", "4"), ("2", "8")]
+    assert tried == [(mode, *counts) for mode in ("window", "chunked") for counts in one_mode]
