@@ -5,12 +5,16 @@ export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 
 .PHONY: setup demo test check bench
 
-setup: .venv/.ready
+setup: .venv/.ready .venv/.native
 
 .venv/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
+	touch $@
+
+.venv/.native: .venv/.ready $(wildcard reformer_dist/model/native/*)
+	$(BIN)/python -m reformer_dist.model.native
 	touch $@
 
 demo: setup

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from reformer_dist.model.native import build
+
 _MAX_PROJECTIONS = 1 << 22  # elements of rotated vectors that exist at a time
 
 
@@ -33,18 +35,21 @@ def num_columns(factors: Sequence[int]) -> int:
     return sum(factor // 2 for factor in factors)
 
 
-def hash_buckets(qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int]) -> Tensor:
+def hash_buckets(qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int], kernel: str = "auto") -> Tensor:
     """Bucket of every token: argmax([xR, -xR]) for each factor, combined with the first factor least significant.
 
     Args:
         qk_BTHD: un-normalised queries-keys; no gradient flows into hashing.
         rotations: [D, R, F], or [H, D, R, F] for rotations of each head.
         factors: bucket factors; their product is the number of buckets.
+        kernel: "auto" or "plain"; they may differ where two buckets tie to the last bit.
 
     Returns:
         Buckets [B, H, R, T], in the smallest of int16 and int32 that holds them.
 
     """
+    if kernel == "auto" and build.serves(qk_BTHD):
+        return torch.ops.reformer_dist.hash(build.with_rows(qk_BTHD.detach()), _of_heads(rotations, qk_BTHD), factors)
     B, T, H, _ = qk_BTHD.shape
     R, width = rotations.shape[-2:]
     dtype = torch.int16 if math.prod(factors) < 2**15 else torch.int32
@@ -57,6 +62,11 @@ def hash_buckets(qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int]) -> 
         rotated = torch.einsum(equation, qk_BTHD.detach()[:, part], rotations)
         buckets_BHRT[..., part] = _combine(rotated, factors).to(dtype)
     return buckets_BHRT
+
+
+def _of_heads(rotations: Tensor, qk_BTHD: Tensor) -> Tensor:
+    """Rotations [H or 1, D, R, F] in the vectors' dtype."""
+    return (rotations[None] if rotations.dim() == 3 else rotations).to(qk_BTHD.dtype)
 
 
 def _combine(rotated: Tensor, factors: Sequence[int]) -> Tensor:

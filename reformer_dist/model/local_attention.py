@@ -12,9 +12,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from reformer_dist.model.block_attention import KernelName, block_attention
+from reformer_dist.model.block_attention import KernelName
 from reformer_dist.model.context import Context
-from reformer_dist.model.plans import AttentionDropout, SegmentPlan, chunked_rule, window_rule
+from reformer_dist.model.plans import AttentionDropout, chunked_rule, window_rule
+from reformer_dist.model.segment_attention import segment_attention
 
 
 def local_attention(
@@ -47,10 +48,9 @@ def local_attention(
         kernel: "auto" or "plain".
 
     """
-    T, D = q_BTHD.shape[1], q_BTHD.shape[3]
+    T = q_BTHD.shape[1]
     if mode == "window":
         rule = window_rule(window, causal, T, with_self=True)
     else:
         rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
-    plan = SegmentPlan(rule, v_BTHD, context or Context(), dropout=dropout)
-    return block_attention(q_BTHD, k_BTHD * D**-0.5, v_BTHD, plan, kernel)
+    return segment_attention(q_BTHD, k_BTHD, v_BTHD, rule, context or Context(), dropout=dropout, kernel=kernel)

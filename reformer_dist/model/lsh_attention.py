@@ -18,13 +18,14 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from reformer_dist.model.block_attention import KernelName, block_attention
+from reformer_dist.model.block_attention import KernelName
 from reformer_dist.model.context import Context
 from reformer_dist.model.hashing import hash_buckets
-from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan, chunked_rule, window_rule
+from reformer_dist.model.plans import AttentionDropout, Rule, chunked_rule, window_rule
+from reformer_dist.model.segment_attention import segment_attention
+from reformer_dist.model.segment_attention import unit_keys as unit_keys
 
 Mode = Literal["window", "chunked", "paper"]
 
@@ -74,19 +75,22 @@ def lsh_attention(
     factors = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window)
     context = context or Context(documents_BT=documents_BT)
     if buckets_BHRT is None:
-        buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors)
+        buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors, kernel)
     T = qk_BTHD.shape[1]
     rule = _rule(mode, window, neighbours, causal, T, padded_length)
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
-    plan = SegmentPlan(rule, v_BTHD, context, buckets_BHRT, math.prod(factors), dropout)
-    return block_attention(qk_BTHD, unit_keys(qk_BTHD), v_BTHD, plan, kernel)
-
-
-def unit_keys(qk_BTHD: Tensor) -> Tensor:
-    """Keys of unit length: qk / sqrt(sum(qk^2) + D * 1e-6), as trax and Hugging Face normalise."""
-    D = qk_BTHD.shape[-1]
-    return qk_BTHD * torch.rsqrt(qk_BTHD.square().mean(-1, keepdim=True) + 1e-6) * D**-0.5
+    return segment_attention(
+        qk_BTHD,
+        None,
+        v_BTHD,
+        rule,
+        context,
+        buckets_BHRT=buckets_BHRT,
+        num_buckets=math.prod(factors),
+        dropout=dropout,
+        kernel=kernel,
+    )
 
 
 def _rule(

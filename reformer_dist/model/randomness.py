@@ -63,7 +63,7 @@ def dropout(x_BTE: Tensor, probability: float, key: int, first_row: int, first_p
         first_row: global index of row 0.
         first_position: global index of token 0.
     """
-    threshold = round(probability * 65536)
+    threshold = keep_threshold(probability)
     if threshold == 0:
         return x_BTE
     num_draws = -(-x_BTE.shape[-1] // _LANES)
@@ -79,11 +79,16 @@ def pair_keep(hash_query: Tensor, hash_key: Tensor, probability: float, dtype: t
 
     The two tensors broadcast; a pair that meets in several rounds gets the same draw in each.
     """
-    threshold = round(probability * 65536)
+    threshold = keep_threshold(probability)
     z = hash_query + hash_key * _signed(_GOLDEN)
     z = (z ^ _shift_right(z, 32)) * _signed(0xD6E8FEB86659FD93)
     drawn = _shift_right(z, 48)
     return (drawn >= threshold).to(dtype).mul_(65536 / (65536 - threshold))
+
+
+def keep_threshold(probability: float) -> int:
+    """A draw of 16 bits is dropped if it is less than this."""
+    return round(probability * 65536)
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

@@ -83,10 +83,11 @@ def test_lsh_attention_anywhere(mode: Literal["window", "chunked", "paper"], cas
     _check_lsh(case, mode, "auto")
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_buckets(case: Case) -> None:
+def test_buckets(case: Case, kernel: Literal["auto", "plain"]) -> None:
     inputs = case.inputs()
-    ours = hash_buckets(inputs.qk, inputs.rotations, case.num_buckets)
+    ours = hash_buckets(inputs.qk, inputs.rotations, case.num_buckets, kernel)
     assert torch.equal(ours.long(), references.hash_buckets(inputs.qk, inputs.rotations, case.num_buckets))
 
 
