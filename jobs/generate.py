@@ -5,7 +5,7 @@ import sys
 import torch
 
 from reformer_dist.cli import run_job
-from reformer_dist.config import Config
+from reformer_dist.config import Config, ConfigError
 from reformer_dist.generation import stream
 from reformer_dist.training.checkpoint import latest, load_model
 
@@ -21,8 +21,11 @@ def main(config: Config) -> None:
     sampling = (options.temperature, options.top_k, options.top_p, options.seed)
     print(f"{path}, seed {options.seed}", file=sys.stderr)
     print(options.prompt, end="", flush=True)
-    for tokens in stream(model.eval(), prompt, options.num_tokens, *sampling):
-        print(tokenizer.decode(tokens.numpy()), end="", flush=True)
+    try:
+        for tokens in stream(model.eval(), prompt, options.num_tokens, *sampling):
+            print(tokenizer.decode(tokens.numpy()), end="", flush=True)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
     print()
 
 

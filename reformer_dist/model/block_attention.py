@@ -18,8 +18,10 @@ from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reformer_dist.model.block_kernels import pick_kernel, statistics_dtype
+from reformer_dist.model.combination import RunningMix
 
 _ENTRIES_AT_A_TIME = 1 << 14  # entries of all slices in a group; bounds the memory of small sequences' scores
 
@@ -164,51 +166,36 @@ class _BlockAttention(torch.autograd.Function):
 
 
 class _Mix:
-    """The running combination of rounds: sum of exp(lse_r - m) out_r, the weights' sum, and the largest lse so far, m.
+    """Rounds' stretches into combined results of every token of some slices.
 
     Rows are tokens, with one more at the end of every slice for places that hold none.
     """
 
     def __init__(self, num_slices: int, length: int, num_rounds: int, v: Tensor) -> None:
-        dtype, rows = statistics_dtype(v), num_slices * (length + 1)
         self.shape = (num_slices, length + 1)
-        self.sum_ND = torch.zeros(rows, v.shape[-1], dtype=dtype, device=v.device)
-        self.weight_N = torch.zeros(rows, dtype=dtype, device=v.device)
-        self.largest_N = torch.full((rows,), -torch.inf, dtype=dtype, device=v.device)
+        self.mix = RunningMix(num_slices * (length + 1), v)
         self.num_rounds = num_rounds
-        self.num_self_RN: Tensor | None = None
+        self.num_self_RM: Tensor | None = None
 
     def add(self, index: int, part: Stretch, out_NCWD: Tensor, lse_NCW: Tensor) -> None:
         """Add the results of a stretch of round `index`; lse is -inf where a query saw no key."""
         tokens_NQ = part.blocks.queries(part.tokens_NS).flatten(1)
         rows = (tokens_NQ + torch.arange(self.shape[0], device=tokens_NQ.device)[:, None] * self.shape[1]).flatten()
-        lse = lse_NCW.flatten()
-        previous = self.largest_N[rows]
-        largest = torch.maximum(previous, lse)
-        finite = largest.nan_to_num(neginf=0.0)
-        old, new = torch.exp(previous - finite), torch.exp(lse - finite)
-        out = out_NCWD.flatten(0, 2).to(self.sum_ND.dtype)
-        self.sum_ND[rows] = self.sum_ND[rows] * old[:, None] + out * new[:, None]
-        self.weight_N[rows] = self.weight_N[rows] * old + new
-        self.largest_N[rows] = largest
+        self.mix.add(rows, out_NCWD.flatten(0, 2), lse_NCW.flatten())
         if part.num_self_NCW is not None:
-            if self.num_self_RN is None:
-                self.num_self_RN = torch.ones_like(self.largest_N).repeat(self.num_rounds, 1)
-            self.num_self_RN[index, rows] = part.num_self_NCW.flatten().to(lse.dtype)
+            if self.num_self_RM is None:
+                self.num_self_RM = torch.ones_like(self.mix.largest_M).repeat(self.num_rounds, 1)
+            self.num_self_RM[index, rows] = part.num_self_NCW.flatten().to(lse_NCW.dtype)
 
     def finish(self, own_NTD: Tensor, keep_NT: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Combined output, combined log-sum-exp (+inf where no key was seen), and the weight of a token's own value."""
-        weight_NT, largest_NT = (x.view(self.shape)[:, :-1] for x in (self.weight_N, self.largest_N))
-        lonely_NT = weight_NT == 0
-        own_weight_NT = lonely_NT.to(weight_NT.dtype)
-        if keep_NT is not None:
-            own_weight_NT = own_weight_NT * keep_NT
-        if self.num_self_RN is not None:
-            own_weight_NT = own_weight_NT * _masked_self_weight(self.num_self_RN).view(self.shape)[:, :-1]
-        weight_NT = torch.where(lonely_NT, 1.0, weight_NT)
-        sum_NTD = self.sum_ND.view(*self.shape, -1)[:, :-1]
-        out_NTD = sum_NTD / weight_NT[..., None] + own_NTD * own_weight_NT[..., None]
-        return out_NTD, torch.where(lonely_NT, torch.inf, largest_NT + torch.log(weight_NT)), own_weight_NT
+        own_MD = pad(own_NTD, (0, 0, 0, 1)).flatten(0, 1)
+        keep_M = None if keep_NT is None else pad(keep_NT, (0, 1)).flatten()
+        if self.num_self_RM is not None:
+            masked_M = _masked_self_weight(self.num_self_RM)
+            keep_M = masked_M if keep_M is None else keep_M * masked_M
+        out, lse, own_weight = (x.unflatten(0, self.shape)[:, :-1] for x in self.mix.finish(own_MD, keep_M))
+        return out, lse, own_weight
 
 
 def _masked_self_weight(num_self_RN: Tensor) -> Tensor:

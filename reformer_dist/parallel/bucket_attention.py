@@ -20,9 +20,10 @@ from torch import Tensor
 
 from reformer_dist.model.block_attention import Blocks
 from reformer_dist.model.block_kernels import pick_kernel, statistics_dtype
-from reformer_dist.model.lsh_attention import unit_keys
+from reformer_dist.model.combination import RunningMix
 from reformer_dist.model.plans import AttentionDropout, Rule
 from reformer_dist.model.randomness import pair_keep
+from reformer_dist.model.segment_attention import unit_keys
 from reformer_dist.parallel.collectives import Pending, Traffic, start_all_to_all
 from reformer_dist.parallel.routing import NO_KEY, Route
 
@@ -63,7 +64,7 @@ class _BucketAttention(torch.autograd.Function):
         ctx: Any, qk: Tensor, v: Tensor, routes: Sequence[Route], own_keep: Tensor | None, settings: Settings
     ) -> Tensor:
         rows = torch.cat([_matrix(qk), _matrix(v)], dim=1)
-        mix = _Mix(_matrix(v))
+        mix = RunningMix(rows.shape[0], v)
 
         def take_back(route: Route, pending: Pending) -> None:
             out, lse = _unpack(pending.wait(), v.shape[-1])
@@ -229,36 +230,6 @@ def _stretches(
             pairs = blocks.queries(hashes)[..., None], blocks.keys(hashes)[:, :, None, :]
             keep = pair_keep(*pairs, settings.dropout.probability, dtype)
         yield blocks, part, mask, keep
-
-
-class _Mix:
-    """The running combination of rounds, row by row; see `model.block_attention`."""
-
-    def __init__(self, v_MD: Tensor) -> None:
-        dtype = statistics_dtype(v_MD)
-        self.sum_MD = torch.zeros(v_MD.shape, dtype=dtype, device=v_MD.device)
-        self.weight_M = torch.zeros(v_MD.shape[0], dtype=dtype, device=v_MD.device)
-        self.largest_M = torch.full_like(self.weight_M, -torch.inf)
-
-    def add(self, rows: Tensor, out: Tensor, lse: Tensor) -> None:
-        """Add a round's outputs of some rows, each once; lse is -inf where nothing was seen."""
-        lse = lse.to(self.weight_M.dtype)
-        previous = self.largest_M[rows]
-        largest = torch.maximum(previous, lse)
-        finite = largest.nan_to_num(neginf=0.0)
-        old, new = torch.exp(previous - finite), torch.exp(lse - finite)
-        self.sum_MD[rows] = self.sum_MD[rows] * old[:, None] + out * new[:, None]
-        self.weight_M[rows] = self.weight_M[rows] * old + new
-        self.largest_M[rows] = largest
-
-    def finish(self, own_MD: Tensor, own_keep_M: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Combined output, log-sum-exp (+inf where nothing was seen), and the weight of a row's own value."""
-        lonely = self.weight_M == 0
-        own_weight = lonely.to(self.weight_M.dtype)
-        own_weight = own_weight if own_keep_M is None else own_weight * own_keep_M
-        weight = torch.where(lonely, 1.0, self.weight_M)
-        out = self.sum_MD / weight[:, None] + own_MD * own_weight[:, None]
-        return out, torch.where(lonely, torch.inf, self.largest_M + weight.log()), own_weight
 
 
 def _matrix(x_BtHD: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from reformer_dist.model.full_attention import full_attention
 from reformer_dist.model.hashing import hash_buckets
 from reformer_dist.model.local_attention import local_attention
 from reformer_dist.model.lsh_attention import lsh_attention
+from reformer_dist.model.native import build
 from reformer_dist.model.plans import AttentionDropout
 from reformer_dist.model.randomness import mix, pair_keep, token_hash
 from tests.numerics import references
@@ -80,6 +81,16 @@ def test_lsh_attention(
 @settings(max_examples=60, deadline=None)
 @given(case=random_cases())
 def test_lsh_attention_anywhere(mode: Literal["window", "chunked", "paper"], case: Case) -> None:
+    _check_lsh(case, mode, "auto")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lsh_attention_where_nothing_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, case: Case, mode: Literal["window", "chunked", "paper"]
+) -> None:
+    """What `auto` takes without the compiled operators: torch's fused attention."""
+    monkeypatch.setattr(build, "serves", lambda x: False)
     _check_lsh(case, mode, "auto")
 
 
