@@ -101,6 +101,7 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     fit = _Fit(_trainer(job, messages))
+    diverged: FloatingPointError | None = None
     for message in _received(messages, fit):
         match message:
             case str():
@@ -108,10 +109,12 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
             case int():
                 terminal.restart(message)
             case FloatingPointError():
-                raise JobFailed(str(message))
+                diverged = message  # the workers are ending; Ray must not be shut down under the thread that waits
             case (step, metrics):
                 terminal.metrics(step, metrics)
                 run.log(step, metrics)
+    if diverged is not None:
+        raise JobFailed(str(diverged))
     if fit.error is not None:
         raise JobFailed(failures.explain(fit.error, job.folder))
 
