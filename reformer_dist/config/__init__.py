@@ -1,0 +1,32 @@
+"""The whole configuration as one frozen, typed tree.
+
+In: a YAML file, dotted command-line options, or a dictionary of overrides. Out: a validated `Config`, or a `ConfigError`
+whose text is one readable line. YAML, the command line and sweeps share one path, `load_config`.
+"""
+
+from reformer_dist.config.data import DataConfig
+from reformer_dist.config.loading import field_names, flatten, load_config, parse_command_line
+from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.section import ConfigError, Section
+from reformer_dist.config.training import OptimizerConfig, ParallelConfig, TrainConfig
+from reformer_dist.config.tree import Config
+from reformer_dist.config.uses import EvaluationConfig, GenerationConfig, TrackingConfig, TuneConfig
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EvaluationConfig",
+    "GenerationConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ParallelConfig",
+    "Section",
+    "TrackingConfig",
+    "TrainConfig",
+    "TuneConfig",
+    "field_names",
+    "flatten",
+    "load_config",
+    "parse_command_line",
+]

@@ -1,0 +1,149 @@
+"""The model section: what the Reformer is, whatever it is trained on."""
+
+import math
+from typing import Literal, Self
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from reformer_dist.config.section import Section
+
+
+class ModelConfig(Section):
+    """A Reformer: local, LSH and full attention layers with reversible residuals."""
+
+    vocab_size: PositiveInt = 256
+    """Number of different tokens."""
+    embed_dim: PositiveInt = 256
+    """Width E of each of the two residual streams."""
+    num_heads: PositiveInt = 4
+    """Attention heads H."""
+    head_dim: PositiveInt | None = None
+    """Width D of a head. By default embed_dim / num_heads."""
+    feed_forward_dim: PositiveInt = 1024
+    """Inner width of the feed-forward layers."""
+    activation: Literal[
+        "gelu",
+        "gelu_tanh",
+        "quick_gelu",
+        "relu",
+        "relu2",
+        "relu6",
+        "leaky_relu",
+        "silu",
+        "mish",
+        "hardswish",
+        "sigmoid",
+        "tanh",
+        "linear",
+    ] = "gelu"
+    """Non-linearity of the feed-forward layers. gelu_tanh: GELU by its tanh approximation; relu2: ReLU squared."""
+    layers: tuple[Literal["local", "lsh", "full"], ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
+    """Attention of each layer, first to last, separated by commas: local (a sliding window), lsh, or full."""
+    max_length: PositiveInt = 4096
+    """Longest sequence the position embeddings cover; any length up to it works, in training too."""
+    positions: Literal["axial", "learned"] = "axial"
+    """Position embeddings: axial (a sum of sizes instead of a product) or learned (one vector a position)."""
+    axial_shape: tuple[PositiveInt, ...] | None = None
+    """Factors whose product covers max_length, such as 64,64. By default two powers of two, as equal as can be."""
+    axial_dims: tuple[PositiveInt, ...] | None = None
+    """Width of each axial factor, summing to embed_dim. By default equal parts."""
+    num_hashes: PositiveInt = 4
+    """Hash rounds R: independent hashings whose results are combined. More rounds find more of the attention mass."""
+    num_buckets: PositiveInt | tuple[PositiveInt, ...] | None = None
+    """LSH buckets of a round, a number or factors such as 16,32 (cheaper for long sequences). By default chosen from max_length."""
+    lsh_mode: Literal["window", "chunked", "paper"] = "window"
+    """Which keys a query sees in a round: window (exactly causal), chunked (as trax, Hugging Face and lucidrains), paper (equations 13-16)."""
+    lsh_window: PositiveInt = 64
+    """Keys W a query sees in one round (window mode, on each side when not causal), or the chunk length (chunked, paper)."""
+    lsh_neighbours: tuple[NonNegativeInt, NonNegativeInt] = (1, 0)
+    """Chunks before and after its own that a query sees (chunked and paper mode)."""
+    local_mode: Literal["window", "chunked"] = "window"
+    """Local attention: window (the last local_window tokens) or chunked (own chunk and its neighbours, as Hugging Face computes)."""
+    local_window: PositiveInt = 64
+    """Tokens that local attention sees, itself included (on each side when not causal), or the chunk length."""
+    local_neighbours: tuple[NonNegativeInt, NonNegativeInt] = (1, 0)
+    """Chunks before and after its own that a query sees (chunked mode)."""
+    causal: bool = True
+    """Whether a token sees only what is before it (a language model) or both sides (an encoder)."""
+    attention_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability of dropping an attention weight in training."""
+    local_attention_dropout: float | None = Field(None, ge=0.0, lt=1.0)
+    """The same in local layers. By default attention_dropout."""
+    hidden_dropout: float = Field(0.0, ge=0.0, lt=1.0)
+    """Probability of dropping an element of an embedding or of a layer's output in training."""
+    tie_embeddings: bool = False
+    """Whether the output layer uses the token embedding (on the streams' mean) or weights of its own (on both streams)."""
+    feed_forward_chunk: PositiveInt = 2048
+    """Tokens that a feed-forward layer works on at a time; smaller saves memory."""
+    loss_chunk: PositiveInt = 2048
+    """Tokens whose logits exist at a time in the loss; smaller saves memory."""
+    reversible: bool = True
+    """Rebuild activations in the backward pass instead of keeping them; false is the plain reference for debugging."""
+    attention_kernel: Literal["auto", "plain"] = "auto"
+    """auto picks the fastest attention code for the device; plain is the readable reference, for debugging."""
+    layer_norm_eps: PositiveFloat = 1e-5
+    """Added to the variance in layer norms."""
+    hash_seed: NonNegativeInt | None = None
+    """Draw every layer's rotations for each head from this seed alone, as Hugging Face's models do. By default from seed, step and layer."""
+    seed: NonNegativeInt = 0
+    """Seed of the initial weights, of the hash rotations and of dropout."""
+
+    @property
+    def head_width(self) -> int:
+        """Width D of a head, chosen or given."""
+        return self.head_dim or self.embed_dim // self.num_heads
+
+    @property
+    def bucket_factors(self) -> tuple[int, ...]:
+        """Factors of the bucket count, chosen or given. Chosen: about lsh_window / 2 tokens a bucket, two factors past 128."""
+        if isinstance(self.num_buckets, int):
+            return (self.num_buckets,)
+        if self.num_buckets is not None:
+            return self.num_buckets
+        bits = max(1, round(math.log2(max(2.0, 2 * self.max_length / self.lsh_window))))
+        return (2**bits,) if bits <= 7 else (2 ** (bits // 2), 2 ** (bits - bits // 2))
+
+    @property
+    def axial_factors(self) -> tuple[tuple[int, int], ...]:
+        """(length, width) of each axial factor, chosen or given."""
+        bits = max(0, math.ceil(math.log2(self.max_length)))
+        shape = self.axial_shape or (2 ** (bits - bits // 2), 2 ** (bits // 2))
+        dims = self.axial_dims or (self.embed_dim // len(shape),) * len(shape)
+        return tuple(zip(shape, dims, strict=True))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.head_dim is None and self.embed_dim % self.num_heads:
+            works = self.num_heads * math.ceil(self.embed_dim / self.num_heads)
+            raise ValueError(
+                f"model.embed_dim = {self.embed_dim} is not divisible by model.num_heads = {self.num_heads}; {works} works, or set model.head_dim"
+            )
+        for factor in self.bucket_factors:
+            if factor % 2 and self.bucket_factors != (1,):
+                raise ValueError(
+                    f"model.num_buckets = {self.num_buckets}: each factor must be even, since a rotation x gives buckets for x and -x; {factor + 1} works"
+                )
+        if self.positions == "axial":
+            self._check_axial()
+        return self
+
+    def _check_axial(self) -> None:
+        shape = self.axial_shape
+        if shape is not None and math.prod(shape) < self.max_length:
+            works = (*shape[:-1], math.ceil(self.max_length / math.prod(shape[:-1])))
+            raise ValueError(
+                f"model.axial_shape = {shape} covers {math.prod(shape)} positions, fewer than model.max_length = {self.max_length}; {works} works"
+            )
+        num_factors = len(shape or (0, 0))
+        dims = self.axial_dims
+        if dims is not None and len(dims) != num_factors:
+            raise ValueError(f"model.axial_dims = {dims} must have as many entries as model.axial_shape, {num_factors}")
+        if dims is not None and sum(dims) != self.embed_dim:
+            works = (*dims[:-1], self.embed_dim - sum(dims[:-1]))
+            example = f"{works} works" if works[-1] > 0 else "equal parts work: leave it out"
+            raise ValueError(f"model.axial_dims = {dims} must sum to model.embed_dim = {self.embed_dim}; {example}")
+        if dims is None and self.embed_dim % num_factors:
+            works_dim = num_factors * math.ceil(self.embed_dim / num_factors)
+            raise ValueError(
+                f"model.embed_dim = {self.embed_dim} is not divisible by the {num_factors} axial factors; {works_dim} works, or set model.axial_dims"
+            )

@@ -1,0 +1,85 @@
+"""The whole configuration: every section, and what must hold between them."""
+
+import math
+from typing import Self
+
+from pydantic import model_validator
+
+from reformer_dist.config.data import DataConfig
+from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.section import Section
+from reformer_dist.config.training import OptimizerConfig, ParallelConfig, TrainConfig
+from reformer_dist.config.uses import EvaluationConfig, GenerationConfig, TrackingConfig, TuneConfig
+
+
+class Config(Section):
+    """Every setting of a run, by section."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    generation: GenerationConfig = GenerationConfig()
+
+    @property
+    def data_groups(self) -> int:
+        """Sequence groups that work side by side on different sequences."""
+        return self.train.workers // self.parallel.sequence_shards
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        shards, workers = self.parallel.sequence_shards, self.train.workers
+        length = self.data.sequence_length
+        if length > self.model.max_length:
+            raise ValueError(
+                f"data.sequence_length = {length} is longer than model.max_length = {self.model.max_length}; set model.max_length to {length}"
+            )
+        if shards > length:
+            raise ValueError(
+                f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
+            )
+        self._check_exchange()
+        if workers % shards:
+            raise ValueError(
+                f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
+            )
+        if self.train.batch_size % self.data_groups:
+            works = self.data_groups * math.ceil(self.train.batch_size / self.data_groups)
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
+            )
+        return self
+
+    def _check_exchange(self) -> None:
+        """Whether the attention layers can work over the shards."""
+        parallel, model = self.parallel, self.model
+        heads, buckets = parallel.head_degree, parallel.sequence_shards // parallel.head_degree
+        if model.num_heads % heads:
+            works = max(d for d in range(1, heads) if model.num_heads % d == 0)
+            name = "head_shards" if parallel.attention == "both" else "sequence_shards"
+            raise ValueError(
+                f"parallel.{name} = {heads} does not divide model.num_heads = {model.num_heads} (parallel.attention = {parallel.attention}); {works} works"
+            )
+        if buckets == 1:
+            return
+        needs_whole = {
+            "model.layers": "full" if "full" in model.layers else None,
+            "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
+            "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
+        }
+        for name, value in needs_whole.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
+                )
+        shard = heads * math.ceil(self.data.sequence_length / parallel.sequence_shards)
+        for name, kind in (("lsh_window", "lsh"), ("local_window", "local")):
+            window = getattr(model, name)
+            if kind in model.layers and window > shard:
+                raise ValueError(
+                    f"model.{name} = {window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
+                )
