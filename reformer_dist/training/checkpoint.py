@@ -4,7 +4,7 @@
         manifest.json                     size and xxh3-128 of all other files; written last, it makes them count
         model.safetensors                 all weights, whatever the ZeRO stage
         state.json, config.yaml           step, data, MLflow run, workers, and the configuration
-        deepspeed/state/*.pt              each worker's part of weights and optimizer state
+        optimizer/*.safetensors           each worker's part of the optimizer's state (see optimizer_state.py)
 
 Everything is read and written by pyarrow, so storage is a folder or the URL of an object store.
 """
@@ -30,12 +30,12 @@ from reformer_dist.data.stores import Store, hash_file, open_store
 from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
 from reformer_dist.model.reformer import ReformerLM
 
-MANIFEST, STATE, WEIGHTS, CONFIG, SHARDS = (
+MANIFEST, STATE, WEIGHTS, CONFIG, OPTIMIZER = (
     "manifest.json",
     "state.json",
     "model.safetensors",
     "config.yaml",
-    "deepspeed",
+    "optimizer",
 )
 
 
@@ -47,7 +47,7 @@ class State(BaseModel):
         tokenizer: name of the corpus's tokenizer.
         corpus_hash: content hash of the corpus.
         run_id: MLflow run.
-        workers, zero_stage: how the optimizer state is divided.
+        workers, zero_stage: of the training that wrote it; any others can go on.
         config: the whole configuration.
     """
 
@@ -69,14 +69,14 @@ class StoredFile(BaseModel):
     xxh3: str
 
 
-def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_shards: Callable[[Path], None]) -> str:
+def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_optimizer: Callable[[Path], None]) -> str:
     """Write the checkpoint of a step; all workers call it together, and it is complete when it returns.
 
     Args:
         folder: folder or URL of the run (see `new_folder`), the checkpoint's parent.
         state: as of now.
         weights: the model's state_dict on rank 0, of tensors that share no memory.
-        save_shards: writes this worker's part of the engine's state into a local folder.
+        save_optimizer: writes this worker's part of the optimizer's state into a local folder.
 
     Returns:
         The checkpoint's folder or URL.
@@ -90,7 +90,7 @@ def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_shard
     dist.barrier()
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         local = Path(temporary)
-        save_shards(local / SHARDS)
+        save_optimizer(local / OPTIMIZER)
         if dist.get_rank() == 0:
             save_tensors(weights, local / WEIGHTS)
             (local / STATE).write_text(state.model_dump_json(indent=1))
@@ -204,14 +204,14 @@ def load_weights(path: str, model: ReformerLM) -> None:
 
 
 @contextmanager
-def shards(path: str) -> Iterator[Path]:
-    """A local folder with what the workers' `save_shards` wrote, fetched if the checkpoint lies elsewhere."""
+def optimizer_files(path: str) -> Iterator[Path]:
+    """A local folder with what the workers' `save_optimizer` wrote, fetched if the checkpoint lies elsewhere."""
     store = open_store(path)
     if store.is_local:
-        yield Path(store.child(SHARDS))
+        yield Path(store.child(OPTIMIZER))
         return
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
-        pafs.copy_files(store.child(SHARDS), temporary, source_filesystem=store.filesystem)
+        pafs.copy_files(store.child(OPTIMIZER), temporary, source_filesystem=store.filesystem)
         yield Path(temporary)
 
 

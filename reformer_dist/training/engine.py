@@ -1,7 +1,7 @@
 """DeepSpeed around the model: the only file that imports it.
 
 In: a ReformerLM (already parallelised), the configuration and micro-batches. Out: exact gradients of the mean loss over
-all tokens of a step, optimizer steps, validation sums, full weights and the sharded optimizer state.
+all tokens of a step, optimizer steps, validation sums, full weights and this worker's part of the optimizer state.
 
 To DeepSpeed every worker is data parallel, those of one sequence group too: it averages gradients over all workers, so
 a loss *sum* scaled by world_size / global token count becomes the gradient of the global mean, however unevenly the
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from reformer_dist.config import Config, OptimizerConfig
 from reformer_dist.data.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.training import optimizer_state
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
@@ -159,13 +160,22 @@ class Engine:
             return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def save_state(self, folder: Path) -> None:
-        """Write this worker's part of weights and optimizer state under `folder`, a local folder of its own."""
-        (folder / _TAG).mkdir(parents=True, exist_ok=True)
-        self.deepspeed.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        """Write this worker's part of the optimizer's state into `folder`, as a file of its own."""
+        stage = self.config.parallel.zero_stage
+        path = folder / f"{dist.get_rank():05d}-of-{dist.get_world_size():05d}.safetensors"
+        optimizer_state.save(path, self._pieces(), self.optimizer, replicated=stage == 0)
 
-    def load_state(self, folder: Path) -> None:
-        """Read what `save_state` wrote with the same number of workers and ZeRO stage; `folder` holds all parts."""
-        self.deepspeed.load_checkpoint(str(folder), tag=_TAG)
+    def load_state(self, folder: Path, step: int) -> None:
+        """Take the optimizer's state after so many steps from what `save_state` wrote, at any stage by any workers.
+
+        The weights are not part of it: the model has them before it is wrapped.
+        """
+        optimizer_state.load(folder, self._pieces(), self.optimizer, step)
+        if self.config.parallel.zero_stage in (1, 2):
+            self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _pieces(self) -> Iterator[optimizer_state.Piece]:
+        return optimizer_state.pieces(self.model, self.deepspeed, self.config.parallel.zero_stage)
 
     def _set_learning_rate(self, step: int) -> None:
         rate = learning_rate(self.config.optimizer, step, self.config.train.steps)
@@ -181,14 +191,10 @@ class Engine:
         self._grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.max_grad_norm)
 
 
-_TAG = "state"
-
-
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Any:
     deepspeed = _deepspeed()
-    muon = "deepspeed.runtime.zero.muon.muon_optimizer"  # an optimizer whose import loads torch's compiler
     zero = config.parallel.zero_stage > 0
-    with _float64(zero and config.train.dtype == "float64"), _unimportable(muon):
+    with _float64(zero and config.train.dtype == "float64"), _without_muon(config.parallel.zero_stage):
         engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
     if config.train.dtype == "float64" and not zero:
         engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
@@ -204,6 +210,16 @@ def _deepspeed() -> Any:
     # Its shared-memory all-reduce is for inference only; left on, every node compiles it with g++ at its first use.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _without_muon(stage: int) -> Iterator[None]:
+    """Spare the import of an optimizer that loads torch's compiler; stage 3 insists on it."""
+    if stage == 3:
+        yield
+        return
+    with _unimportable("deepspeed.runtime.zero.muon.muon_optimizer"):
+        yield
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def decide(config: Config, corpus: Corpus) -> Place:
     """Follow `train.resume`.
 
     Raises:
-        ConfigError: the checkpoint is damaged or of another model, corpus or division of the optimizer state.
+        ConfigError: the checkpoint is damaged or of another model, corpus or tokenizer.
     """
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
@@ -62,12 +62,6 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -
         raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {anew}")
     if corpus.tokenizer.name != state.tokenizer:
         raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {anew}")
-    workers, stage = config.train.workers, config.parallel.zero_stage
-    if (workers, stage) != (state.workers, state.zero_stage) and (stage or state.zero_stage):
-        raise ConfigError(
-            f"{path} divides its optimizer state over {state.workers} workers at ZeRO stage {state.zero_stage};"
-            f" train.workers = {state.workers} with parallel.zero_stage = {state.zero_stage} works, or {anew}"
-        )
 
 
 def _changes(now: ModelConfig, then: ModelConfig) -> str:

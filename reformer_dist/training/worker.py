@@ -3,7 +3,6 @@
 It knows nothing of what started it: `launcher` hands it its device and a way to talk.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,11 +57,20 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> 
     """
     config, corpus = job.config, job.corpus
     topology = make_topology(config)
+    tell = send if topology.rank == 0 else _discard
+    path, step = _start(job)
     model = ReformerLM(config.model)
+    if config.train.dtype == "float64":
+        model.double()
+    if path is not None:
+        checkpoint.load_weights(path, model)
     parallelize(model, topology)
     engine = Engine(model, config, device)
-    tell = send if topology.rank == 0 else _discard
-    step = _restore(job, engine, tell)
+    if path is not None:
+        with checkpoint.optimizer_files(path) as folder:
+            engine.load_state(folder, step)
+        tell(f"continuing from step {step} of {path}")
+    tell(step)
     here = (corpus, config, topology.data_group, topology.shard)
     try:
         train(
@@ -80,17 +88,11 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> 
         tell(error)  # all workers see it at the same step, and starting them again would end the same way
 
 
-def _restore(job: Work, engine: Engine, tell: Callable[[Message], object]) -> int:
-    """Bring the engine to the starting point, chosen by rank 0 for all; returns the steps done."""
-    choice = [job.starting_point() if dist.get_rank() == 0 else (None, math.nan)]
+def _start(job: Work) -> tuple[str | None, int]:
+    """The starting point, chosen by rank 0 for all: a checkpoint or None, and the steps done there."""
+    choice = [job.starting_point() if dist.get_rank() == 0 else (None, 0)]
     dist.broadcast_object_list(choice)
-    path, step = choice[0]
-    if path is not None:
-        with checkpoint.shards(path) as folder:
-            engine.load_state(folder)
-        tell(f"continuing from step {step} of {path}")
-    tell(int(step))
-    return int(step)
+    return choice[0]
 
 
 def _save(job: Work, engine: Engine, step: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from reformer_dist.config import Config, ModelConfig, load_config
@@ -14,34 +15,47 @@ from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.engine import Engine, learning_rate, make_optimizer
 from tests.distributed.harness import run_ranks
 
-NUM_STEPS, NUM_MICRO_BATCHES = 4, 3
+NUM_STEPS, NUM_ROWS = 4, 12
 MODEL = ModelConfig(
     vocab_size=17, embed_dim=16, num_heads=2, feed_forward_dim=32, layers=("local", "lsh"), max_length=16, num_buckets=4
 )
 
 
-def make_config(stage: int, dtype: str) -> Config:
+def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
     settings = {
         "model": MODEL.model_dump(),
         "data.sequence_length": 16,
-        "train": {"workers": 2, "batch_size": 12, "micro_batch_size": 2, "steps": NUM_STEPS, "dtype": dtype},
+        "train": {
+            "workers": workers,
+            "batch_size": NUM_ROWS,
+            "micro_batch_size": 2,
+            "steps": NUM_STEPS,
+            "dtype": dtype,
+        },
         "parallel.zero_stage": stage,
         "optimizer": {"warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
     }
     return load_config(None, settings)
 
 
-def make_batches(step: int, rank: int) -> list[Batch]:
-    """Micro-batches in which every one and every rank scores another number of tokens."""
-    batches = []
-    for index in range(NUM_MICRO_BATCHES):
-        generator = torch.Generator().manual_seed(100 * step + 10 * rank + index)
-        tokens_BT, labels_BT = torch.randint(0, 17, (2, 2, 16), generator=generator)
-        labels_BT.view(-1)[: 1 + 4 * rank + 2 * index] = -100
-        positions_BT = torch.arange(16).expand(2, 16)
-        first_row = (rank * NUM_MICRO_BATCHES + index) * 2
-        batches.append(Batch(tokens_BT, labels_BT, positions_BT, torch.zeros_like(tokens_BT), first_row=first_row))
-    return batches
+def make_batches(step: int, rank: int, workers: int = 2) -> list[Batch]:
+    """A rank's micro-batches of a step, two rows each; every row of the step scores another number of tokens."""
+    generator = torch.Generator().manual_seed(step)
+    tokens_BT, labels_BT = torch.randint(0, 17, (2, NUM_ROWS, 16), generator=generator)
+    for row in range(NUM_ROWS):
+        labels_BT[row, :row] = -100
+    positions_BT = torch.arange(16).expand(2, 16)
+    share = NUM_ROWS // workers
+    return [
+        Batch(
+            tokens_BT[row : row + 2],
+            labels_BT[row : row + 2],
+            positions_BT,
+            torch.zeros_like(positions_BT),
+            first_row=row,
+        )
+        for row in range(rank * share, (rank + 1) * share, 2)
+    ]
 
 
 def plain_steps(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -74,17 +88,24 @@ def plain_steps(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
 
 def engine_steps(config: Config, start: int, stop: int, load: Path | None, save: Path | None):
     """On each rank: (weights, gradient norms) after steps `start` to `stop`."""
-    os.environ.update(RANK=str(dist.get_rank()), LOCAL_RANK=str(dist.get_rank()), WORLD_SIZE="2")
-    engine = Engine(ReformerLM(config.model), config, torch.device("cpu"))
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers))
+    model = ReformerLM(config.model)
     if load is not None:
-        engine.load_state(load)
+        model.load_state_dict(load_file(load / "model.safetensors"))
+    engine = Engine(model, config, torch.device("cpu"))
+    if load is not None:
+        engine.load_state(load / "optimizer", start)
     norms = []
     for step in range(start, stop):
-        engine.train_step(make_batches(step, dist.get_rank()), step)
+        engine.train_step(make_batches(step, rank, workers), step)
         norms.append(engine.grad_norm())
+    weights = engine.weights()
     if save is not None:
-        engine.save_state(save)
-    return engine.weights(), norms
+        engine.save_state(save / "optimizer")
+        if rank == 0:
+            save_file(weights, save / "model.safetensors")
+    return weights, norms
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -111,3 +132,27 @@ def test_resumed_steps_are_bit_identical(stage: int, tmp_path: Path) -> None:
     (weights, _), _ = run_ranks(engine_steps, 2, config, 2, NUM_STEPS, tmp_path, None)
     for name, value in expected.items():
         assert torch.equal(weights[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((1, 2), (3, 3)), ((3, 3), (0, 2)), ((0, 3), (2, 1)), ((2, 2), (1, 3)), ((3, 2), (3, 1))],
+    ids=lambda grid: f"stage{grid[0]}-workers{grid[1]}",
+)
+def test_another_stage_and_number_of_workers_goes_on(
+    first: tuple[int, int], second: tuple[int, int], tmp_path: Path
+) -> None:
+    """Moments that were lost, shifted or scaled would move weights by a whole learning rate, 3e-4."""
+    whole, before, after = (make_config(stage, "float32", n) for stage, n in [(1, 2), first, second])
+    (expected, _), _ = run_ranks(engine_steps, 2, whole, 0, NUM_STEPS, None, None)
+    run_ranks(engine_steps, first[1], before, 0, 2, None, tmp_path)
+    weights, _ = run_ranks(engine_steps, second[1], after, 2, NUM_STEPS, tmp_path, None)[0]
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_an_incomplete_state_is_refused(tmp_path: Path) -> None:
+    run_ranks(engine_steps, 2, make_config(1, "float32"), 0, 1, None, tmp_path)
+    next((tmp_path / "optimizer").glob("00001-*")).unlink()
+    with pytest.raises(RuntimeError, match="elements of the optimizer's state are stored"):
+        run_ranks(engine_steps, 2, make_config(1, "float32"), 1, 2, tmp_path, None)

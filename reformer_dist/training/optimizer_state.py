@@ -1,0 +1,135 @@
+"""The optimizer's state by parameter name, whatever the ZeRO stage and the number of workers.
+
+In: a DeepSpeed engine and its AdamW. Out: one safetensors file a worker, and the same state in another engine.
+
+ZeRO flattens parameters and gives every worker a stretch of the flat tensor. A *piece* is what a worker has of one
+parameter: the values from element `start` on. Each worker writes its pieces; on reading, a worker takes from all files
+what overlaps its own, so a checkpoint of 4 workers at stage 3 goes on with 3 workers at stage 1. Nothing is gathered and
+nothing is pickled. DeepSpeed has no public name for where the pieces lie; `pieces` is the one function that knows.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""AdamW's tensors, each of its parameter's shape."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What this worker has of one parameter's optimizer state.
+
+    Attributes:
+        name: the parameter's name in ReformerLM.
+        start: its first element here, counted in the flattened parameter.
+        size: elements here.
+        flat: the tensor that the optimizer knows.
+        offset: where the piece begins in `flat`, flattened.
+    """
+
+    name: str
+    start: int
+    size: int
+    flat: Tensor
+    offset: int
+
+    def of(self, state: Tensor) -> Tensor:
+        """The piece of a tensor that has the shape of `flat`, as a view [size]."""
+        return state.view(-1)[self.offset : self.offset + self.size]
+
+
+def pieces(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Piece]:
+    """All pieces of this worker, in the order of the model's parameters; frozen parameters have none.
+
+    At stage 0 every worker has everything; each is given an equal part, so that all is written once.
+    """
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        place = cast(Any, parameter)
+        if stage == 0:
+            yield Piece(name, 0, parameter.numel(), parameter, 0)
+        elif stage == 3:
+            zero = deepspeed.optimizer
+            group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+            start = dist.get_rank() * size
+            size = min(size, place.ds_numel - start)  # the last worker's is padded
+            if size > 0:
+                yield Piece(name, start, size, zero.fp32_partitioned_groups_flat[group], offset)
+        elif (mapping := place._hp_mapping) is not None:
+            flat = deepspeed.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
+            lies, reaches = mapping.lp_fragment_address, mapping.hp_fragment_address
+            yield Piece(name, lies.start, lies.numel, flat, reaches.start)
+
+
+def save(path: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool) -> None:
+    """Write this worker's pieces of AdamW's moments into a file.
+
+    Args:
+        path: the file, one for each worker, in a folder of their own.
+        held: this worker's pieces.
+        optimizer: AdamW, which may not have stepped yet.
+        replicated: every worker holds all (stage 0): this one writes its share of each.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    tensors = {}
+    for piece in held:
+        state = optimizer.state.get(piece.flat, {})
+        first = piece.size * rank // world_size if replicated else 0
+        last = piece.size * (rank + 1) // world_size if replicated else piece.size
+        for moment in MOMENTS:
+            if moment in state and first < last:
+                key = f"{piece.name}:{piece.start + first}:{moment}"
+                tensors[key] = piece.of(state[moment])[first:last].detach().cpu().clone()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path)
+
+
+def load(folder: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, step: int) -> None:
+    """Give an optimizer that has not stepped yet the moments in a folder's files and the number of steps done.
+
+    Args:
+        folder: what `save` wrote, by any number of workers at any stage.
+        held: this worker's pieces.
+        optimizer: AdamW.
+        step: optimizer steps done.
+
+    Raises:
+        ValueError: the files lack a part of a parameter whose moments they hold.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(safe_open(path, "pt")) for path in sorted(folder.glob("*.safetensors"))]
+        index: dict[tuple[str, str], list[tuple[int, Any, str]]] = {}
+        for file in files:
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                name, start, moment = key.rsplit(":", 2)
+                index.setdefault((name, moment), []).append((int(start), file, key))
+        for piece in held:
+            for moment in MOMENTS:
+                if stored := index.get((piece.name, moment)):
+                    state = optimizer.state[piece.flat]
+                    state.setdefault("step", torch.tensor(float(step)))
+                    _fill(piece, state.setdefault(moment, torch.zeros_like(piece.flat)), stored)
+
+
+def _fill(piece: Piece, state: Tensor, stored: list[tuple[int, Any, str]]) -> None:
+    """Copy what overlaps the piece; only that is read."""
+    target, found = piece.of(state), 0
+    for start, file, key in stored:
+        source = file.get_slice(key)
+        low = max(start, piece.start)
+        high = min(start + source.get_shape()[0], piece.start + piece.size)
+        if low < high:
+            target[low - piece.start : high - piece.start] = source[low - start : high - start].to(target.device)
+            found += high - low
+    if found != piece.size:
+        raise ValueError(f"{piece.name}: {found} of {piece.size} elements of the optimizer's state are stored")
