@@ -100,7 +100,7 @@ def curves_figure(points: Sequence[Point], title: str) -> Figure:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("held-out accuracy, %")
-    panels[-1].legend(title="trained with", frameon=False, loc="upper left")
+    panels[-1].legend(title="trained with", frameon=False, loc="center right")
     figure.suptitle(f"Duplication, {title}", x=0.01, horizontalalignment="left", fontsize=11)
     return figure
 
