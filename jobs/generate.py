@@ -7,15 +7,13 @@ import torch
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config, ConfigError
 from reformer_dist.generation import stream
-from reformer_dist.training.checkpoint import latest, load_model
+from reformer_dist.training.checkpoint import load_model, resolve
 
 
 def main(config: Config) -> None:
     """Print the prompt and, token by token, its continuation."""
     options = config.generation
-    path = options.checkpoint
-    if path == "latest":
-        path = latest(config.train.storage, config.train.run_name)
+    path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
     model, _, tokenizer = load_model(path)
     prompt = torch.tensor([[tokenizer.boundary, *tokenizer.encode(options.prompt)]], dtype=torch.int64)
     sampling = (options.temperature, options.top_k, options.top_p, options.seed)

@@ -10,6 +10,19 @@ class JobFailed(Exception):
     """A job that could not finish, for a reason that one line can give."""
 
 
+class JobStopped(Exception):
+    """A job that was asked to stop and did so in good order.
+
+    Args:
+        message: one line on what is left and how to go on.
+        status: exit status, 128 and the number of the signal.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def run_job(function: Callable[[Config], None], description: str) -> None:
     """Run a job as a script's whole work.
 
@@ -18,8 +31,8 @@ def run_job(function: Callable[[Config], None], description: str) -> None:
         description: first lines of `--help`.
 
     A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
-    and exit status 2, a `JobFailed` one with status 1; anything else is a fault of ours and keeps its traceback. Ctrl-C
-    exits with 130.
+    and exit status 2, a `JobFailed` one with status 1, a `JobStopped` one with its own; anything else is a fault of ours
+    and keeps its traceback. Ctrl-C exits with 130.
     """
     config = parse_command_line(description)
     try:
@@ -28,6 +41,8 @@ def run_job(function: Callable[[Config], None], description: str) -> None:
         sys.exit(_fail(str(error), 2))
     except JobFailed as error:
         sys.exit(_fail(str(error), 1))
+    except JobStopped as stopped:
+        sys.exit(_fail(str(stopped), stopped.status))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", 130))
 

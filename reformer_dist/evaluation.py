@@ -68,9 +68,7 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         ConfigError: no such checkpoint, a damaged one, or settings that do not go with its weights.
     """
     options = config.evaluation
-    path = options.checkpoint
-    if path == "latest":
-        path = checkpoint.latest(config.train.storage, config.train.run_name)
+    path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
     model, trained, _ = checkpoint.load_model(path)
     config = _overlay(trained, config)
     checks.check_machine(config)

@@ -91,6 +91,8 @@ class TrainConfig(Section):
     """Steps between two checkpoints; the last step always writes one."""
     keep_checkpoints: PositiveInt = 2
     """Newest checkpoints to keep."""
+    keep_best: bool = True
+    """Keep the checkpoint with the lowest validation loss too."""
     max_failures: NonNegativeInt = 2
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     resume: str = "auto"

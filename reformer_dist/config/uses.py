@@ -31,7 +31,7 @@ class EvaluationConfig(Section):
     """Scoring a checkpoint (jobs/evaluate.py)."""
 
     checkpoint: str = "latest"
-    """Checkpoint folder, or latest: the newest of train.run_name under train.storage."""
+    """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
     split: Literal["validation", "train"] = "validation"
     """Documents to score."""
     max_sequences: PositiveInt | None = None
@@ -42,7 +42,7 @@ class GenerationConfig(Section):
     """Continuing a prompt (jobs/generate.py)."""
 
     checkpoint: str = "latest"
-    """Checkpoint folder, or latest: the newest of train.run_name under train.storage."""
+    """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
     prompt: str = "import "
     """Text to continue."""
     num_tokens: PositiveInt = 256

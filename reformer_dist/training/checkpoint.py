@@ -1,9 +1,10 @@
-"""Checkpoints: how one is written by all workers, found again, verified and read.
+"""Checkpoints: what one is, and how it is found again, verified and read; checkpoint_writer.py writes them.
 
     STORAGE/RUN_NAME/1/step_00000300/     1, 2, ...: each training that was started anew under this name
         manifest.json                     size and xxh3-128 of all other files; written last, it makes them count
         model.safetensors                 all weights, whatever the ZeRO stage
         state.json, config.yaml           step, data, MLflow run, workers, and the configuration
+        metrics.jsonl                     every metric of the run so far, should MLflow have missed the last ones
         optimizer/*.safetensors           each worker's part of the optimizer's state (see optimizer_state.py)
 
 Everything is read and written by pyarrow, so storage is a folder or the URL of an object store.
@@ -18,23 +19,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
-import torch
-import torch.distributed as dist
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save_file as save_tensors
 
 from reformer_dist.config import Config, ConfigError
 from reformer_dist.data.stores import Store, hash_file, open_store
 from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
 from reformer_dist.model.reformer import ReformerLM
 
-MANIFEST, STATE, WEIGHTS, CONFIG, OPTIMIZER = (
+MANIFEST, STATE, WEIGHTS, CONFIG, METRICS, OPTIMIZER = (
     "manifest.json",
     "state.json",
     "model.safetensors",
     "config.yaml",
+    "metrics.jsonl",
     "optimizer",
 )
 
@@ -48,6 +47,7 @@ class State(BaseModel):
         corpus_hash: content hash of the corpus.
         run_id: MLflow run.
         workers, zero_stage: of the training that wrote it; any others can go on.
+        validation_loss: nats a token on held-out documents, if this step was validated.
         config: the whole configuration.
     """
 
@@ -58,7 +58,12 @@ class State(BaseModel):
     run_id: str
     workers: int
     zero_stage: int
+    validation_loss: float | None = None
     config: Config
+
+
+Metrics = tuple[int, dict[str, float]]
+"""Metrics by name after a number of steps."""
 
 
 class StoredFile(BaseModel):
@@ -69,48 +74,30 @@ class StoredFile(BaseModel):
     xxh3: str
 
 
-def save(folder: str, state: State, weights: dict[str, torch.Tensor], save_optimizer: Callable[[Path], None]) -> str:
-    """Write the checkpoint of a step; all workers call it together, and it is complete when it returns.
+def prune(folder: str, keep: int, *, keep_best: bool = False) -> None:
+    """Delete all but the `keep` newest checkpoints of a run, and what unfinished ones left behind.
 
-    Args:
-        folder: folder or URL of the run (see `new_folder`), the checkpoint's parent.
-        state: as of now.
-        weights: the model's state_dict on rank 0, of tensors that share no memory.
-        save_optimizer: writes this worker's part of the optimizer's state into a local folder.
-
-    Returns:
-        The checkpoint's folder or URL.
-
-    Raises:
-        OSError: on all workers, when one of them could not write; the message says which and why.
+    With `keep_best` the complete one with the lowest validation loss stays too.
     """
-    store = open_store(f"{folder}/step_{state.step:08d}")
-    if dist.get_rank() == 0:
-        _delete(store)
-    dist.barrier()
-    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
-        local = Path(temporary)
-        save_optimizer(local / OPTIMIZER)
-        if dist.get_rank() == 0:
-            save_tensors(weights, local / WEIGHTS)
-            (local / STATE).write_text(state.model_dump_json(indent=1))
-            (local / CONFIG).write_text(to_yaml(state.config))
-        files = _on_all_workers(lambda: _upload(local, store))
-    if dist.get_rank() == 0:
-        manifest = {name: file.model_dump() for part in files for name, file in part.items()}
-        with store.filesystem.open_output_stream(store.child(MANIFEST)) as stream:
-            stream.write(json.dumps(manifest, indent=1, sort_keys=True).encode())
-    dist.barrier()
-    return store.url(store.path)
+    found = [store for _, store in _checkpoints(folder)]
+    complete = [store for store in found if _exists(store, MANIFEST)]
+    kept = [store.path for store in complete[:keep]]
+    if keep_best and (path := best(folder)):
+        kept.append(open_store(path).path)
+    for store in found:
+        if store.path not in kept:
+            delete(store)
 
 
-def prune(folder: str, keep: int) -> None:
-    """Delete all but the `keep` newest checkpoints of a run, and what unfinished ones left behind."""
-    newest_first = [store for _, store in _checkpoints(folder)]
-    complete = [store for store in newest_first if _exists(store, MANIFEST)]
-    for store in newest_first:
-        if store not in complete[:keep]:
-            _delete(store)
+def best(folder: str) -> str | None:
+    """The complete checkpoint of a run with the lowest validation loss, None where none was validated."""
+    scored = []
+    for step, store in _checkpoints(folder):
+        if _exists(store, MANIFEST):
+            loss = read_state(store.url(store.path)).validation_loss
+            if loss is not None:
+                scored.append((loss, -step, store.url(store.path)))
+    return min(scored)[2] if scored else None
 
 
 def verify(path: str) -> State:
@@ -120,7 +107,7 @@ def verify(path: str) -> State:
         ConfigError: one line that names the first file that is missing, truncated or altered.
     """
     store = open_store(path)
-    manifest = {name: StoredFile.model_validate(file) for name, file in _read_json(store, MANIFEST).items()}
+    manifest = {name: StoredFile.model_validate(file) for name, file in read_json(store, MANIFEST).items()}
     for name, file in manifest.items():
         info = store.filesystem.get_file_info(store.child(name))
         if info.type != pafs.FileType.File:
@@ -136,9 +123,16 @@ def verify(path: str) -> State:
 def read_state(path: str) -> State:
     """The state of a checkpoint that was verified before."""
     try:
-        return State.model_validate(_read_json(open_store(path), STATE))
+        return State.model_validate(read_json(open_store(path), STATE))
     except ValidationError as error:
         raise ConfigError(f"checkpoint {path}: {STATE} is not of this release: {error.errors()[0]['msg']}") from None
+
+
+def read_metrics(path: str) -> list[Metrics]:
+    """What was logged before a checkpoint, that was verified before, was written."""
+    store = open_store(path)
+    with store.filesystem.open_input_stream(store.child(METRICS)) as stream:
+        return [(step, metrics) for step, metrics in map(json.loads, stream.read().splitlines())]
 
 
 def newest(folder: str, report: Callable[[str], None] = print) -> str | None:
@@ -154,6 +148,23 @@ def newest(folder: str, report: Callable[[str], None] = print) -> str | None:
         else:
             return path
     return None
+
+
+def resolve(name: str, storage: str, run_name: str, report: Callable[[str], None] = print) -> str:
+    """The checkpoint that a user means: "latest" or "best" of the newest training called `run_name`, or a path.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name == "latest":
+        return latest(storage, run_name, report)
+    if name != "best":
+        return name
+    folder = current_folder(storage, run_name)
+    path = best(folder) if folder else None
+    if path is None:
+        raise ConfigError(f"checkpoint = best: no validated checkpoint under {storage}/{run_name}; latest may work")
+    return path
 
 
 def latest(storage: str, run_name: str, report: Callable[[str], None] = print) -> str:
@@ -220,32 +231,6 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def _upload(local: Path, store: Store) -> dict[str, StoredFile]:
-    """Copy this worker's files to their place and describe them."""
-    names = sorted(str(path.relative_to(local)) for path in local.rglob("*") if path.is_file())
-    for folder in {store.path, *(store.child(name).rpartition("/")[0] for name in names)}:
-        store.filesystem.create_dir(folder, recursive=True)
-    pafs.copy_files(str(local), store.path, destination_filesystem=store.filesystem)
-    source = open_store(str(local))
-    return {name: StoredFile(size=(local / name).stat().st_size, xxh3=hash_file(source, name)) for name in names}
-
-
-def _on_all_workers(work: Callable[[], Any]) -> list[Any]:
-    """Each worker's result on every worker; an OSError of one is raised on all."""
-    result: Any = None
-    error = ""
-    try:
-        result = work()
-    except OSError as caught:
-        error = f"worker {dist.get_rank()} could not write a checkpoint: {caught}"
-    results: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(results, (result, error))
-    for _, error in results:
-        if error:
-            raise OSError(error)
-    return [result for result, _ in results]
-
-
 def _checkpoints(folder: str) -> list[tuple[int, Store]]:
     """(step, place) of whatever looks like a checkpoint in a run's folder, newest first."""
     found = [(int(name[5:]), name) for name in _names(open_store(folder)) if re.fullmatch(r"step_\d+", name)]
@@ -269,7 +254,7 @@ def _exists(store: Store, name: str) -> bool:
     return bool(store.filesystem.get_file_info(store.child(name)).type == pafs.FileType.File)
 
 
-def _delete(store: Store) -> None:
+def delete(store: Store) -> None:
     """Delete a checkpoint, its manifest first: what is left after an interruption is no checkpoint."""
     if _exists(store, MANIFEST):
         store.filesystem.delete_file(store.child(MANIFEST))
@@ -277,7 +262,12 @@ def _delete(store: Store) -> None:
         store.filesystem.delete_dir(store.path)
 
 
-def _read_json(store: Store, name: str) -> dict[str, Any]:
+def read_json(store: Store, name: str) -> dict[str, Any]:
+    """The content of one of a checkpoint's JSON files.
+
+    Raises:
+        ConfigError: it is missing or no JSON.
+    """
     try:
         with store.filesystem.open_input_stream(store.child(name)) as stream:
             tree: dict[str, Any] = json.loads(stream.read())

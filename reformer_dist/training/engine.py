@@ -145,9 +145,12 @@ class Engine:
         dist.all_reduce(total)
         return float(total[0]), int(total[1])
 
-    def grad_norm(self) -> float:
-        """2-norm of the last step's gradient of the mean loss, over all weights, before clipping."""
-        return float(self.deepspeed.get_global_grad_norm() if self.config.parallel.zero_stage else self._grad_norm)
+    def grad_norm(self) -> Tensor | float:
+        """2-norm of the last step's gradient of the mean loss, over all weights, before clipping; a scalar."""
+        norm: Tensor | float = (
+            self.deepspeed.get_global_grad_norm() if self.config.parallel.zero_stage else self._grad_norm
+        )
+        return norm
 
     def weights(self) -> dict[str, Tensor]:
         """The whole model's weights on the CPU, by their names in ReformerLM; empty except on rank 0."""
@@ -159,14 +162,13 @@ class Engine:
                 return {}
             return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
-    def save_state(self, folder: Path) -> None:
-        """Write this worker's part of the optimizer's state into `folder`, as a file of its own."""
-        stage = self.config.parallel.zero_stage
-        path = folder / f"{dist.get_rank():05d}-of-{dist.get_world_size():05d}.safetensors"
-        optimizer_state.save(path, self._pieces(), self.optimizer, replicated=stage == 0)
+    def state(self) -> dict[str, Tensor]:
+        """A copy of this worker's part of the optimizer's state, on the CPU; see optimizer_state.py."""
+        replicated = self.config.parallel.zero_stage == 0
+        return optimizer_state.snapshot(self._pieces(), self.optimizer, replicated)
 
     def load_state(self, folder: Path, step: int) -> None:
-        """Take the optimizer's state after so many steps from what `save_state` wrote, at any stage by any workers.
+        """Take the optimizer's state after so many steps from files of what `state` gave, at any stage to any workers.
 
         The weights are not part of it: the model has them before it is wrapped.
         """

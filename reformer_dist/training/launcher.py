@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from signal import Signals
 from typing import Any, cast
 
 import ray
@@ -22,7 +23,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reformer_dist import tracking
-from reformer_dist.cli import JobFailed
+from reformer_dist.cli import JobFailed, JobStopped
 from reformer_dist.config import Config
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.ray_session import ray_session
@@ -30,6 +31,7 @@ from reformer_dist.training import checkpoint, checks, failures
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
 from reformer_dist.training.resume import decide
+from reformer_dist.training.signals import stop_signals
 from reformer_dist.training.worker import Message, Work, work
 
 POLL_SECONDS = 0.2
@@ -64,6 +66,7 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
     Raises:
         ConfigError: a mistake of the user; all that can be known before is found before a worker is taken.
         JobFailed: the workers failed; one line with the cause and where the whole story is.
+        JobStopped: Ctrl-C or SIGTERM; the workers have written a checkpoint first. A second signal does not wait for it.
     """
     checks.check_config(config)
     tracking.check_reachable(tracking.tracking_uri(config))
@@ -80,6 +83,11 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
         corpus = preparation.run()
         place = decide(config, corpus)
         run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
+        if place.run_id is not None and place.start is not None:
+            for step, metrics in checkpoint.read_metrics(
+                place.start
+            ):  # a killed driver may not have sent the last ones
+                run.log(step, metrics)
         try:
             if place.step < config.train.steps:
                 with Terminal(config) as terminal:
@@ -90,7 +98,7 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
             assert path is not None, "the last step writes a checkpoint"
             keep_results(config, corpus, run, path)
         except BaseException as error:
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            run.finish("KILLED" if isinstance(error, KeyboardInterrupt | JobStopped) else "FAILED")
             raise
         run.finish("FINISHED")
         return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
@@ -100,42 +108,60 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
     """Run the workers to their end, showing and logging what they send."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    fit = _Fit(_trainer(job, messages))
+    stop = ray.remote(_StopFlag).options(num_cpus=0, scheduling_strategy=here).remote()
+    fit = _Fit(_trainer(job, messages, stop))
     diverged: FloatingPointError | None = None
-    for message in _received(messages, fit):
-        match message:
-            case str():
-                terminal.line(message)
-            case int():
-                terminal.restart(message)
-            case FloatingPointError():
-                diverged = message  # the workers are ending; Ray must not be shut down under the thread that waits
-            case (step, metrics):
-                terminal.metrics(step, metrics)
-                run.log(step, metrics)
+    with stop_signals() as signals:
+        for message in _received(messages, fit, signals, stop):
+            match message:
+                case str():
+                    terminal.line(message)
+                case int():
+                    terminal.restart(message)
+                case FloatingPointError():
+                    diverged = message  # the workers are ending; Ray must not be shut down under the thread that waits
+                case (step, metrics):
+                    terminal.metrics(step, metrics)
+                    run.log(step, metrics)
     if diverged is not None:
-        raise JobFailed(str(diverged))
+        raise JobFailed(f"{diverged}; {_what_is_left(job)}")
     if fit.error is not None:
-        raise JobFailed(failures.explain(fit.error, job.folder))
+        raise JobFailed(f"{failures.explain(fit.error, job.folder)}; {_what_is_left(job)}")
+    if signals and _steps_done(job) < job.config.train.steps:
+        raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 
 
-def _received(messages: Queue, fit: "_Fit") -> Iterator[Message]:
+def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Any) -> Iterator[Message]:
     """What the workers put into the queue, until the trainer has ended and everything is out."""
     fit.start()
-    ended = False
+    ended = told = False
     while not ended:
         fit.join(POLL_SECONDS)
         ended = not fit.is_alive()
         yield from messages.get_nowait_batch(messages.qsize())
+        if signals and not told:
+            told = True
+            stop.set.remote()
+            yield "stopping after a checkpoint"
 
 
-def _trainer(job: Work, messages: Queue) -> TorchTrainer:
+def _steps_done(job: Work) -> int:
+    path = checkpoint.newest(job.folder)
+    return checkpoint.read_state(path).step if path else 0
+
+
+def _what_is_left(job: Work) -> str:
+    path = checkpoint.newest(job.folder)
+    return f"the same command goes on from {path}" if path else "there is no checkpoint yet"
+
+
+def _trainer(job: Work, messages: Queue, stop: Any) -> TorchTrainer:
     config = job.config
     storage, _, name = job.folder.rpartition("/")
     cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
     return TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "messages": messages},
+        train_loop_config={"job": job, "messages": messages, "stop": stop},
         torch_config=TorchConfig(timeout_s=int(config.parallel.timeout_seconds)),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.train.workers,
@@ -157,7 +183,21 @@ def _worker(arguments: dict[str, Any]) -> None:
     job: Work = arguments["job"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
-    work(job, get_device(), arguments["messages"].put)
+    asked_to_stop = arguments["stop"].is_set.remote
+    work(job, get_device(), arguments["messages"].put, lambda: bool(ray.get(asked_to_stop())))
+
+
+class _StopFlag:
+    """Where the driver tells the workers to stop; they ask, since nothing can interrupt a step."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
 
 
 class _Failures(ray.train.UserCallback):

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
 from reformer_dist.training.engine import Engine, learning_rate
+from reformer_dist.training.watch import Watch
 
 Report = Callable[[int, dict[str, float]], object]
 """Takes a number of steps done and metrics by name."""
@@ -25,10 +26,11 @@ def train(
     batches: Iterator[Sequence[Batch]],
     validation: Callable[[], Iterable[Batch]],
     report: Report,
-    save: Callable[[int], None],
+    save: Callable[[int, float | None], None],
     start_step: int = 0,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Train from `start_step` to `config.train.steps`.
+    """Train from `start_step` to `config.train.steps`, or until one is asked to stop, with a checkpoint at the end.
 
     Args:
         config: lengths and intervals.
@@ -36,27 +38,36 @@ def train(
         batches: this worker's micro-batches of each step from `start_step` on.
         validation: this worker's part of the held-out batches, the same number on every worker.
         report: called on every worker, with values over all of them.
-        save: writes a checkpoint after so many steps.
+        save: writes a checkpoint after so many steps, given their validation loss if there is one.
         start_step: steps done before.
+        asked_to_stop: looked at where a step is logged; one worker's yes is enough.
 
     Raises:
-        FloatingPointError: on all workers, when the loss of a logged step is not finite.
+        Diverged: on all workers, at the next logged step or checkpoint after a loss or gradient was not finite.
     """
     settings = config.train
+    watch = Watch(engine.device, asked_to_stop)
     meter = Meter(engine.device)
     for step in range(start_step, settings.steps):
         result = engine.train_step(next(batches), step)
         meter.count(result)
+        watch.see(step, result[0], engine.grad_norm())
         done, last = step + 1, step + 1 == settings.steps
-        if last or done % settings.log_every == 0:
+        logged, saved = (last or done % every == 0 for every in (settings.log_every, settings.checkpoint_every))
+        stop = (logged or saved) and watch.read()
+        if logged:
             metrics = meter.read(result, engine)
             metrics["train/learning_rate"] = learning_rate(config.optimizer, step, settings.steps)
             report(done, metrics)
         with meter.paused():
+            held_out: dict[str, float] = {}
             if last or done % settings.validate_every == 0:
-                report(done, validate(engine, validation()) | memory(engine.device))
-            if last or done % settings.checkpoint_every == 0:
-                save(done)
+                held_out = validate(engine, validation())
+                report(done, held_out | memory(engine.device))
+            if saved or stop:
+                save(done, held_out.get("validation/loss"))
+        if stop:
+            return
 
 
 def validate(engine: Engine, batches: Iterable[Batch]) -> dict[str, float]:
@@ -95,15 +106,13 @@ class Meter:
         loss_sum = result[0].clone()
         dist.all_reduce(loss_sum)
         loss, num_tokens = torch.stack([loss_sum / result[1].clamp(min=1.0), self._num_tokens]).tolist()
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss became {loss}; a smaller optimizer.learning_rate may help")
         now = time.perf_counter()
         speed = num_tokens / (now - self._started)
         self._num_tokens.zero_()
         self._started = now
         return _loss_metrics("train", loss) | {
             "train/tokens_per_second": speed,
-            "train/grad_norm": engine.grad_norm(),
+            "train/grad_norm": float(engine.grad_norm()),
         }
 
     def paused(self) -> "_Pause":

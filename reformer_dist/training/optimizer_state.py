@@ -1,6 +1,6 @@
 """The optimizer's state by parameter name, whatever the ZeRO stage and the number of workers.
 
-In: a DeepSpeed engine and its AdamW. Out: one safetensors file a worker, and the same state in another engine.
+In: a DeepSpeed engine and its AdamW. Out: tensors for one safetensors file a worker, and the same state in another engine.
 
 ZeRO flattens parameters and gives every worker a stretch of the flat tensor. A *piece* is what a worker has of one
 parameter: the values from element `start` on. Each worker writes its pieces; on reading, a worker takes from all files
@@ -17,7 +17,6 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -71,14 +70,13 @@ def pieces(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Piece]:
             yield Piece(name, lies.start, lies.numel, flat, reaches.start)
 
 
-def save(path: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool) -> None:
-    """Write this worker's pieces of AdamW's moments into a file.
+def snapshot(held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool) -> dict[str, Tensor]:
+    """Copies, on the CPU, of this worker's pieces of AdamW's moments, for a safetensors file of its own.
 
     Args:
-        path: the file, one for each worker, in a folder of their own.
         held: this worker's pieces.
         optimizer: AdamW, which may not have stepped yet.
-        replicated: every worker holds all (stage 0): this one writes its share of each.
+        replicated: every worker holds all (stage 0): this one gives its share of each.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
     tensors = {}
@@ -90,15 +88,14 @@ def save(path: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, re
             if moment in state and first < last:
                 key = f"{piece.name}:{piece.start + first}:{moment}"
                 tensors[key] = piece.of(state[moment])[first:last].detach().cpu().clone()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    return tensors
 
 
 def load(folder: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, step: int) -> None:
     """Give an optimizer that has not stepped yet the moments in a folder's files and the number of steps done.
 
     Args:
-        folder: what `save` wrote, by any number of workers at any stage.
+        folder: of files with what `snapshot` gave, of any number of workers at any stage.
         held: this worker's pieces.
         optimizer: AdamW.
         step: optimizer steps done.

@@ -12,15 +12,21 @@ import torch.distributed as dist
 from reformer_dist.config import Config
 from reformer_dist.data import loader
 from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.order import sample_ids
+from reformer_dist.data.sequences import split_plan
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
 from reformer_dist.training import checkpoint
+from reformer_dist.training.checkpoint_writer import Writer
 from reformer_dist.training.engine import Engine
 from reformer_dist.training.loop import train
+from reformer_dist.training.watch import Diverged
 
 Message = str | int | tuple[int, dict[str, float]] | FloatingPointError
 """What a worker tells: a text, the step that training starts from, (step, metrics), or that training diverged."""
+
+SAMPLES_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,14 @@ class Work:
         return path, checkpoint.read_state(path).step if path else 0
 
 
-def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> None:
-    """Train until the last step; torch.distributed must be initialised.
+def work(job: Work, device: torch.device, send: Callable[[Message], object], asked_to_stop: Callable[[], bool]) -> None:
+    """Train until the last step or until asked to stop; torch.distributed must be initialised.
 
     Args:
         job: what to do.
         device: this worker's.
         send: takes messages for the driver; only rank 0's is used.
+        asked_to_stop: whether the driver wants an early end; only rank 0's is used.
     """
     config, corpus = job.config, job.corpus
     topology = make_topology(config)
@@ -71,6 +78,16 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> 
             engine.load_state(folder, step)
         tell(f"continuing from step {step} of {path}")
     tell(step)
+    settings = config.train
+    writer = Writer(
+        job.folder, settings.keep_checkpoints, keep_best=settings.keep_best, timeout=config.parallel.timeout_seconds
+    )
+    logged = checkpoint.read_metrics(path) if path is not None and path.startswith(f"{job.folder}/") else []
+
+    def report(step: int, metrics: dict[str, float]) -> None:
+        logged.append((step, metrics))
+        tell((step, metrics))
+
     here = (corpus, config, topology.data_group, topology.shard)
     try:
         train(
@@ -80,12 +97,17 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object]) -> 
             lambda: loader.validation_batches(
                 *here, topology.data_groups, max_sequences=config.train.validation_sequences
             ),
-            lambda step, metrics: tell((step, metrics)),
-            lambda step: _save(job, engine, step),
+            report,
+            lambda step, loss: _save(job, engine, writer, step, loss, logged),
             step,
+            asked_to_stop if topology.rank == 0 else lambda: False,
         )
-    except FloatingPointError as error:
-        tell(error)  # all workers see it at the same step, and starting them again would end the same way
+        writer.finish()
+    except Diverged as error:
+        writer.finish()
+        tell(
+            FloatingPointError(_divergence(job, error.step))
+        )  # all workers see it at the same step, and starting them again would end the same way
 
 
 def _start(job: Work) -> tuple[str | None, int]:
@@ -95,7 +117,14 @@ def _start(job: Work) -> tuple[str | None, int]:
     return choice[0]
 
 
-def _save(job: Work, engine: Engine, step: int) -> None:
+def _save(
+    job: Work,
+    engine: Engine,
+    writer: Writer,
+    step: int,
+    validation_loss: float | None,
+    logged: list[checkpoint.Metrics],
+) -> None:
     config = job.config
     state = checkpoint.State(
         step=step,
@@ -104,11 +133,22 @@ def _save(job: Work, engine: Engine, step: int) -> None:
         run_id=job.run_id,
         workers=config.train.workers,
         zero_stage=config.parallel.zero_stage,
+        validation_loss=validation_loss,
         config=config,
     )
-    checkpoint.save(job.folder, state, engine.weights(), engine.save_state)
-    if dist.get_rank() == 0:
-        checkpoint.prune(job.folder, config.train.keep_checkpoints)
+    writer.save(state, engine.weights(), engine.state(), logged)
+
+
+def _divergence(job: Work, step: int) -> str:
+    """One line about a step whose numbers are not finite."""
+    plan = split_plan(job.corpus, "train", job.config.data.sequence_length)
+    train = job.config.train
+    samples = sample_ids(job.corpus.hash, train.seed, plan.num_sequences, train.batch_size, step).tolist()
+    shown = ", ".join(map(str, samples[:SAMPLES_SHOWN])) + (", ..." if len(samples) > SAMPLES_SHOWN else "")
+    return (
+        f"the loss or gradient of step {step + 1} is not finite (training sequences {shown});"
+        " a smaller optimizer.learning_rate may help"
+    )
 
 
 def _discard(*_: object) -> None:

@@ -6,12 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from reformer_dist.config import Config, ConfigError, load_config
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training import checkpoint, resume
+from reformer_dist.training.checkpoint_writer import Writer
 from tests.corpora import prepare_here, random_documents, write_documents
 
+METRICS = [(1, {"train/loss": 2.5}), (2, {"train/loss": 1 / 3, "validation/loss": 1e-300})]
 SETTINGS = {"model.embed_dim": 16, "model.num_heads": 2, "model.feed_forward_dim": 16, "model.tie_embeddings": True}
 
 
@@ -26,17 +29,16 @@ def make_config(storage: str, **changes: object) -> Config:
     return load_config(None, {**SETTINGS, "train.storage": storage, **changes})
 
 
-def write(folder: str, step: int, config: Config, **changes: object) -> str:
-    """A checkpoint of an untrained model, with a stand-in for the engine's files."""
+def write(folder: str, step: int, config: Config, keep: int = 99, **changes: object) -> str:
+    """A checkpoint of an untrained model, with a stand-in for the engine's state."""
     fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
-    state = checkpoint.State(step=step, config=config, **fields)
-
-    def save_optimizer(local: Path) -> None:
-        local.mkdir()
-        (local / "00000-of-00001.safetensors").write_bytes(b"optimizer" * step)
-
+    writer = Writer(folder, keep, keep_best=True, timeout=60.0)
     weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
-    return checkpoint.save(folder, state, weights, save_optimizer)
+    path = writer.save(
+        checkpoint.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
+    )
+    writer.finish()
+    return path
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
@@ -49,8 +51,9 @@ def test_model_comes_back_from_a_folder_or_url(scheme: str, tmp_path: Path) -> N
     for name, value in ReformerLM(config.model).state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert not model.training
+    assert checkpoint.read_metrics(path) == METRICS
     with checkpoint.optimizer_files(path) as folder:
-        assert (folder / "00000-of-00001.safetensors").read_bytes() == b"optimizer" * 7
+        assert load_file(folder / "00000-of-00001.safetensors")["a"].tolist() == [7] * 9
 
 
 @pytest.mark.parametrize(

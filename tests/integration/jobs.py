@@ -1,0 +1,85 @@
+"""Running jobs/train.py on the tiny configuration, as a user does."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from mlflow import MlflowClient
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Job:
+    """A job that has ended."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def write_text(folder: Path) -> Path:
+    """Put some text to train on under `folder`; what the jobs store goes beside it."""
+    words = np.random.default_rng(0).choice(["alpha", "beta", "gamma"], (20, 200))
+    (folder / "text").mkdir()
+    for index, row in enumerate(words):
+        (folder / "text" / f"{index}.txt").write_text(" ".join(row))
+    return folder
+
+
+class Running:
+    """The job, started with `train__steps=3` for --train.steps 3."""
+
+    def __init__(self, place: Path, **options: object) -> None:
+        arguments = {"data.sources": place / "text", "train.storage": place / "runs", "optimizer.schedule": "constant"}
+        arguments |= {name.replace("__", "."): value for name, value in options.items()}
+        command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(ROOT / "jobs/configs/tiny.yaml")]
+        command += [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
+        self._mark = f"JOB_OF_A_TEST={uuid.uuid4()}"
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict([self._mark.split("=")])
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=place
+        )
+
+    def wait(self) -> Job:
+        """What became of it."""
+        output, errors = self.process.communicate()
+        return Job(self.process.returncode, output, errors)
+
+    def wait_for(self, reached: Callable[[], bool]) -> None:
+        """Wait until the job has come so far."""
+        while not reached():
+            assert self.process.poll() is None, "the job ended before it came so far"
+            time.sleep(0.02)
+
+    def workers(self) -> list[int]:
+        """Process ids of its train workers."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                environment, command = (path / "environ").read_bytes(), (path / "cmdline").read_bytes()
+            except OSError:
+                continue  # a process that has ended, or of another user
+            if b"ray::" in command and b"TrainWorker" in command and self._mark.encode() in environment:
+                found.append(int(path.name))
+        return found
+
+
+def run_job(place: Path, **options: object) -> Job:
+    """The job from start to end."""
+    return Running(place, **options).wait()
+
+
+def points(place: Path, job: Job) -> dict[str, list[tuple[int, float]]]:
+    """All points of the MLflow run that a job printed, in the order in which they were logged."""
+    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
+    run_id = job.output.split("MLflow run ")[1].split()[0]
+    names = client.get_run(run_id).data.metrics
+    return {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
