@@ -4,18 +4,24 @@ import argparse
 import importlib
 from pathlib import Path
 
-SUITES = ("duplication", "buckets", "ties")
+SPEED = ("attention", "model", "memory", "scaling")
+SUITES = (*SPEED, "duplication", "buckets", "ties")
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 
 def main() -> None:
-    """Run the suite that the command line names."""
+    """Run the suites that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--suite", choices=SUITES, default="duplication", help="what to measure (%(default)s)")
-    parser.add_argument("--size", choices=("small", "paper"), default="small", help="minutes, or the paper's own size")
+    parser.add_argument(
+        "--suite", nargs="+", choices=SUITES, default=SPEED, help="what to measure (speed and memory: %(default)s)"
+    )
+    parser.add_argument(
+        "--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures"
+    )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
     arguments = parser.parse_args()
-    importlib.import_module(f"reformer_dist.benchmarks.{arguments.suite}").run(arguments.size, arguments.output)
+    for suite in arguments.suite:
+        importlib.import_module(f"reformer_dist.benchmarks.{suite}").run(arguments.size, arguments.output)
 
 
 if __name__ == "__main__":
