@@ -18,7 +18,7 @@ from torch import Tensor
 
 @dataclass
 class Traffic:
-    """What a worker has sent to others, and how long it has waited for exchanges to end."""
+    """What a worker has sent to others, and how long it has waited for exchanges to end (with NCCL, only to be queued)."""
 
     bytes_sent: int = 0
     seconds_waiting: float = 0.0
@@ -57,10 +57,11 @@ def all_to_all(x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
 
 def all_gather(x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
     """Every worker's tensor, [P, ...]; no gradient."""
+    x = x.contiguous()
     gathered = x.new_empty(dist.get_world_size(group), *x.shape)
-    dist.all_gather(list(gathered.unbind()), x.contiguous(), group=group)
+    work = dist.all_gather(list(gathered.unbind()), x, group=group, async_op=True)
     traffic.bytes_sent += x.nbytes * (gathered.shape[0] - 1)
-    return gathered
+    return Pending(gathered, x, work, traffic).wait()
 
 
 def halo(x: Tensor, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:

@@ -7,12 +7,14 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 
 from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
+from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.training.engine import Engine, learning_rate
 from reformer_dist.training.watch import Watch
 
@@ -23,6 +25,7 @@ Report = Callable[[int, dict[str, float]], object]
 def train(
     config: Config,
     engine: Engine,
+    traffic: Traffic,
     batches: Iterator[Sequence[Batch]],
     validation: Callable[[], Iterable[Batch]],
     report: Report,
@@ -35,6 +38,7 @@ def train(
     Args:
         config: lengths and intervals.
         engine: holds the model, in the state that belongs to `start_step`.
+        traffic: counts what this worker's attention layers exchange.
         batches: this worker's micro-batches of each step from `start_step` on.
         validation: this worker's part of the held-out batches, the same number on every worker.
         report: called on every worker, with values over all of them.
@@ -47,7 +51,7 @@ def train(
     """
     settings = config.train
     watch = Watch(engine.device, asked_to_stop)
-    meter = Meter(engine.device)
+    meter = Meter(engine.device, traffic)
     for step in range(start_step, settings.steps):
         result = engine.train_step(next(batches), step)
         meter.count(result)
@@ -91,48 +95,48 @@ def memory(device: torch.device) -> dict[str, float]:
 
 
 class Meter:
-    """Loss and speed, read from the device only when a step is logged."""
+    """Loss, speed and traffic, read from the device only when a step is logged."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, traffic: Traffic) -> None:
+        self._traffic = traffic
         self._num_tokens = torch.zeros((), dtype=torch.float64, device=device)
-        self._started = time.perf_counter()
+        self._num_steps = 0
+        self._since = self._now()
 
     def count(self, result: torch.Tensor) -> None:
         """Take in what `Engine.train_step` returned."""
         self._num_tokens += result[1]
+        self._num_steps += 1
 
     def read(self, result: torch.Tensor, engine: Engine) -> dict[str, float]:
-        """Metrics of the last step, whose result is given; speed is the mean since the last reading."""
-        loss_sum = result[0].clone()
-        dist.all_reduce(loss_sum)
-        loss, num_tokens = torch.stack([loss_sum / result[1].clamp(min=1.0), self._num_tokens]).tolist()
-        now = time.perf_counter()
-        speed = num_tokens / (now - self._started)
+        """Metrics of the last step, whose result is given; speed and traffic are means since the last reading."""
+        _, sent, waited = (now - since for now, since in zip(self._now(), self._since, strict=True))
+        sums = torch.stack([result[0], *result.new_tensor([sent, waited])])
+        dist.all_reduce(sums)
+        loss_sum, sent, waited, count, num_tokens = torch.cat([sums, result[1:2], self._num_tokens[None]]).tolist()
+        loss = loss_sum / max(1.0, count)
+        seconds = time.perf_counter() - self._since[0]
+        each = self._num_steps * dist.get_world_size()
         self._num_tokens.zero_()
-        self._started = now
+        self._num_steps = 0
+        self._since = self._now()
         return _loss_metrics("train", loss) | {
-            "train/tokens_per_second": speed,
+            "train/tokens_per_second": num_tokens / seconds,
             "train/grad_norm": float(engine.grad_norm()),
+            "parallel/bytes_sent": sent / each,
+            "parallel/wait_seconds": waited / each,
         }
 
-    def paused(self) -> "_Pause":
-        """A block whose time does not count."""
-        return _Pause(self)
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """A block whose time and traffic do not count."""
+        before = self._now()
+        yield
+        self._since = [since + now - then for since, now, then in zip(self._since, self._now(), before, strict=True)]
 
-    def skip(self, seconds: float) -> None:
-        """Leave out time that was not spent on training steps."""
-        self._started += seconds
-
-
-class _Pause:
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._meter.skip(time.perf_counter() - self._started)
+    def _now(self) -> list[float]:
+        """Seconds, bytes sent and seconds waited up to now."""
+        return [time.perf_counter(), self._traffic.bytes_sent, self._traffic.seconds_waiting]
 
 
 def _loss_metrics(split: str, loss: float) -> dict[str, float]:

@@ -71,7 +71,7 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
         model.double()
     if path is not None:
         checkpoint.load_weights(path, model)
-    parallelize(model, topology)
+    traffic = parallelize(model, topology)
     engine = Engine(model, config, device)
     if path is not None:
         with checkpoint.optimizer_files(path) as folder:
@@ -93,6 +93,7 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
         train(
             config,
             engine,
+            traffic,
             loader.batches_from(loader.training_dataset(*here, start_step=step).iterator()),
             lambda: loader.validation_batches(
                 *here, topology.data_groups, max_sequences=config.train.validation_sequences

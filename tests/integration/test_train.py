@@ -44,6 +44,19 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert sum(p.numel() for p in model.parameters()) > 10_000
 
 
+def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
+    """Two workers swap half of 4 n E values in the local layer and of 3 n E in the LSH layer: forward, replay, gradient."""
+    curves = points(place, whole)
+    tokens, width, workers = 4 * 256, 32, 2
+    a_worker = 3 * (4 + 3) * tokens * width * 4 / 2 / workers
+    sent = [value for _, value in curves["parallel/bytes_sent"]]
+    assert sent == [pytest.approx(a_worker, rel=0.05)] * 6
+    assert len(set(sent)) == 1, "validations between the steps do not count"
+    seconds = [tokens / value for _, value in curves["train/tokens_per_second"]]
+    waited = [value for _, value in curves["parallel/wait_seconds"]]
+    assert all(0 < part < whole for part, whole in zip(waited, seconds, strict=True))
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
