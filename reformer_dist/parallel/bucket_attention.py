@@ -15,28 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.model.block_attention import Blocks
-from reformer_dist.model.block_kernels import pick_kernel, statistics_dtype
 from reformer_dist.model.combination import RunningMix
-from reformer_dist.model.plans import AttentionDropout, Rule
-from reformer_dist.model.randomness import pair_keep
-from reformer_dist.model.segment_attention import unit_keys
-from reformer_dist.parallel.collectives import Pending, Traffic, start_all_to_all
-from reformer_dist.parallel.routing import NO_KEY, Route
-
-_ENTRIES_IN_A_STRETCH = 1 << 14
-
-
-class Settings:
-    """What all rounds share."""
-
-    def __init__(
-        self, rule: Rule, group: dist.ProcessGroup, traffic: Traffic, dropout: AttentionDropout | None, kernel: str
-    ) -> None:
-        self.rule, self.group, self.traffic, self.dropout, self.kernel = rule, group, traffic, dropout, kernel
+from reformer_dist.parallel.collectives import Pending, start_all_to_all
+from reformer_dist.parallel.routed_attention import Settings, attend, attend_backward, pack, unpack
+from reformer_dist.parallel.routing import Route
 
 
 def bucket_attention(
@@ -64,17 +48,16 @@ class _BucketAttention(torch.autograd.Function):
         ctx: Any, qk: Tensor, v: Tensor, routes: Sequence[Route], own_keep: Tensor | None, settings: Settings
     ) -> Tensor:
         rows = torch.cat([_matrix(qk), _matrix(v)], dim=1)
-        mix = RunningMix(rows.shape[0], v)
+        mix = _RoundMix(rows.shape[0], v, settings)
 
         def take_back(route: Route, pending: Pending) -> None:
-            out, lse = _unpack(pending.wait(), v.shape[-1])
-            mix.add(route.own_rows.long(), out, lse[:, 0])
+            mix.add(route, pending.wait())
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(routes, lambda route: rows[route.rows.long()], settings):
+        for route, received in _dispatched(routes, lambda route: rows.index_select(0, route.rows), settings):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
-            result = _attend(route, received, settings)[route.own]
+            result = attend(route, received, settings)
             send, receive = route.own_send, route.own_receive
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
         for route, pending in returning:
@@ -92,24 +75,55 @@ class _BucketAttention(torch.autograd.Function):
         grad_rows = _matrix(grad)
         delta = (grad_rows * out).sum(1, keepdim=True, dtype=lse.dtype)
         statistics = torch.cat([delta, lse[:, None]], dim=1)
-        rows = _pack(torch.cat([_matrix(qk), _matrix(v), grad_rows], dim=1), statistics)
+        rows = pack(torch.cat([_matrix(qk), _matrix(v), grad_rows], dim=1), statistics)
         total = torch.zeros(rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
 
         def take_back(route: Route, pending: Pending) -> None:
-            total.index_add_(0, route.rows.long(), pending.wait())
+            gradients = pending.wait()
+            if settings.is_native(v):
+                torch.ops.reformer_dist.add_rows(total, route.rows, gradients, route.send)
+            else:
+                total.index_add_(0, route.rows, gradients)
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(ctx.routes, lambda route: rows[route.rows.long()], settings):
+        for route, received in _dispatched(ctx.routes, lambda route: rows.index_select(0, route.rows), settings):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
-            result = _attend_backward(route, received, v.shape[-1], settings)
+            result = attend_backward(route, received, v.shape[-1], settings)
             send, receive = route.receive, route.send
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
         for route, pending in returning:
             take_back(route, pending)
         dqk, dv = total.chunk(2, dim=1)
-        dv = dv + grad_rows * own_weight[:, None].to(v.dtype)
+        dv = torch.addcmul(dv, grad_rows, own_weight[:, None].to(v.dtype))
         return dqk.reshape(qk.shape), dv.view_as(v), None, None, None
+
+
+class _RoundMix:
+    """Results of the rounds as they come back, combined for every row by the fastest code there is for it."""
+
+    def __init__(self, num_rows: int, v: Tensor, settings: Settings) -> None:
+        self._running = None if settings.is_native(v) else RunningMix(num_rows, v)
+        if self._running is None:
+            self._out_MD = v.new_zeros(num_rows, v.shape[-1])
+            self._lse_M = v.new_full((num_rows,), -torch.inf)
+
+    def add(self, route: Route, packed: Tensor) -> None:
+        """Add the packed outputs and log-sum-exps of a route's own rows."""
+        if self._running is None:
+            torch.ops.reformer_dist.combine_rows(self._out_MD, self._lse_M, route.own_rows, packed)
+            return
+        out, lse = unpack(packed, self._running.sum_MD.shape[1])
+        self._running.add(route.own_rows.long(), out, lse[:, 0])
+
+    def finish(self, own_MD: Tensor, own_keep_M: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """See `RunningMix.finish`."""
+        if self._running is not None:
+            return self._running.finish(own_MD, own_keep_M)
+        lonely_M = self._lse_M == -torch.inf
+        own_weight_M = lonely_M.to(own_MD.dtype) if own_keep_M is None else own_keep_M.masked_fill(~lonely_M, 0.0)
+        out_MD = torch.addcmul(self._out_MD, own_MD, own_weight_M[:, None])
+        return out_MD, self._lse_M.masked_fill(lonely_M, torch.inf), own_weight_M
 
 
 def _dispatched(
@@ -126,110 +140,6 @@ def _dispatched(
         yield route, pending.wait()
         if following is not None:
             pending = following
-
-
-def _attend(route: Route, received: Tensor, settings: Settings) -> Tensor:
-    """Outputs and log-sum-exps of the received rows, packed (those of halo rows mean nothing)."""
-    kernel = pick_kernel(received, settings.kernel)
-    qk_NSD, v_NSD = _lay_out(route, received).chunk(2, dim=-1)
-    k_NSD = unit_keys(qk_NSD)
-    out_NSD = torch.zeros_like(v_NSD, memory_format=torch.contiguous_format)
-    lse_NS1 = torch.zeros(*v_NSD.shape[:2], 1, dtype=statistics_dtype(v_NSD), device=v_NSD.device)
-    for blocks, part, mask, keep in _stretches(route, settings, v_NSD.dtype):
-        out, lse = kernel.forward(
-            blocks.queries(qk_NSD[:, part]), blocks.keys(k_NSD[:, part]), blocks.keys(v_NSD[:, part]), mask, keep
-        )
-        blocks.queries(out_NSD[:, part]).copy_(out)
-        blocks.queries(lse_NS1[:, part]).copy_(lse[..., None])
-    places = route.places.long()
-    return _pack(out_NSD.flatten(0, 1)[places], lse_NS1.flatten(0, 1)[places])
-
-
-def _attend_backward(route: Route, received: Tensor, D: int, settings: Settings) -> Tensor:
-    """Gradients of the received rows' queries-keys and values, [M', 2 D]."""
-    kernel = pick_kernel(received, settings.kernel)
-    vectors, statistics = _unpack(received, 3 * D)
-    qk_NSD, v_NSD, grad_NSD = _lay_out(route, vectors).chunk(3, dim=-1)
-    statistics_NS2 = _lay_out(route, statistics)
-    with torch.enable_grad():
-        leaf_NSD = qk_NSD.detach().requires_grad_()
-        k_NSD = unit_keys(leaf_NSD)
-    keys_NSD = k_NSD.detach()
-    dq, dk, dv = (torch.zeros_like(v_NSD, memory_format=torch.contiguous_format) for _ in range(3))
-    out_NSD = _output_with(statistics_NS2[..., :1], grad_NSD)
-    for blocks, part, mask, keep in _stretches(route, settings, v_NSD.dtype):
-        lse = blocks.queries(statistics_NS2[:, part, 1])
-        is_query = blocks.queries(route.is_query_S[None, part])
-        dq_part, dk_part, dv_part = kernel.backward(
-            blocks.queries(grad_NSD[:, part]).contiguous(),
-            blocks.queries(qk_NSD[:, part]),
-            blocks.keys(keys_NSD[:, part]),
-            blocks.keys(v_NSD[:, part]),
-            blocks.queries(out_NSD[:, part]),
-            lse.masked_fill(~is_query, torch.inf),
-            mask,
-            keep,
-        )
-        blocks.queries(dq[:, part]).add_(dq_part)
-        dk[:, part] += blocks.add_keys(dk_part)
-        dv[:, part] += blocks.add_keys(dv_part)
-    dqk = dq + torch.autograd.grad(k_NSD, leaf_NSD, dk)[0]
-    return torch.cat([dqk, dv], dim=-1).flatten(0, 1)[route.places.long()]
-
-
-def _output_with(delta_NS1: Tensor, grad_NSD: Tensor) -> Tensor:
-    """Some vector whose product with the gradient is delta: all that kernels need of the combined output."""
-    largest = grad_NSD.abs().amax(-1, keepdim=True)
-    largest = torch.where(largest == 0, 1.0, largest)
-    direction = grad_NSD / largest
-    length = direction.square().sum(-1, keepdim=True)
-    return direction * (delta_NS1.to(grad_NSD.dtype) / largest / torch.where(length == 0, 1.0, length))
-
-
-def _pack(vectors_MD: Tensor, statistics_MX: Tensor) -> Tensor:
-    """Vectors and, behind them, statistics of a wider dtype bit by bit, so that one exchange carries both exactly."""
-    return torch.cat([vectors_MD, statistics_MX.contiguous().view(vectors_MD.dtype)], dim=1)
-
-
-def _unpack(rows_MY: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """The two parts of `_pack`, of which the vectors have `width` columns."""
-    return rows_MY[:, :width], rows_MY[:, width:].contiguous().view(statistics_dtype(rows_MY))
-
-
-def _lay_out(route: Route, received: Tensor) -> Tensor:
-    """Received rows at their places, zeros elsewhere, [N, S, X]."""
-    N, S = route.segments_NS.shape
-    laid = received.new_zeros(N * S, received.shape[1])
-    laid[route.places.long()] = received
-    return laid.view(N, S, -1)
-
-
-def _stretches(
-    route: Route, settings: Settings, dtype: torch.dtype
-) -> Iterator[tuple[Blocks, slice, Tensor, Tensor | None]]:
-    """Blocks, the places they span, their mask and dropout multipliers, some blocks at a time."""
-    rule, W = settings.rule, settings.rule.block
-    assert rule.reach is not None
-    N, S = route.segments_NS.shape
-    num_blocks = S // W - rule.before - rule.after
-    step = max(1, _ENTRIES_IN_A_STRETCH // (W * N))
-    keys = torch.arange((rule.before + 1 + rule.after) * W, device=route.places.device)
-    back = torch.arange(W, device=keys.device)[:, None] + rule.before * W - keys
-    reach = (back >= rule.reach[0]) & (back <= rule.reach[1])
-    reach = reach & (back != 0) if rule.compare == "other" else reach
-    for start in range(0, num_blocks, step):
-        blocks = Blocks(min(step, num_blocks - start), W, rule.before, rule.after)
-        part = slice(start * W, (start + rule.before + blocks.count + rule.after) * W)
-        segments = route.segments_NS[:, part]
-        query = blocks.queries(segments)[..., None]
-        visible = (query == blocks.keys(segments)[:, :, None, :]) & (query != NO_KEY) & reach
-        mask = torch.zeros(visible.shape, dtype=dtype, device=keys.device).masked_fill_(~visible, -torch.inf)
-        keep = None
-        if route.hashes_NS is not None and settings.dropout is not None:
-            hashes = route.hashes_NS[:, part]
-            pairs = blocks.queries(hashes)[..., None], blocks.keys(hashes)[:, :, None, :]
-            keep = pair_keep(*pairs, settings.dropout.probability, dtype)
-        yield blocks, part, mask, keep
 
 
 def _matrix(x_BtHD: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from torch import Tensor
 from reformer_dist.model.plans import PADDING, Rule
 from reformer_dist.parallel.collectives import Traffic, start_all_to_all
 
-NO_KEY = -1  # segment of places that hold no token, or padding
+NO_KEY = -1  # segment of padding
+NO_ROW = -1  # of places that hold no token
 _LAST = (1 << 31) - 1  # segment of padding: behind all others
 _NEVER = 1 << 62
 
@@ -35,22 +36,22 @@ class Route:
     """How many of them to each worker."""
     receive: list[int]
     """How many rows come from each worker."""
-    places: Tensor
-    """Place of each received row among the N * S of this worker, [M'] int32."""
     own: Tensor
-    """Which received rows are this worker's queries (the others are halo), [M'] bool."""
+    """Which received rows are this worker's queries (the others are halo), [N * t] int32, in the order that they came."""
     own_rows: Tensor
     """Rows whose results come back, [N * t] int32, by worker; each once."""
     own_send: list[int]
     """How many queries of this worker each worker sent."""
     own_receive: list[int]
     """How many results come back from each worker."""
-    is_query_S: Tensor
-    """Which places are this worker's queries, bool; the others are halo or empty."""
-    segments_NS: Tensor
-    """(document, bucket) at each place, int32; NO_KEY where there is none."""
-    hashes_NS: Tensor | None
-    """Dropout hashes at each place, int64; None without dropout."""
+    order_NS: Tensor
+    """Received row at each place, int32; NO_ROW where there is none."""
+    queries: tuple[int, int]
+    """First and last + 1 of the places of this worker's queries; the others are halo or empty."""
+    segments_M: Tensor
+    """(document, bucket) of each received row, int32; NO_KEY for padding."""
+    hashes_M: Tensor | None
+    """Dropout hashes of each received row, not yet mixed, int64; None without dropout."""
 
 
 class Router:
@@ -166,16 +167,9 @@ class Router:
             columns.extend(hashes.view(torch.int32).unflatten(0, (-1, 2)).unbind(1))
         send, receive = sent_N2P[:, 0].sum(0).tolist(), received_N2P[:, 0].sum(0).tolist()
         table = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.group, self.traffic).wait()
-        places, within = table[:, 0].long(), table[:, 0].long() % S
-        segments_NS = torch.full((N * S,), NO_KEY, dtype=torch.int32, device=table.device)
-        segments_NS[places] = torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1])
-        hashes_NS = None
-        if hashes_Nt is not None:
-            hashes_NS = torch.zeros(N * S, dtype=torch.int64, device=table.device)
-            hashes_NS[places] = table[:, 2:].contiguous().view(torch.int64)[:, 0]
-            hashes_NS = hashes_NS.view(N, S)
-        places_S = torch.arange(S, device=table.device)
-        is_query_S = (places_S >= offset) & (places_S < offset + t)
+        places, within = table[:, 0].long(), table[:, 0] % S
+        order_NS = torch.full((N * S,), NO_ROW, dtype=torch.int32, device=table.device)
+        order_NS[places] = torch.arange(len(places), dtype=torch.int32, device=table.device)
         own_entries, _, own_slice = _spans(lows[1], sent_N2P[:, 1])
         rows_Nt = _matrix_rows(slices, order_Nt, num_heads)
         return Route(
@@ -183,14 +177,14 @@ class Router:
             rows_Nt.flatten()[at].int(),
             send,
             receive,
-            table[:, 0].clone(),
-            is_query_S[within],
+            torch.nonzero((within >= offset) & (within < offset + t))[:, 0].int(),
             rows_Nt.flatten()[own_slice * t + own_entries].int(),
             received_N2P[:, 1].sum(0).tolist(),
             sent_N2P[:, 1].sum(0).tolist(),
-            is_query_S,
-            segments_NS.view(N, S),
-            hashes_NS,
+            order_NS.view(N, S),
+            (offset, offset + t),
+            torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
+            None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
         )
 
 

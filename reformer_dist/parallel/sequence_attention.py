@@ -23,8 +23,9 @@ from reformer_dist.model.attention import Core, LSHCore, attention_dropout
 from reformer_dist.model.context import Context
 from reformer_dist.model.plans import PADDING, window_rule
 from reformer_dist.model.randomness import mix, pair_keep, token_hash
-from reformer_dist.parallel.bucket_attention import Settings, bucket_attention
+from reformer_dist.parallel.bucket_attention import bucket_attention
 from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all, halo
+from reformer_dist.parallel.routed_attention import Settings
 from reformer_dist.parallel.routing import Route, Router
 
 _ENTRIES_AT_A_TIME = 1 << 15  # tokens times slices that are under way at a time
@@ -40,20 +41,19 @@ class HeadsExchange:
 
     def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
         """See `Core`; what was found is of this worker's heads and the group's tokens."""
-        whole = tuple(self._to_heads(torch.stack(tensors)).unbind())
-        out_BTHD, found = self.core(whole, self._whole(context, tensors[0]), found, training)
+        out_BTHD, found = self.core(self._to_heads(tensors), self._whole(context, tensors[0]), found, training)
         return self._to_shards(out_BTHD), found
 
-    def _to_heads(self, x_nBtHD: Tensor) -> Tensor:
-        """[n, B, t, H, D] of this shard -> [n, B, T, H / P, D] of this worker's heads."""
-        by_heads = torch.stack(x_nBtHD.chunk(self.num_workers, dim=3))
-        by_shards = all_to_all(by_heads, self.group, self.traffic)  # [P, n, B, t, H / P, D]
-        return by_shards.movedim(0, 2).flatten(2, 3)[:, :, : self.length]
+    def _to_heads(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """[B, t, H, D] of this shard -> [B, T, H / P, D] of this worker's heads, each; views where B is 1."""
+        by_heads = [x_BtHD.unflatten(2, (self.num_workers, -1)).movedim(2, 0) for x_BtHD in tensors]
+        by_shards = all_to_all(torch.stack(by_heads, dim=3), self.group, self.traffic)  # [P, B, t, n, H / P, D]
+        return by_shards.movedim(0, 1).flatten(1, 2)[:, : self.length].unbind(2)
 
     def _to_shards(self, x_BTHD: Tensor) -> Tensor:
         """[B, T, H / P, D] -> [B, t, H, D]."""
         padded = pad(x_BTHD, (0, 0, 0, 0, 0, -x_BTHD.shape[1] % self.num_workers))
-        by_shards = torch.stack(padded.chunk(self.num_workers, dim=1))
+        by_shards = padded.unflatten(1, (self.num_workers, -1)).movedim(1, 0)
         by_heads = all_to_all(by_shards, self.group, self.traffic)  # [P, B, t, H / P, D]
         return by_heads.movedim(0, 2).flatten(2, 3)
 
@@ -89,7 +89,7 @@ class BucketsExchange:
         dropout = attention_dropout(config, self.core.layer, context, training)
         hashes_BtH = None
         if dropout is not None:
-            hashes_BtH = _pair_hashes(dropout.key, context, qk_BtHD)
+            hashes_BtH = _head_hashes(dropout.key, context, qk_BtHD)
         if found is None:
             buckets_BHRt = self.core.hash(qk_BtHD, context, training)
             router = Router(rule, self.group, self.traffic, _ENTRIES_AT_A_TIME)
@@ -97,7 +97,8 @@ class BucketsExchange:
             found = router.routes(buckets_BHRt, context.documents_BT, math.prod(config.bucket_factors), hashes_Nt)
         own_keep_BtH = None
         if dropout is not None and hashes_BtH is not None:
-            own_keep_BtH = pair_keep(hashes_BtH, hashes_BtH, dropout.probability, v_BtHD.dtype)
+            mixed_BtH = mix(hashes_BtH)
+            own_keep_BtH = pair_keep(mixed_BtH, mixed_BtH, dropout.probability, v_BtHD.dtype)
         settings = Settings(rule, self.group, self.traffic, dropout, config.attention_kernel)
         return bucket_attention(qk_BtHD, v_BtHD, found, own_keep_BtH, settings), found
 
@@ -127,9 +128,8 @@ class HaloExchange:
         return out_BSHD[:, before : before + t], found
 
 
-def _pair_hashes(key: int, context: Context, x_BtHD: Tensor) -> Tensor:
-    """Dropout hashes of (row, position, head), [B, t, H], as `SegmentPlan` draws them."""
+def _head_hashes(key: int, context: Context, x_BtHD: Tensor) -> Tensor:
+    """Dropout hashes of (row, position, head), [B, t, H], as `SegmentPlan` draws them before it mixes them."""
     B, t, H, _ = x_BtHD.shape
     hashes_Bt = token_hash(key, context.first_row, context.first_position, (B, t), x_BtHD.device)
-    heads_H = torch.arange(context.first_head, context.first_head + H, device=x_BtHD.device)
-    return mix(hashes_Bt[..., None] + heads_H)
+    return hashes_Bt[..., None] + torch.arange(context.first_head, context.first_head + H, device=x_BtHD.device)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import cpp_extension
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attend.cpp", "buckets.cpp")
+_SOURCES = ("attend.cpp", "buckets.cpp", "routed.cpp")
 _HEADERS = ("attend.h", "panels.h", "vectors.h")
 _FLAGS = ["-O3", "-fopenmp", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]
 _FLAGS_FOR = {
