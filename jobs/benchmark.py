@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 SPEED = ("attention", "model", "memory", "scaling")
-SUITES = (*SPEED, "duplication", "buckets", "ties")
+SUITES = (*SPEED, "duplication", "buckets", "ties", "chaos")
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 

@@ -203,6 +203,13 @@ def open_experiment(config: Config) -> Experiment:
         raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
 
 
+def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    """All (step, value) of a metric of any run, as they were logged; a step that was logged twice is there twice."""
+    from mlflow import MlflowClient
+
+    return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, name))
+
+
 def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
     """`open_experiment` and `Experiment.start` in one."""
     return open_experiment(config).start(config, parent_run=parent_run, run_id=run_id)
