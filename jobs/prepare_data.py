@@ -7,6 +7,7 @@ import time
 
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
+from reformer_dist.data.manifest import SPLITS
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.sequences import split_plan
 from reformer_dist.ray_session import ray_session
@@ -25,8 +26,13 @@ def main(config: Config) -> None:
         megabytes = preparation.num_bytes / 1e6
         print(f"prepared {megabytes:.1f} MB in {seconds:.1f} s, {megabytes / seconds:.1f} MB/s")
     print(f"corpus: {corpus.folder}")
-    for split in ("train", "validation"):
-        counts, plan = corpus.manifest.split(split), split_plan(corpus, split, config.data.sequence_length)
+    manifest = corpus.manifest
+    if manifest.binary or manifest.bad:
+        print(f"left out: {manifest.binary:,} binary files, {manifest.bad:,} bad documents")
+    for split in SPLITS:
+        counts, plan = manifest.split(split), split_plan(corpus, split, config.data)
+        if not counts.documents:
+            continue
         print(
             f"{split}: {counts.documents:,} documents, {counts.tokens:,} tokens, {plan.num_sequences:,} sequences of"
             f" {config.data.sequence_length:,} with {plan.padding_share:.2%} padding"

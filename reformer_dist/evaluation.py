@@ -15,8 +15,9 @@ from reformer_dist.config import Config, ConfigError, flatten, load_config
 from reformer_dist.data.batch import Batch
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.loader import validation_batches
-from reformer_dist.data.packing import plan_sequences
 from reformer_dist.data.prepare import plan_preparation
+from reformer_dist.data.sequences import split_plan
+from reformer_dist.data.tokenizers import Tokenizer
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.ray_session import ray_session
 from reformer_dist.training import checkpoint, checks
@@ -30,7 +31,7 @@ class Evaluation:
         checkpoint: its folder or URL.
         corpus: the corpus's folder or URL.
         split: documents that were scored.
-        unit: what a token is, "byte" or "token".
+        unit: what a token is, such as "byte".
         num_sequences: sequences that were scored, of `all_sequences`.
         all_sequences: sequences that the split has.
         num_tokens: tokens that were scored.
@@ -69,15 +70,16 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     """
     options = config.evaluation
     path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, trained, _ = checkpoint.load_model(path)
+    model, trained, tokenizer = checkpoint.load_model(path)
     config = _overlay(trained, config)
     checks.check_machine(config)
     device = torch.device("cuda" if config.train.use_gpu else "cpu")
     dtype = torch.float64 if config.train.dtype == "float64" else None
     model = _with_settings(model, config).to(device, dtype)
-    corpus = _corpus(config)
-    lengths = corpus.document_lengths(options.split) + 1
-    available = plan_sequences(lengths, config.data.sequence_length).num_sequences
+    corpus = _corpus(config, tokenizer)
+    available = split_plan(corpus, options.split, config.data).num_sequences
+    if not available:
+        raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
     total = min(available, options.max_sequences or available)
     loss_sum, num_tokens, done = 0.0, 0, 0
     for batch in validation_batches(corpus, config, 0, 0, 1, options.split, options.max_sequences):
@@ -89,7 +91,7 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         checkpoint=path,
         corpus=corpus.folder,
         split=options.split,
-        unit="byte" if corpus.tokenizer.name == "bytes" else "token",
+        unit=corpus.tokenizer.unit,
         num_sequences=total,
         all_sequences=available,
         num_tokens=num_tokens,
@@ -120,12 +122,19 @@ def _with_settings(model: ReformerLM, config: Config) -> ReformerLM:
         raise ConfigError(f"{names} does not go with the checkpoint's weights; leave it out") from None
 
 
-def _corpus(config: Config) -> Corpus:
+def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
+    """The corpus to score, in the checkpoint's tokens: the one of its training if that is there and meant."""
     preparation = plan_preparation(config.data, config.train.storage)
+    if not preparation.is_done and tokenizer.name == config.data.tokenizer:
+        preparation = plan_preparation(config.data, config.train.storage, tokenizer)
     if preparation.is_done:
-        return preparation.run()
-    with ray_session():
-        return preparation.run()
+        corpus = preparation.run()
+    else:
+        with ray_session():
+            corpus = preparation.run()
+    if corpus.tokenizer.to_json() != tokenizer.to_json():
+        raise ConfigError(f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead")
+    return corpus
 
 
 @torch.no_grad()

@@ -1,8 +1,6 @@
 """Small corpora for tests, prepared in this process without Ray."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.parts import write_part
 from reformer_dist.data.prepare import Preparation, plan_preparation
 from reformer_dist.data.stores import open_store
+from reformer_dist.data.vocabulary import trained_tokenizer
 from reformer_dist.data.writing import complete_folder, write_manifest
 
 
@@ -31,23 +30,24 @@ def random_documents(lengths: Mapping[str, int], seed: int = 0) -> dict[str, byt
     return {name: generator.integers(1, 256, n, np.uint8).tobytes() for name, n in lengths.items()}
 
 
-def prepare_here(source: Path | str, storage: Path, validation_fraction: float = 0.2) -> Corpus:
-    """What `prepare` does, one part after the other in this process."""
-    data = DataConfig(sources=(str(source),), validation_fraction=validation_fraction)
+def prepare_here(source: Path | str, storage: Path, validation_fraction: float = 0.2, **fields: object) -> Corpus:
+    """What `prepare` does, one part after the other in this process; more fields of the data section by name."""
+    data = DataConfig.model_validate({"sources": (str(source),), "validation_fraction": validation_fraction, **fields})
     return run_here(plan_preparation(data, str(storage)))
 
 
 def run_here(preparation: Preparation) -> Corpus:
     """What `Preparation.run` does, one part after the other in this process."""
+    data = preparation.data
+    tokenizer = preparation.tokenizer or trained_tokenizer(preparation.parts, data)
     with complete_folder(open_store(preparation.folder)) as store:
         assert store is not None
-        rows = []
         for part in preparation.parts:
-            table = pa.Table.from_pylist([{"part": json.dumps(asdict(part))}])
-            rows += write_part(table, preparation.tokenizer, store.path).to_pylist()
-            if rows[-1]["error"]:
-                raise OSError(rows[-1]["error"])
-        write_manifest(rows, preparation.tokenizer, preparation.held_out, store)
+            table = pa.Table.from_pylist([{"part": part.to_json()}])
+            (row,) = write_part(table, data, tokenizer.to_json(), store.url(store.path)).to_pylist()
+            if row["error"]:
+                raise OSError(row["error"])
+        write_manifest(len(preparation.parts), data, tokenizer, store, preparation.num_binary)
     return Corpus.open(preparation.folder)
 
 

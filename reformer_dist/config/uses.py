@@ -32,7 +32,7 @@ class EvaluationConfig(Section):
 
     checkpoint: str = "latest"
     """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
-    split: Literal["validation", "train"] = "validation"
+    split: Literal["validation", "test", "train"] = "validation"
     """Documents to score."""
     max_sequences: PositiveInt | None = None
     """Score only so many sequences, spread evenly over the split. By default all."""

@@ -1,98 +1,44 @@
 """A prepared corpus: a folder of Parquet files and a manifest, opened, verified and read by position.
 
-Each split is one string of tokens, its documents end to end in order of name, cut into rows of `row_tokens` tokens,
-each a row group; so where a token lies follows from its index alone, and a sequence is read from little more than the
-row groups that its pieces lie in. `SPLIT-documents.parquet` holds the name and the length of each document.
+All documents lie end to end, in order of name, in one string of tokens, which the token files cut into rows; so where a
+token lies follows from its index alone. The table of documents says which of them, or which part of them, is in which
+split.
 """
 
-import json
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, Literal, get_args
+from functools import cached_property
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reformer_dist.config import ConfigError
-from reformer_dist.data.stores import Store, hash_file, one_line, open_store
-from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
+from reformer_dist.data.manifest import SPLITS, TOKENIZER, Manifest, SplitName, StoredFile, read_manifest
+from reformer_dist.data.stores import STORE_ERRORS, Store, hash_file, naming, one_line, open_store
+from reformer_dist.data.token_rows import TokenReader
+from reformer_dist.data.tokenizers import Tokenizer, read_tokenizer
 
-SCHEMA_VERSION = 1
-MANIFEST = "manifest.json"
-SplitName = Literal["train", "validation"]
-HeldOut = Literal["documents", "ends"]
-SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
-
-class StoredFile(BaseModel):
-    """A file of the corpus, as it was written: name, size in bytes and xxh3-128 of its bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    size: int
-    xxh3: str
-
-
-class TokenFile(StoredFile):
-    """A file of tokens: also how many, and the xxh3-128 of the tokens themselves, not of the Parquet around them."""
-
-    tokens: int
-    tokens_xxh3: str
-
-
-class Split(BaseModel):
-    """One split: counts, how often each token occurs (boundaries not counted), and its files in order."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    documents: int
-    tokens: int
-    unigram_counts: tuple[int, ...]
-    documents_file: StoredFile
-    token_files: tuple[TokenFile, ...]
-
-
-class Manifest(BaseModel):
-    """What manifest.json holds; nothing in it depends on absolute paths, on time or on how the work was divided.
-
-    `hash` covers the tokens, the documents' names and lengths, and the tokenizer. `held_out` says whether validation is
-    whole documents or, where there are too few of them, the end of every document. `skipped` counts the binary files
-    left out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    schema_version: int
-    hash: str
-    tokenizer: str
-    vocab_size: int
-    row_tokens: int
-    held_out: HeldOut
-    skipped: int
-    train: Split
-    validation: Split
-
-    def split(self, name: SplitName) -> Split:
-        """The split called `name`."""
-        return self.train if name == "train" else self.validation
+Int64s = NDArray[np.int64]
 
 
 class Corpus:
-    """A prepared corpus, open for reading. Pickles as its folder: the copy opens it again."""
+    """A prepared corpus, open for reading. Pickles as its folder: the copy opens it again.
 
-    def __init__(self, folder: str, manifest: Manifest) -> None:
+    Attributes:
+        folder: where it lies.
+        manifest: what it says of itself.
+        hash: its content hash, which decides the order of the samples.
+        tokenizer: what made its tokens.
+    """
+
+    def __init__(self, folder: str, manifest: Manifest, store: Store) -> None:
         self.folder = folder
         self.manifest = manifest
         self.hash = manifest.hash
-        self.tokenizer: Tokenizer = make_tokenizer(manifest.tokenizer)
-        self._store = open_store(folder)
-        self._file_ends = {
-            name: np.cumsum([file.tokens for file in manifest.split(name).token_files]) for name in SPLITS
-        }
-        self._open_file: Callable[..., pq.ParquetFile] = lru_cache(32)(self._open_token_file)
-        self._row: Callable[..., NDArray[Any]] = lru_cache(256)(self._read_row)
+        self._store = store
+        self.tokenizer = read_stored_tokenizer(store)
+        self._tokens = TokenReader(store, manifest.token_files, manifest.row_tokens, self.tokenizer.dtype)
 
     @classmethod
     def open(cls, folder: str, *, verify: bool = True) -> "Corpus":
@@ -110,41 +56,44 @@ class Corpus:
             store = open_store(folder)
         except ValueError as error:
             raise ConfigError(f"prepared corpus {folder}: {error}") from None
-        corpus = cls(folder, _read_manifest(store, folder))
+        manifest = read_manifest(store, folder)
         if verify:
-            corpus._verify()
-        return corpus
+            _verify(store, manifest)
+        return cls(folder, manifest, store)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder,)
 
-    def document_lengths(self, split: SplitName) -> NDArray[np.int64]:
-        """Tokens of each document of a split, int64 [documents], in order of name."""
-        lengths: NDArray[np.int64] = self._documents(split, "tokens").to_numpy()
-        return lengths
+    def document_lengths(self, split: SplitName) -> Int64s:
+        """Tokens that each document of a split has in it, int64 [documents], in order of name."""
+        lengths = self._lengths[split]
+        return lengths[lengths > 0]
+
+    def document_starts(self, split: SplitName) -> Int64s:
+        """Where the tokens of each document of a split begin in the corpus's string of tokens, int64 [documents]."""
+        all_lengths = np.stack([self._lengths[name] for name in SPLITS])
+        ends = np.cumsum(all_lengths.sum(axis=0))
+        before = np.cumsum(all_lengths, axis=0) - all_lengths
+        starts: Int64s = (ends - all_lengths.sum(axis=0) + before[SPLITS.index(split)])[self._lengths[split] > 0]
+        return starts
 
     def document_names(self, split: SplitName) -> list[str]:
         """Name of each document of a split."""
-        names: list[str] = self._documents(split, "name").to_pylist()
+        names: list[str] = self._documents.column("name").filter(self._lengths[split] > 0).to_pylist()
         return names
 
-    def read(self, split: SplitName, start: int, stop: int) -> NDArray[Any]:
-        """Tokens `start` to `stop` of a split's string of tokens, in the tokenizer's dtype.
+    def document_sources(self, split: SplitName) -> NDArray[np.int16]:
+        """Index of the source of each document of a split, int16 [documents]."""
+        sources: NDArray[np.int16] = self._documents.column("source").to_numpy()[self._lengths[split] > 0]
+        return sources
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Tokens `start` to `stop` of the corpus's string of tokens, in the tokenizer's dtype.
 
         Raises:
             OSError: a file that cannot be read, or a page whose checksum is wrong; the message names it.
         """
-        ends, row_tokens = self._file_ends[split], self.manifest.row_tokens
-        assert 0 <= start <= stop <= ends[-1]
-        pieces = []
-        while start < stop:
-            file = int(np.searchsorted(ends, start, side="right"))
-            file_start = int(ends[file - 1]) if file else 0
-            row, begin = divmod(start - file_start, row_tokens)
-            piece = self._row(split, file, row)[begin : begin + stop - start]
-            pieces.append(piece)
-            start += len(piece)
-        return np.concatenate(pieces) if pieces else np.empty(0, self.tokenizer.dtype)
+        return self._tokens.read(start, stop)
 
     def unigram_bits(self, split: SplitName) -> float:
         """Bits a scored position (a token or a document's end) costs under add-one unigram frequencies of train."""
@@ -157,70 +106,47 @@ class Corpus:
         counts[self.tokenizer.boundary] += self.manifest.split(split).documents
         return counts
 
-    def _documents(self, split: SplitName, column: str) -> pa.ChunkedArray:
-        name = self.manifest.split(split).documents_file.name
-        with self._naming(name):
+    @cached_property
+    def _documents(self) -> Any:
+        name = self.manifest.documents_file.name
+        with naming(self._store, name):
             source = self._store.filesystem.open_input_file(self._store.child(name))
-            return pq.read_table(source, columns=[column], page_checksum_verification=True)[column]
+            return pq.read_table(source, page_checksum_verification=True)
 
-    def _open_token_file(self, split: SplitName, file: int) -> pq.ParquetFile:
-        path = self._store.child(self.manifest.split(split).token_files[file].name)
-        return pq.ParquetFile(self._store.filesystem.open_input_file(path), page_checksum_verification=True)
-
-    def _read_row(self, split: SplitName, file: int, row: int) -> NDArray[Any]:
-        with self._naming(self.manifest.split(split).token_files[file].name):
-            table = self._open_file(split, file).read_row_group(row, columns=["tokens"], use_threads=False)
-        return np.frombuffer(table["tokens"][0].as_buffer(), self.tokenizer.dtype)
-
-    def _naming(self, name: str) -> "_Naming":
-        return _Naming(self._store.child(name))
-
-    def _verify(self) -> None:
-        for split in (self.manifest.train, self.manifest.validation):
-            files = (split.documents_file, *split.token_files)
-            infos = self._store.filesystem.get_file_info([self._store.child(file.name) for file in files])
-            for file, info in zip(files, infos, strict=True):
-                if info.type == pafs.FileType.NotFound:
-                    raise self._broken(file.name, "is missing")
-                if info.size != file.size:
-                    raise self._broken(file.name, f"has {info.size} bytes where the manifest says {file.size}")
-            for file in files:
-                if hash_file(self._store, file.name) != file.xxh3:
-                    raise self._broken(file.name, "does not have the hash that the manifest says")
-
-    def _broken(self, name: str, what: str) -> ConfigError:
-        return ConfigError(f"prepared corpus: {self._store.child(name)} {what}; delete the folder to prepare it again")
+    @cached_property
+    def _lengths(self) -> dict[SplitName, Int64s]:
+        return {name: self._documents.column(name).to_numpy() for name in SPLITS}
 
 
-class _Naming:
-    """Turns what pyarrow raises inside the block into an OSError that names the file."""
+def read_stored_tokenizer(store: Store) -> Tokenizer:
+    """The tokenizer that a corpus or a checkpoint keeps in its folder.
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    Raises:
+        ConfigError: there is none, or it is damaged.
+    """
+    path = store.child(TOKENIZER)
+    try:
+        with store.filesystem.open_input_stream(path, compression=None) as stream:
+            return read_tokenizer(stream.read().decode())
+    except (*STORE_ERRORS, ValueError) as error:
+        raise ConfigError(f"{path} is no tokenizer that can be read: {one_line(error)}") from None
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | pa.ArrowException):
-            raise OSError(f"prepared corpus: {self._path} cannot be read: {one_line(error)}") from error
+def _verify(store: Store, manifest: Manifest) -> None:
+    infos = store.filesystem.get_file_info([store.child(file.name) for file in manifest.files])
+    for file, info in zip(manifest.files, infos, strict=True):
+        if info.type == pafs.FileType.NotFound:
+            raise _broken(store, file, "is missing")
+        if info.size != file.size:
+            raise _broken(store, file, f"has {info.size} bytes where the manifest says {file.size}")
+    for file in manifest.files:
+        if hash_file(store, file.name) != file.xxh3:
+            raise _broken(store, file, "does not have the hash that the manifest says")
+
+
+def _broken(store: Store, file: StoredFile, what: str) -> ConfigError:
+    return ConfigError(f"prepared corpus: {store.child(file.name)} {what}; delete the folder to prepare it again")
 
 
 def _reopen(folder: str) -> Corpus:
     return Corpus.open(folder, verify=False)
-
-
-def _read_manifest(store: Store, folder: str) -> Manifest:
-    try:
-        with store.filesystem.open_input_stream(store.child(MANIFEST)) as stream:
-            tree = json.loads(stream.read())
-        version = tree.get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise ConfigError(
-                f"prepared corpus {folder}: schema version {version} instead of {SCHEMA_VERSION}; prepare it again"
-            )
-        return Manifest.model_validate(tree)
-    except FileNotFoundError:
-        raise ConfigError(f"prepared corpus {folder}: no {MANIFEST} there; jobs/prepare_data.py makes one") from None
-    except (json.JSONDecodeError, AttributeError, ValidationError) as error:
-        raise ConfigError(f"prepared corpus {folder}: {MANIFEST} is not one: {one_line(error)}") from None

@@ -13,7 +13,8 @@ import torch
 
 from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
-from reformer_dist.data.corpus import Corpus, SplitName
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.manifest import SplitName
 from reformer_dist.data.sequences import COLUMNS, Rows, open_reader, read_step, read_steps
 from reformer_dist.data.sequences import split_plan as split_plan
 from reformer_dist.data.streaming import iterate_tables, ordered_dataset
@@ -29,7 +30,7 @@ def training_batches(
     """Micro-batches of one worker for each step from `start_step` to `train.steps`, read in this process."""
     reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
     for step in range(start_step, config.train.steps):
-        rows_of_step = read_step(reader, corpus.hash, config, data_group, shard, step)
+        rows_of_step = read_step(reader, config, data_group, shard, step)
         yield [_batch(rows, first_row, shard) for first_row, rows in rows_of_step]
 
 

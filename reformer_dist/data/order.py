@@ -1,9 +1,13 @@
 """The order of the samples: which sequences a step trains on, a pure function of the corpus, the seed and the step."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+ROUND = 1000
+"""Samples of a mixture in which each source has its share exactly: weights are rounded to thousandths."""
 
 
 def sample_ids(corpus_hash: str, seed: int, num_sequences: int, batch_size: int, step: int) -> NDArray[np.int64]:
@@ -19,9 +23,77 @@ def sample_ids(corpus_hash: str, seed: int, num_sequences: int, batch_size: int,
     return np.array(ids, np.int64)
 
 
+def mixture_ids(
+    corpus_hash: str, seed: int, source_sizes: Sequence[int], weights: Sequence[float], batch_size: int, step: int
+) -> NDArray[np.int64]:
+    """Sequences of the global batch of a step, int64 [batch_size], drawn from several sources by weight.
+
+    The global samples g = step * batch_size + row fall into rounds of ROUND. In each, source k has a fixed number of
+    them, n_k, the weights' shares of ROUND rounded to whole numbers; which ones is a permutation drawn for the round.
+    So sample g is the j-th of its source for a j that follows from g alone, and it is sample j mod N_k of that source's
+    epoch j div N_k, N_k being the source's number of sequences. A source's epochs are permuted as a corpus's are.
+
+    Args:
+        corpus_hash: hash of the corpus.
+        seed: seed of the order.
+        source_sizes: sequences of each source; those of source k are numbered after those of the sources before it.
+        weights: share of each source, of any sum.
+        batch_size: rows.
+        step: step.
+    """
+    numbers = round_numbers(tuple(weights))
+    firsts = np.cumsum([0, *source_sizes])
+    ids = []
+    for sample in range(step * batch_size, (step + 1) * batch_size):
+        number, place = divmod(sample, ROUND)
+        sources, ranks = _round(corpus_hash, seed, number, numbers)
+        source = int(sources[place])
+        epoch, index = divmod(number * numbers[source] + int(ranks[place]), source_sizes[source])
+        ids.append(int(firsts[source] + epoch_order(corpus_hash, seed, epoch, source_sizes[source], source + 1)[index]))
+    return np.array(ids, np.int64)
+
+
+@lru_cache(4)
+def round_numbers(weights: tuple[float, ...]) -> tuple[int, ...]:
+    """Samples that each source has in a round: its share of ROUND, at least one, by the largest remainders."""
+    shares = np.array(weights) / sum(weights) * ROUND
+    numbers = np.maximum(1, np.floor(shares).astype(np.int64))
+    while numbers.sum() != ROUND:
+        gap = shares - numbers
+        numbers[np.argmax(gap) if numbers.sum() < ROUND else np.argmin(np.where(numbers > 1, gap, np.inf))] += np.sign(
+            ROUND - numbers.sum()
+        )
+    return tuple(numbers.tolist())
+
+
 @lru_cache(2)
-def epoch_order(corpus_hash: str, seed: int, epoch: int, num_sequences: int) -> NDArray[np.int64]:
-    """The permutation of an epoch, int64 [num_sequences]: each sequence once. Not to be written to."""
-    order = np.random.Generator(np.random.PCG64([int(corpus_hash, 16), seed, epoch])).permutation(num_sequences)
+def _round(
+    corpus_hash: str, seed: int, number: int, numbers: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Source of each sample of a round, and how many of that source come before it in the round."""
+    sources = np.repeat(np.arange(len(numbers)), numbers)[_permutation((int(corpus_hash, 16), seed, number, 0), ROUND)]
+    ranks = np.zeros(ROUND, np.int64)
+    for source, count in enumerate(numbers):
+        ranks[sources == source] = np.arange(count)
+    return sources, ranks
+
+
+@lru_cache(16)
+def epoch_order(corpus_hash: str, seed: int, epoch: int, num_sequences: int, stream: int = 0) -> NDArray[np.int64]:
+    """The permutation of an epoch, int64 [num_sequences]: each sequence once. Not to be written to.
+
+    Args:
+        corpus_hash: hash of the corpus.
+        seed: seed of the order.
+        epoch: number of the epoch.
+        num_sequences: sequences to be permuted.
+        stream: 0 for a corpus as a whole, k + 1 for source k of a mixture.
+    """
+    key = (int(corpus_hash, 16), seed, epoch, stream) if stream else (int(corpus_hash, 16), seed, epoch)
+    return _permutation(key, num_sequences)
+
+
+def _permutation(key: tuple[int, ...], size: int) -> NDArray[np.int64]:
+    order = np.random.Generator(np.random.PCG64(key)).permutation(size)
     order.setflags(write=False)
     return order

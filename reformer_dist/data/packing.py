@@ -4,7 +4,8 @@ The plan is a pure function of the lengths and the sequence length, so every pro
 """
 
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,13 +44,32 @@ class SequencePlan:
     @property
     def padding_share(self) -> float:
         """Share of all positions that are padding."""
-        return 1.0 - self.num_positions / (self.num_sequences * self.sequence_length)
+        return 1.0 - self.num_positions / max(1, self.num_sequences * self.sequence_length)
 
     def segments(self, sequence: int) -> list[tuple[int, int, int]]:
         """(document, offset, length) of one sequence's segments, in the order in which they fill it."""
         part = slice(self.first_segments[sequence], self.first_segments[sequence + 1])
         columns = (self.documents[part], self.offsets[part], self.lengths[part])
         return [(int(d), int(o), int(n)) for d, o, n in zip(*columns, strict=True)]
+
+    def of_documents(self, documents: Int64s) -> "SequencePlan":
+        """The same plan where document i is called `documents[i]`."""
+        return replace(self, documents=documents[self.documents])
+
+
+def join_plans(plans: Sequence[SequencePlan]) -> SequencePlan:
+    """One plan with the sequences of all, those of the first plan first."""
+    if len(plans) == 1:
+        return plans[0]
+    num_before = np.cumsum([0, *(len(plan.documents) for plan in plans)])
+    firsts = [plan.first_segments[:-1] + before for plan, before in zip(plans, num_before[:-1], strict=True)]
+    return SequencePlan(
+        documents=np.concatenate([plan.documents for plan in plans]),
+        offsets=np.concatenate([plan.offsets for plan in plans]),
+        lengths=np.concatenate([plan.lengths for plan in plans]),
+        first_segments=np.concatenate([*firsts, num_before[-1:]]),
+        sequence_length=plans[0].sequence_length,
+    )
 
 
 def plan_sequences(document_lengths: Int64s, sequence_length: int) -> SequencePlan:

@@ -1,142 +1,266 @@
-"""One part of a corpus: consecutive documents in, one token file out. This is what the tasks of Ray Data run."""
+"""One part of a corpus: slices of files in, one token file and a table of its documents out. Ray Data's tasks run this."""
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
 import xxhash
 from numpy.typing import NDArray
 
-from reformer_dist.data.corpus import SplitName, StoredFile
-from reformer_dist.data.sources import Document
-from reformer_dist.data.stores import HashingFile, Store, one_line, open_store, parquet_writer
-from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
+from reformer_dist.config.data import DataConfig
+from reformer_dist.data.files import StoreError
+from reformer_dist.data.formats import FileSlice
+from reformer_dist.data.manifest import SPLITS, StoredFile, TokenFile
+from reformer_dist.data.records import NotText, Record, read_fasta, read_jsonl, read_text
+from reformer_dist.data.sources import SourceFile
+from reformer_dist.data.stores import STORE_ERRORS, HashingFile, Store, one_line, open_store, parquet_writer, patiently
+from reformer_dist.data.tables import decode_image, read_array, read_csv, read_image, read_parquet
+from reformer_dist.data.token_rows import TokenRows
+from reformer_dist.data.tokenizers import BadDocument, Kind, Tokenizer, read_tokenizer
 
-ROW_TOKENS = 65536
-"""Tokens of a row, which is a row group: small enough that reading one sequence reads little else."""
-BINARY_PROBE = 8192
-"""Leading bytes of a file in which a NUL means binary, as git has it."""
-TOKENS_SCHEMA = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
+HELD_TOKENS = 32 << 20
+"""Tokens of a document that are held back until all of it is known to be good."""
+PARTS_SCHEMA = pa.schema(
+    [
+        ("name", pa.string()),
+        ("tokens", pa.int64()),
+        ("split", pa.int8()),
+        ("source", pa.int16()),
+        ("continues", pa.bool_()),
+    ]
+)
+SHOWN_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive documents of a split, written as one file.
+    """Slices of consecutive files, written as one file; `index` is its number."""
+
+    index: int
+    slices: tuple[FileSlice, ...]
+
+    def to_json(self) -> str:
+        """What `from_json` makes the same part of."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Part":
+        """The part that was written down."""
+        tree = json.loads(text)
+        slices = tuple(FileSlice(**{**piece, "file": SourceFile(**piece["file"])}) for piece in tree["slices"])
+        return cls(tree["index"], slices)
+
+
+@dataclass
+class PartResult:
+    """What a finished part holds, kept beside its token file until the corpus is whole.
 
     Attributes:
-        split: train or validation.
-        index: number of the file within its split.
-        documents: what goes into it, in order.
-        kept_end: None for whole documents; else validation takes this share at the end of each, and train the rest.
+        plan: hash of what it was made from.
+        file: its token file's entry in the manifest.
+        counts: for each split how often each token occurs.
+        binary: files left out because they are no text.
+        num_bad: documents left out because they are bad, and `problems`, the first few of them.
+        documents: the rows of PARTS_SCHEMA.
     """
 
-    split: SplitName
-    index: int
-    documents: tuple[Document, ...]
-    kept_end: float | None
+    plan: str
+    file: TokenFile
+    counts: list[list[int]]
+    binary: list[str] = field(default_factory=list)
+    num_bad: int = 0
+    problems: list[str] = field(default_factory=list)
+    documents: pa.Table = None
 
 
-def write_part(table: pa.Table, tokenizer_name: str, folder: str) -> pa.Table:
-    """Read, tokenise and write one part (the task of Ray Data).
+def split_of(key: str, data: DataConfig) -> int:
+    """Index in SPLITS of the split that the hash of a document's name or group puts it in."""
+    share = xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) / 2**64
+    if share < data.validation_fraction:
+        return SPLITS.index("validation")
+    return SPLITS.index("test" if share < data.validation_fraction + data.test_fraction else "train")
+
+
+def write_part(table: pa.Table, data: DataConfig, tokenizer: str, folder: str) -> pa.Table:
+    """Read, tokenise and write one part, unless an earlier attempt has finished it (the task of Ray Data).
 
     Args:
         table: one row, a `Part` as JSON.
-        tokenizer_name: which tokenizer.
+        data: formats, fields and splits.
+        tokenizer: the tokenizer's JSON.
         folder: where the token file goes.
 
     Returns:
-        One row: the part's split and index, its token file's entry for the manifest, the names and lengths of its
-        documents, its unigram counts, the binary files left out; or, in `error`, what went wrong in one line.
+        One row: the part's index, whether it was there, and in `error` what went wrong in one line.
     """
-    fields = json.loads(table["part"][0].as_py())
-    part = Part(**{**fields, "documents": tuple(Document(**document) for document in fields["documents"])})
-    tokenizer = make_tokenizer(tokenizer_name)
-    store = open_store(folder)
-    result: dict[str, Any] = {"split": part.split, "index": part.index, "error": ""}
-    name = f"{part.split}-{part.index:05d}.parquet"
-    documents = _Documents(part, tokenizer)
+    text = table["part"][0].as_py()
+    part, store = Part.from_json(text), open_store(folder)
+    plan = xxhash.xxh3_64_hexdigest(json.dumps([text, data.model_dump_json(), tokenizer]).encode())
+    row: dict[str, Any] = {"index": part.index, "was_there": False, "error": ""}
+    name = f"tokens-{part.index:05d}.parquet"
     try:
-        result["file"], result["counts"] = _write_tokens(store, name, iter(documents), tokenizer)
-    except _SourceError as error:
-        result["error"] = str(error)
-    except (OSError, pa.ArrowException) as error:
-        result["error"] = f"train.storage: {store.child(name)} cannot be written: {one_line(error)}"
-    result |= {"names": documents.names, "lengths": documents.lengths, "skipped": documents.skipped}
-    return pa.Table.from_pylist([result])
+        row["was_there"] = _is_finished(store, part.index, plan)
+        if not row["was_there"]:
+            row["error"] = patiently(lambda: _write(part, plan, data, _tokenizer(tokenizer), store, name))
+    except STORE_ERRORS as error:
+        row["error"] = f"train.storage: {store.child(name)} cannot be written: {one_line(error)}"
+    return pa.Table.from_pylist([row])
 
 
-class _SourceError(OSError):
-    """A document that cannot be read."""
+def read_part(store: Store, index: int) -> PartResult:
+    """What a finished part holds."""
+    with store.filesystem.open_input_file(store.child(_result_name(index))) as file:
+        table = pq.read_table(file)
+    fields = json.loads(table.schema.metadata[b"part"])
+    return PartResult(**{**fields, "file": TokenFile(**fields["file"]), "documents": table.replace_schema_metadata()})
+
+
+def _is_finished(store: Store, index: int, plan: str) -> bool:
+    if store.filesystem.get_file_info(store.child(_result_name(index))).type != pafs.FileType.File:
+        return False
+    try:
+        result = read_part(store, index)
+    except (pa.ArrowException, OSError):
+        return False  # it was cut off while being written
+    info = store.filesystem.get_file_info(store.child(result.file.name))
+    return result.plan == plan and bool(info.size == result.file.size)
+
+
+def _result_name(index: int) -> str:
+    return f"part-{index:05d}.parquet"
+
+
+@lru_cache(1)
+def _tokenizer(text: str) -> Tokenizer:
+    return read_tokenizer(text)
+
+
+def _write(part: Part, plan: str, data: DataConfig, tokenizer: Tokenizer, store: Store, name: str) -> str:
+    """Write a part; returns what is wrong with its sources, or nothing."""
+    with HashingFile(store, name) as file, TokenRows(file, tokenizer) as rows:
+        documents = _Documents(data, tokenizer, rows)
+        try:
+            for piece in part.slices:
+                documents.read(piece)
+        except StoreError as error:
+            return str(error)
+    stored = StoredFile(name=name, size=file.size, xxh3=file.hexdigest)
+    entry = TokenFile(**stored.model_dump(), tokens=rows.num_tokens, tokens_xxh3=rows.hexdigest)
+    fields = {"plan": plan, "file": entry.model_dump(), "counts": rows.counts(), **documents.left_out()}
+    table = pa.table(documents.columns, schema=PARTS_SCHEMA).replace_schema_metadata({b"part": json.dumps(fields)})
+    with (
+        HashingFile(store, _result_name(part.index)) as file,
+        parquet_writer(file, table.schema, store_schema=True) as writer,
+    ):
+        writer.write_table(table)
+    return ""
 
 
 class _Documents:
-    """Iterates over the tokens of a part's documents, one at a time, and keeps count of them."""
+    """Takes documents from slices to the token file, and keeps count of them."""
 
-    def __init__(self, part: Part, tokenizer: Tokenizer) -> None:
-        self._part = part
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, rows: TokenRows) -> None:
+        self._data = data
         self._tokenizer = tokenizer
-        self.names: list[str] = []
-        self.lengths: list[int] = []
-        self.skipped: list[str] = []
+        self._rows = rows
+        self.columns: list[list[Any]] = [[] for _ in PARTS_SCHEMA]
+        self._binary: list[str] = []
+        self._num_bad = 0
+        self._problems: list[str] = []
 
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        for document in self._part.documents:
-            data = _read_document(document)
-            if document.skip_binary and b"\0" in data[:BINARY_PROBE]:
-                self.skipped.append(document.url)
+    def left_out(self) -> dict[str, Any]:
+        """The fields of PartResult on what was left out."""
+        return {"binary": self._binary, "num_bad": self._num_bad, "problems": self._problems}
+
+    def read(self, piece: FileSlice) -> None:
+        """Write the documents of a slice.
+
+        Raises:
+            StoreError: the file cannot be read, or a document is bad and must not or cannot be left out.
+        """
+        held: list[NDArray[Any]] = []
+        current: Record | None = None
+        is_bad = False
+        # Part of the document is in another slice, or was written already, so that it cannot be left out any more.
+        is_spread = piece.format == "text" and bool(piece.start or piece.stop)
+        for record in self._records(piece):
+            if current is None or not record.continues:
+                if current is not None and not is_bad:
+                    self._write(current, held, piece)
+                current, held, is_bad = record, [], False
+            if is_bad:
                 continue
-            tokens = self._tokenizer.encode(data)
-            if self._part.kept_end is not None:
-                cut = len(tokens) - max(1, round(len(tokens) * self._part.kept_end))
-                tokens = tokens[:cut] if self._part.split == "train" else tokens[cut:]
-            if len(tokens):
-                self.names.append(document.name)
-                self.lengths.append(len(tokens))
-                yield tokens
+            try:
+                held.append(self._encode(record))
+            except BadDocument as error:
+                self._leave_out(record.name, piece, str(error), is_spread)
+                is_bad = True
+            if sum(map(len, held)) > HELD_TOKENS:
+                self._write(current, held, piece)
+                current, held, is_spread = Record(current.name, group=current.group, continues=True), [], True
+        if current is not None and not is_bad:
+            self._write(current, held, piece)
+
+    def _records(self, piece: FileSlice) -> Iterator[Record]:
+        """The records of a slice; where the file breaks off, a last one that says so."""
+        try:
+            yield from read_records(piece, self._data, self._tokenizer.kind)
+        except StoreError:
+            raise
+        except NotText:
+            self._binary.append(piece.file.url)
+        except BadDocument as error:
+            yield Record(piece.file.name, problem=str(error))
+        except (EOFError, OSError, pa.ArrowException) as error:
+            problem = f"it breaks off or is no {piece.format}: {one_line(error)}"
+            yield Record(piece.file.name, problem=problem, continues=piece.format == "text")
+
+    def _leave_out(self, name: str, piece: FileSlice, problem: str, is_spread: bool) -> None:
+        where = piece.file.url + (name.removeprefix(piece.file.name) if name.startswith(piece.file.name) else "")
+        if not self._data.skip_bad_documents:
+            raise StoreError(f"data.sources: {where}: {problem}; --data.skip_bad_documents true leaves it out")
+        if is_spread:
+            raise StoreError(f"data.sources: {where}: {problem}; it is too large to be left out, name the others alone")
+        self._num_bad += 1
+        if len(self._problems) < SHOWN_PROBLEMS:
+            self._problems.append(f"{where}: {problem}")
+
+    def _encode(self, record: Record) -> NDArray[Any]:
+        if record.problem:
+            raise BadDocument(record.problem)
+        content = record.content
+        if self._tokenizer.kind == "image" and isinstance(content, bytes):
+            content = decode_image(content, "RGB" if self._tokenizer.name == "rgb" else "L")
+        return self._tokenizer.encode(content)
+
+    def _write(self, record: Record, tokens: list[NDArray[Any]], piece: FileSlice) -> None:
+        split = split_of(record.name if record.group is None else record.group, self._data)
+        for some in tokens:
+            self._rows.write(some, split)
+        row = (record.name, sum(map(len, tokens)), split, piece.file.source, record.continues)
+        for column, value in zip(self.columns, row, strict=True):
+            column.append(value)
 
 
-def _read_document(document: Document) -> bytes:
-    try:
-        store = open_store(document.url)
-        with store.filesystem.open_input_stream(store.path, compression=None) as stream:
-            data: bytes = stream.read()
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise _SourceError(f"data.sources: {document.url} cannot be read: {one_line(error)}") from None
-    if document.size is not None and len(data) != document.size:
-        raise _SourceError(f"data.sources: {document.url} changed while it was being read; start again")
-    return data
-
-
-def _write_tokens(
-    store: Store, name: str, documents: Iterator[NDArray[Any]], tokenizer: Tokenizer
-) -> tuple[dict[str, Any], list[int]]:
-    """Write documents end to end in rows of ROW_TOKENS; returns the file's entry for the manifest and unigram counts."""
-    content = xxhash.xxh3_128()
-    counts = np.zeros(tokenizer.vocab_size, np.int64)
-    row = np.empty(ROW_TOKENS, tokenizer.dtype)
-    filled = num_tokens = 0
-    with HashingFile(store, name) as file, parquet_writer(file, TOKENS_SCHEMA) as writer:
-
-        def flush() -> None:
-            counts[:] += np.bincount(row[:filled], minlength=len(counts))
-            data = row[:filled].tobytes()
-            content.update(data)
-            writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))
-
-        for tokens in documents:
-            num_tokens += len(tokens)
-            while len(tokens):
-                taken = min(len(tokens), ROW_TOKENS - filled)
-                row[filled : filled + taken] = tokens[:taken]
-                filled, tokens = filled + taken, tokens[taken:]
-                if filled == ROW_TOKENS:
-                    flush()
-                    filled = 0
-        if filled:
-            flush()
-    stored = StoredFile(name=name, size=file.size, xxh3=file.hexdigest)
-    entry = stored.model_dump() | {"tokens": num_tokens, "tokens_xxh3": content.hexdigest()}
-    return entry, counts.tolist()
+def read_records(piece: FileSlice, data: DataConfig, kind: Kind) -> Iterator[Record]:
+    """The documents that begin in a slice."""
+    match piece.format:
+        case "text":
+            return read_text(piece, data)
+        case "jsonl":
+            return read_jsonl(piece, data)
+        case "fasta":
+            return read_fasta(piece, data)
+        case "csv" | "tsv":
+            return read_csv(piece, data)
+        case "parquet":
+            return read_parquet(piece, data, kind)
+        case "array":
+            return read_array(piece, data)
+        case "image":
+            return read_image(piece)

@@ -1,9 +1,9 @@
 """Preparing a corpus with Ray Data: documents in, a folder of Parquet files and a manifest out.
 
-The documents are divided into parts by their listing alone. Each part is a row of a Ray Data dataset and becomes a
-file, so the files are the same byte for byte however many tasks run at a time and wherever, and a task has one document
-in memory at a time. On a local disk the corpus is written aside and renamed when it is whole; on an object store the
-manifest is written last. Either way a folder with a manifest is complete.
+The files are divided into parts by their listing alone. Each part is a row of a Ray Data dataset and becomes a file, so
+the files are the same byte for byte however many tasks run at a time and wherever, and a task has one document, or one
+piece of a large one, in memory at a time. On a local disk the corpus is written aside and renamed when it is whole; on
+an object store the manifest is written last. Either way a folder with a manifest is complete.
 """
 
 import json
@@ -14,16 +14,19 @@ import pyarrow.fs as pafs
 import xxhash
 
 from reformer_dist.config import ConfigError, DataConfig
-from reformer_dist.data.corpus import MANIFEST, SCHEMA_VERSION, SPLITS, Corpus, HeldOut, SplitName
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.formats import KINDS, SLICE_BYTES, FileSlice, format_of, slices_of
+from reformer_dist.data.manifest import MANIFEST, SCHEMA_VERSION
 from reformer_dist.data.parts import Part
-from reformer_dist.data.sources import Document, list_documents
+from reformer_dist.data.sources import SourceFile, list_files
 from reformer_dist.data.stores import open_store
-from reformer_dist.data.tokenizers import make_tokenizer
+from reformer_dist.data.tokenizers import Kind, Tokenizer
+from reformer_dist.data.vocabulary import chosen_tokenizer, trained_tokenizer
 from reformer_dist.data.writing import complete_folder, write_corpus
 
 MIN_PART_BYTES, MAX_PART_BYTES, PARTS = 4 << 20, 128 << 20, 64
 UNKNOWN_SIZE = 1 << 20
-"""Bytes that a document is taken to have, for dividing the work, when its store does not say."""
+"""Bytes that a file is taken to have, for dividing the work, when its store does not say."""
 
 
 def prepare(data: DataConfig, storage: str, report: Callable[[str], None] = print) -> Corpus:
@@ -47,17 +50,21 @@ class Preparation:
 
     Attributes:
         folder: where the corpus is or will be.
-        tokenizer: name of its tokenizer.
+        data: what to prepare.
+        tokenizer: what will make the tokens; None for a BPE that is still to be trained, or a folder that was given.
         parts: the files to write; empty when the folder was given.
-        held_out: whether validation is whole documents or the end of each.
-        num_bytes: size of all documents, as far as known.
+        num_files: files to read, `num_bytes` together as far as known.
+        num_bytes: see above.
+        num_binary: files that are left out since the tokenizer does not take them.
     """
 
     folder: str
-    tokenizer: str
+    data: DataConfig
+    tokenizer: Tokenizer | None = None
     parts: tuple[Part, ...] = ()
-    held_out: HeldOut = "documents"
+    num_files: int = 0
     num_bytes: int = 0
+    num_binary: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -72,64 +79,102 @@ class Preparation:
         if not self.is_done:
             with complete_folder(open_store(self.folder)) as store:
                 if store is not None:
-                    num_documents = len({document.url for part in self.parts for document in part.documents})
-                    report(f"preparing {num_documents:,} documents, {self.num_bytes / 1e6:.1f} MB")
-                    write_corpus(self.parts, self.tokenizer, self.held_out, store, report)
+                    report(f"preparing {self.num_files:,} files, {self.num_bytes / 1e6:.1f} MB")
+                    tokenizer = self.tokenizer or trained_tokenizer(self.parts, self.data)
+                    write_corpus(self.parts, self.data, tokenizer, store, report, self.num_binary)
         corpus = Corpus.open(self.folder)
-        if corpus.tokenizer.name != self.tokenizer:
-            made_with = corpus.tokenizer.name
-            raise ConfigError(f"data.tokenizer = {self.tokenizer}: {self.folder} was prepared with {made_with!r}")
+        self._check(corpus)
         return corpus
 
+    def _check(self, corpus: Corpus) -> None:
+        made_with, weights = corpus.tokenizer.name, self.data.weights
+        if made_with != self.data.tokenizer:
+            raise ConfigError(f"data.tokenizer = {self.data.tokenizer}: {self.folder} was prepared with {made_with!r}")
+        num_sources = corpus.manifest.num_sources
+        if weights is not None and len(weights) != num_sources:
+            given = ",".join(map(str, weights))
+            raise ConfigError(
+                f"data.weights = {given} has {len(weights)} entries, {self.folder} was made of {num_sources} sources;"
+                f" {','.join(['1'] * num_sources)} works"
+            )
 
-def plan_preparation(data: DataConfig, storage: str) -> Preparation:
-    """Find the documents and divide them into parts; quick, and all a user's mistakes in `data.sources` show here.
+
+def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None = None) -> Preparation:
+    """Find the files and divide them into parts; quick, and all a user's mistakes in `data.sources` show here.
+
+    Args:
+        data: what to prepare.
+        storage: folder or URL.
+        tokenizer: what makes the tokens (a checkpoint's, say); by default what `data` says.
 
     Raises:
-        ConfigError: sources that do not exist or hold nothing, or a storage that is no folder or URL.
+        ConfigError: sources that do not exist or hold nothing the tokenizer takes, or a storage that is no folder or URL.
     """
     if data.prepared is not None:
-        return Preparation(data.prepared, data.tokenizer)
-    make_tokenizer(data.tokenizer)
+        return Preparation(data.prepared, data)
     try:
         store = open_store(storage)
     except ValueError as error:
         raise ConfigError(f"train.storage = {storage}: {error}") from None
     if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
-    documents = list_documents(data.sources)
-    splits, held_out = _split(documents, data.validation_fraction)
-    kept_end = data.validation_fraction if held_out == "ends" else None
-    parts = tuple(part for split in SPLITS for part in _parts(split, splits[split], kept_end))
-    made_from = [SCHEMA_VERSION, data.tokenizer, data.validation_fraction, [asdict(d) for d in documents]]
-    num_bytes = sum(document.size or 0 for document in documents)
-    fingerprint = xxhash.xxh3_64_hexdigest(json.dumps(made_from).encode())
-    folder = store.url(store.child(f"corpora/{fingerprint}"))
-    return Preparation(folder, data.tokenizer, parts, held_out, num_bytes)
+    tokenizer = tokenizer or chosen_tokenizer(data)
+    kind: Kind = "text" if tokenizer is None else tokenizer.kind
+    listed = list_files(data.sources)
+    files = [file for file in listed if _is_taken(file, data, kind)]
+    if not files:
+        raise ConfigError(
+            f"data.sources = {','.join(data.sources)}: no {kind}s there for data.tokenizer = {data.tokenizer}"
+        )
+    parts = tuple(_parts([piece for file in files for piece in slices_of(file, format_of(file.name, data))]))
+    relevant = data.model_dump(include=set(MADE_FROM))
+    made_from = [SCHEMA_VERSION, SLICE_BYTES, relevant, [list(asdict(file).values()) for file in files]]
+    definition = tokenizer.to_json() if tokenizer else f"bpe trained to {data.bpe_vocab_size}"
+    fingerprint = xxhash.xxh3_64_hexdigest(json.dumps([*made_from, definition]).encode())
+    return Preparation(
+        store.url(store.child(f"corpora/{fingerprint}")),
+        data,
+        tokenizer,
+        parts,
+        len(files),
+        sum(file.size or 0 for file in files),
+        len(listed) - len(files),
+    )
 
 
-def _split(documents: Sequence[Document], fraction: float) -> tuple[dict[SplitName, list[Document]], HeldOut]:
-    """Documents of each split by a hash of their name; where there are too few for that, all in both, to be cut."""
-    splits: dict[SplitName, list[Document]] = {"train": [], "validation": []}
-    for document in documents:
-        share = xxhash.xxh3_64_intdigest(document.name.encode()) / 2**64
-        splits["validation" if share < fraction else "train"].append(document)
-    expects_one_in_each = len(documents) * min(fraction, 1 - fraction) >= 1
-    if expects_one_in_each and all(splits.values()):
-        return splits, "documents"
-    return {"train": list(documents), "validation": list(documents)}, "ends"
+MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fraction", "test_fraction")
+"""Fields of the data section that decide what is prepared, beside sources and tokenizer."""
 
 
-def _parts(split: SplitName, documents: Sequence[Document], kept_end: float | None) -> Iterator[Part]:
-    """Runs of consecutive documents of about the same size, a function of the listing alone."""
-    sizes = [UNKNOWN_SIZE if document.size is None else document.size for document in documents]
+def _is_taken(file: SourceFile, data: DataConfig, kind: Kind) -> bool:
+    """Whether the tokenizer takes such a file; one that was named must be taken.
+
+    Raises:
+        ConfigError: it was named and is not.
+    """
+    format_name = format_of(file.name, data)
+    if data.split_by is not None and format_name in ("text", "fasta", "image"):
+        raise ConfigError(f"data.split_by = {data.split_by}: {file.url} has no fields ({format_name}); leave it out")
+    if kind in KINDS[format_name]:
+        return True
+    if not file.found:
+        works = "rgb works" if kind == "text" else "bytes works"
+        raise ConfigError(
+            f"data.tokenizer = {data.tokenizer} takes no {format_name} file, which {file.url} is; {works}"
+        )
+    return False
+
+
+def _parts(slices: Sequence[FileSlice]) -> Iterator[Part]:
+    """Runs of consecutive slices of about the same size, a function of the listing alone."""
+    sizes = [(piece.stop or piece.file.size or UNKNOWN_SIZE) - piece.start for piece in slices]
     part_bytes = min(max(sum(sizes) // PARTS, MIN_PART_BYTES), MAX_PART_BYTES)
-    run: list[Document] = []
+    run: list[FileSlice] = []
     run_bytes = index = 0
-    for document, size in zip(documents, sizes, strict=True):
+    for piece, size in zip(slices, sizes, strict=True):
         if run and run_bytes + size > part_bytes:
-            yield Part(split, index, tuple(run), kept_end)
+            yield Part(index, tuple(run))
             run, run_bytes, index = [], 0, index + 1
-        run.append(document)
+        run.append(piece)
         run_bytes += size
-    yield Part(split, index, tuple(run), kept_end)
+    yield Part(index, tuple(run))

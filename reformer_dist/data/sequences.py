@@ -12,9 +12,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
-from reformer_dist.data.corpus import Corpus, SplitName
-from reformer_dist.data.order import sample_ids
-from reformer_dist.data.packing import SequencePlan, plan_sequences
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.manifest import SplitName
+from reformer_dist.data.order import mixture_ids, sample_ids
+from reformer_dist.data.packing import SequencePlan, join_plans, plan_sequences
 
 IGNORED_LABEL = -100
 """Label of a position that is not scored."""
@@ -23,9 +24,22 @@ Rows = dict[str, NDArray[Any]]
 COLUMNS = ("tokens", "labels", "positions", "documents")
 
 
-def split_plan(corpus: Corpus, split: SplitName, sequence_length: int) -> SequencePlan:
-    """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions."""
-    return plan_sequences(corpus.document_lengths(split) + 1, sequence_length)
+def split_plan(corpus: Corpus, split: SplitName, data: DataConfig) -> SequencePlan:
+    """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions.
+
+    With `data.weights` no sequence mixes sources, and those of the first source come first.
+    """
+    return join_plans(source_plans(corpus, split, data))
+
+
+def source_plans(corpus: Corpus, split: SplitName, data: DataConfig) -> list[SequencePlan]:
+    """The plan of each source; one for all of them unless `data.weights` tells them apart."""
+    positions = corpus.document_lengths(split) + 1
+    if data.weights is None:
+        return [plan_sequences(positions, data.sequence_length)]
+    sources = corpus.document_sources(split)
+    members = [np.flatnonzero(sources == source) for source in range(corpus.manifest.num_sources)]
+    return [plan_sequences(positions[some], data.sequence_length).of_documents(some) for some in members]
 
 
 class SequenceReader:
@@ -33,16 +47,19 @@ class SequenceReader:
 
     Attributes:
         plan: where each sequence's pieces lie.
+        source_sizes: sequences of each source, in the plan's order; one number unless `data.weights` is set.
         shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
     """
 
     def __init__(self, corpus: Corpus, split: SplitName, data: DataConfig, num_shards: int) -> None:
-        self.plan = split_plan(corpus, split, data.sequence_length)
+        plans = source_plans(corpus, split, data)
+        self.plan = join_plans(plans)
+        self.source_sizes = tuple(plan.num_sequences for plan in plans)
         self.shard_length = -(-data.sequence_length // num_shards)
         self._corpus = corpus
-        self._split: SplitName = split
         self._data = data
-        self._ends = np.cumsum(corpus.document_lengths(split))
+        self._starts = corpus.document_starts(split)
+        self._lengths = corpus.document_lengths(split)
 
     def read(self, sequences: NDArray[np.int64], num_rows: int, shard: int) -> Rows:
         """One shard of some sequences; `num_rows` beyond them are wholly padding."""
@@ -53,6 +70,13 @@ class SequenceReader:
         for row, sequence in enumerate(sequences.tolist()):
             self._fill(sequence, shard * self.shard_length, {name: rows[name][row] for name in COLUMNS})
         return rows
+
+    def samples(self, config: Config, step: int) -> NDArray[np.int64]:
+        """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus."""
+        train, weights = config.train, config.data.weights
+        if weights is None:
+            return sample_ids(self._corpus.hash, train.seed, self.plan.num_sequences, train.batch_size, step)
+        return mixture_ids(self._corpus.hash, train.seed, self.source_sizes, weights, train.batch_size, step)
 
     def _fill(self, sequence: int, first: int, row: Rows) -> None:
         """Write the positions of a sequence from `first` on into a row."""
@@ -71,10 +95,10 @@ class SequenceReader:
 
     def _read_document(self, document: int, first: int, length: int) -> NDArray[Any]:
         """`length` entries from `first` on of boundary, tokens of the document, boundary."""
-        end = int(self._ends[document])
-        start = int(self._ends[document - 1]) if document else 0
+        start = int(self._starts[document])
+        end = start + int(self._lengths[document])
         begin = start + first - 1
-        tokens = self._corpus.read(self._split, max(begin, start), min(begin + length, end))
+        tokens = self._corpus.read(max(begin, start), min(begin + length, end))
         edges = (int(begin < start), int(begin + length > end))
         return np.pad(tokens, edges, constant_values=self._corpus.tokenizer.boundary) if any(edges) else tokens
 
@@ -93,11 +117,11 @@ def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfi
 
 
 def read_step(
-    reader: SequenceReader, corpus_hash: str, config: Config, data_group: int, shard: int, step: int
+    reader: SequenceReader, config: Config, data_group: int, shard: int, step: int
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of each micro-batch of a data group in a step."""
     train = config.train
-    sequences = sample_ids(corpus_hash, train.seed, reader.plan.num_sequences, train.batch_size, step)
+    sequences = reader.samples(config, step)
     group_rows = train.batch_size // config.data_groups
     end = (data_group + 1) * group_rows
     for first_row in range(data_group * group_rows, end, train.micro_batch_size):
@@ -119,7 +143,7 @@ def read_steps(
                 "ends_step": False,
                 **{name: rows[name].tobytes() for name in COLUMNS},
             }
-            for first_row, rows in read_step(reader, corpus_hash, config, data_group, shard, step)
+            for first_row, rows in read_step(reader, config, data_group, shard, step)
         ]
         records[-1]["ends_step"] = True
         yield pa.Table.from_pylist(records)

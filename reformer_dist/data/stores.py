@@ -4,11 +4,15 @@ Local paths, file://, s3://, gs:// and hdfs:// go to pyarrow's own filesystems; 
 memory://, ...) through fsspec.
 """
 
-from collections.abc import Callable
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -16,6 +20,11 @@ import pyarrow.parquet as pq
 import xxhash
 
 NATIVE_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs")
+Result = TypeVar("Result")
+STORE_ERRORS = (OSError, pa.ArrowException, aiohttp.ClientError)
+"""What stores raise when they do not answer as they should."""
+WAITS = (0.5, 2.0)
+"""Seconds before a second and a third attempt at what a store refused."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,32 @@ def one_line(error: BaseException) -> str:
     return lines[0].split(" Detail: ")[0].rstrip(". ") if lines else type(error).__name__
 
 
+def patiently(action: Callable[[], Result]) -> Result:
+    """The action's result; what a store raises is answered by trying again, twice, before it is raised here.
+
+    What will not change is raised at once: a file that is not there, a right that is missing, a disk that is full.
+    """
+    for wait in (*WAITS, None):
+        try:
+            return action()
+        except (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError):
+            raise
+        except STORE_ERRORS as error:
+            if wait is None or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise
+            time.sleep(wait)
+    raise AssertionError("the last attempt returns or raises")
+
+
+@contextmanager
+def naming(store: Store, name: str) -> Iterator[None]:
+    """Turns what reading a corpus's file raises inside the block into an OSError that names the file."""
+    try:
+        yield
+    except STORE_ERRORS as error:
+        raise OSError(f"prepared corpus: {store.child(name)} cannot be read: {one_line(error)}") from error
+
+
 class HashingFile:
     """A writable file that knows the size and the xxh3-128 of what went through it."""
 
@@ -127,8 +162,14 @@ def hash_file(store: Store, name: str) -> str:
     return digest.hexdigest()
 
 
-def parquet_writer(file: HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
-    """A zstd Parquet writer whose pages carry checksums and whose bytes depend on the rows alone."""
+def parquet_writer(file: HashingFile, schema: pa.Schema, *, store_schema: bool = False) -> pq.ParquetWriter:
+    """A zstd Parquet writer whose pages carry checksums and whose bytes depend on the rows alone.
+
+    Args:
+        file: where it writes.
+        schema: of the tables.
+        store_schema: keep the schema's metadata in the file.
+    """
     return pq.ParquetWriter(
         pa.PythonFile(file, mode="w"),
         schema,
@@ -136,5 +177,5 @@ def parquet_writer(file: HashingFile, schema: pa.Schema) -> pq.ParquetWriter:
         use_dictionary=False,
         write_statistics=False,
         write_page_checksum=True,
-        store_schema=False,
+        store_schema=store_schema,
     )

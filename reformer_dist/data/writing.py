@@ -1,77 +1,98 @@
-"""Writing a corpus: parts in; a folder that holds their token files, the tables of documents and the manifest out."""
+"""Writing a corpus: parts in; a folder that holds their token files, the table of documents and the manifest out."""
 
 import fcntl
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 import ray
 import ray.data
 import xxhash
+from numpy.typing import NDArray
 
-from reformer_dist.config import ConfigError
-from reformer_dist.data.corpus import (
+from reformer_dist.config import ConfigError, DataConfig
+from reformer_dist.data.manifest import (
+    DOCUMENTS,
     MANIFEST,
     SCHEMA_VERSION,
     SPLITS,
+    TOKENIZER,
     HeldOut,
     Manifest,
     Split,
-    SplitName,
     StoredFile,
-    TokenFile,
 )
-from reformer_dist.data.parts import ROW_TOKENS, Part, write_part
+from reformer_dist.data.parts import Part, PartResult, read_part, write_part
 from reformer_dist.data.stores import HashingFile, Store, parquet_writer
 from reformer_dist.data.streaming import iterate_tables, quiet
-from reformer_dist.data.tokenizers import make_tokenizer
+from reformer_dist.data.token_rows import ROW_TOKENS, TokenReader
+from reformer_dist.data.tokenizers import Tokenizer
 
 REPORT_SECONDS = 10.0
-DOCUMENTS_SCHEMA = pa.schema([("name", pa.string()), ("tokens", pa.int64())])
+COUNTED_TOKENS = 1 << 20
+DOCUMENTS_SCHEMA = pa.schema([("name", pa.string()), ("source", pa.int16()), *((name, pa.int64()) for name in SPLITS)])
+Int64s = NDArray[np.int64]
 
 
 def write_corpus(
-    parts: Sequence[Part], tokenizer: str, held_out: HeldOut, store: Store, report: Callable[[str], None]
+    parts: Sequence[Part],
+    data: DataConfig,
+    tokenizer: Tokenizer,
+    store: Store,
+    report: Callable[[str], None],
+    num_binary: int = 0,
 ) -> None:
-    """Write every part as a Ray Data dataset with a row for each, then the documents' tables and the manifest.
+    """Write every part as a Ray Data dataset with a row for each, then the table of documents and the manifest.
+
+    Parts that an interrupted attempt has finished are kept.
+
+    Args:
+        parts: all parts of the corpus.
+        data: formats, fields and splits.
+        tokenizer: what makes the tokens.
+        store: where the files go.
+        report: takes lines of progress.
+        num_binary: files that were left out before.
 
     Raises:
         ConfigError: a split without a token.
         OSError: a document that cannot be read or a file that cannot be written.
     """
     assert ray.is_initialized(), "Ray must be running: reformer_dist.ray_session"
-    rows = [{"part": json.dumps(asdict(part))} for part in parts]
-    write: Any = partial(write_part, tokenizer_name=tokenizer, folder=store.url(store.path))
-    listing = ray.data.from_items(rows, override_num_blocks=len(rows))
+    definition = tokenizer.to_json()
+    write: Any = partial(write_part, data=data, tokenizer=definition, folder=store.url(store.path))
+    listing = ray.data.from_items([{"part": part.to_json()} for part in parts], override_num_blocks=len(parts))
     dataset = quiet(listing.map_batches(write, batch_size=1, batch_format="pyarrow"))
-    written: dict[tuple[SplitName, int], dict[str, Any]] = {}
+    num_done = num_kept = 0
     last_report = time.monotonic()
     for table in iterate_tables(dataset.iterator()):
         for row in table.to_pylist():
             if row["error"]:
                 raise OSError(row["error"])
-            written[row["split"], row["index"]] = row
+            num_done += 1
+            num_kept += row["was_there"]
         if time.monotonic() - last_report > REPORT_SECONDS:
             last_report = time.monotonic()
-            report(f"prepared {len(written)} of {len(parts)} files")
-    write_manifest([written[part.split, part.index] for part in parts], tokenizer, held_out, store)
+            report(f"prepared {num_done} of {len(parts)} files")
+    if num_kept:
+        report(f"{num_kept} of {len(parts)} files were there from an interrupted attempt")
+    write_manifest(len(parts), data, tokenizer, store, num_binary)
 
 
 @contextmanager
 def complete_folder(store: Store) -> Iterator[Store | None]:
     """A place to write a corpus so that `store` holds all of it or no manifest; None when it turns out to be there.
 
-    On a local disk this is a folder beside it, emptied of an interrupted attempt, held by one process at a time, and
-    renamed at the end. Object stores cannot rename: there it is `store` itself, which the manifest, written last,
-    completes.
+    On a local disk this is a folder beside it, held by one process at a time and renamed at the end. Object stores
+    cannot rename: there it is `store` itself, which the manifest, written last, completes.
     """
     if not store.is_local:
         yield store
@@ -80,11 +101,11 @@ def complete_folder(store: Store) -> Iterator[Store | None]:
     descriptor = _lock_folder(aside)
     try:
         if (final / MANIFEST).exists():
+            for file in aside.iterdir():
+                file.unlink()
             aside.rmdir()
             yield None
             return
-        for file in aside.iterdir():
-            file.unlink()
         yield replace(store, path=str(aside))
         aside.rename(final)
     finally:
@@ -103,51 +124,112 @@ def _lock_folder(folder: Path) -> int:
         os.close(descriptor)
 
 
-def write_manifest(rows: Sequence[dict[str, Any]], tokenizer_name: str, held_out: HeldOut, store: Store) -> None:
-    """Write the documents' tables and, last, the manifest.
-
-    Args:
-        rows: what `write_part` returned for every part, in the parts' order.
-        tokenizer_name: which tokenizer.
-        held_out: how the splits were made.
-        store: the corpus's folder.
+def write_manifest(num_parts: int, data: DataConfig, tokenizer: Tokenizer, store: Store, num_binary: int = 0) -> None:
+    """Write the table of documents and, last, the manifest; what no longer belongs there is deleted.
 
     Raises:
         ConfigError: a split without a token.
     """
-    tokenizer = make_tokenizer(tokenizer_name)
-    splits = {name: _write_split(name, [row for row in rows if row["split"] == name], store) for name in SPLITS}
-    content = xxhash.xxh3_128(json.dumps([SCHEMA_VERSION, tokenizer_name]).encode())
-    for row in rows:
-        content.update(json.dumps([row["split"], row["names"], row["lengths"], row["file"]["tokens_xxh3"]]).encode())
+    results = [read_part(store, index) for index in range(num_parts)]
+    files = tuple(result.file for result in results)
+    names, lengths, splits, sources = _documents(results)
+    lengths_by_split, held_out = _held_out(lengths, splits, data)
+    counts = np.sum([result.counts for result in results], axis=0)
+    if held_out == "ends":
+        reader = TokenReader(store, files, ROW_TOKENS, tokenizer.dtype)
+        counts = _count_ends(reader, counts, lengths_by_split)
+    _check_splits(lengths_by_split, data, results)
+    table = pa.table([names, pa.array(sources), *map(pa.array, lengths_by_split)], schema=DOCUMENTS_SCHEMA)
+    with HashingFile(store, DOCUMENTS) as file, parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
+        writer.write_table(table)
+    documents_file = StoredFile(name=DOCUMENTS, size=file.size, xxh3=file.hexdigest)
+    definition = tokenizer.to_json()
+    with HashingFile(store, TOKENIZER) as file:
+        file.write(definition.encode())
+    content = xxhash.xxh3_128(f"{SCHEMA_VERSION} {definition} {documents_file.xxh3}".encode())
+    for token_file in files:
+        content.update(token_file.tokens_xxh3.encode())
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         hash=content.hexdigest(),
-        tokenizer=tokenizer_name,
+        tokenizer=tokenizer.name,
         vocab_size=tokenizer.vocab_size,
         row_tokens=ROW_TOKENS,
+        num_sources=len(data.sources),
         held_out=held_out,
-        skipped=len({url for row in rows for url in row["skipped"]}),
-        **splits,
+        binary=num_binary + len({url for result in results for url in result.binary}),
+        bad=sum(result.num_bad for result in results),
+        **{
+            name: Split(documents=int((n > 0).sum()), tokens=int(n.sum()), unigram_counts=tuple(of_split.tolist()))
+            for name, n, of_split in zip(SPLITS, lengths_by_split, counts, strict=True)
+        },
+        documents_file=documents_file,
+        tokenizer_file=StoredFile(name=TOKENIZER, size=file.size, xxh3=file.hexdigest),
+        token_files=files,
     )
     with store.filesystem.open_output_stream(store.child(MANIFEST), compression=None) as stream:
         stream.write((manifest.model_dump_json(indent=1) + "\n").encode())
+    _delete_others(store, {MANIFEST, *(stored.name for stored in manifest.files)})
 
 
-def _write_split(name: SplitName, rows: Sequence[dict[str, Any]], store: Store) -> Split:
-    num_tokens = sum(row["file"]["tokens"] for row in rows)
-    if not num_tokens:
+def _documents(results: Sequence[PartResult]) -> tuple[pa.Array, Int64s, NDArray[Any], NDArray[Any]]:
+    """Names, lengths, splits and sources of all documents, those that lie in several parts put together."""
+    table = pa.concat_tables([result.documents for result in results]).combine_chunks()
+    starts = np.flatnonzero(~table["continues"].to_numpy(zero_copy_only=False))
+    if not len(starts):
+        return pa.array([], pa.string()), np.zeros(0, np.int64), np.zeros(0, np.int8), np.zeros(0, np.int16)
+    lengths = np.add.reduceat(table["tokens"].to_numpy(), starts)
+    starts, lengths = starts[lengths > 0], lengths[lengths > 0]
+    names = table["name"].combine_chunks().take(pa.array(starts))
+    return names, lengths, table["split"].to_numpy()[starts], table["source"].to_numpy()[starts]
+
+
+def _held_out(lengths: Int64s, splits: NDArray[Any], data: DataConfig) -> tuple[list[Int64s], HeldOut]:
+    """Tokens that each split has of each document: all or none, or where there are too few documents for that, a part."""
+    fractions = {"validation": data.validation_fraction, "test": data.test_fraction}
+    shares = [1 - sum(fractions.values()), *(share for share in fractions.values() if share)]
+    whole = [np.where(splits == index, lengths, 0) for index in range(len(SPLITS))]
+    expects_one_in_each = len(lengths) * min(shares) >= 1 or data.split_by is not None
+    if expects_one_in_each and all(whole[SPLITS.index(name)].any() for name in SPLITS if fractions.get(name, 1)):
+        return whole, "documents"
+    if data.split_by is not None and len(lengths):
         raise ConfigError(
-            f"data.sources: too little text for a {name} split; name more of it (binary files are left out)"
+            f"data.split_by = {data.split_by}: its values put all documents in too few splits; leave it out"
         )
-    file_name = f"{name}-documents.parquet"
-    with HashingFile(store, file_name) as file, parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
-        for row in rows:
-            writer.write_table(pa.table([row["names"], row["lengths"]], schema=DOCUMENTS_SCHEMA))
-    return Split(
-        documents=sum(len(row["names"]) for row in rows),
-        tokens=num_tokens,
-        unigram_counts=tuple(np.sum([row["counts"] for row in rows], axis=0).tolist()),
-        documents_file=StoredFile(name=file_name, size=file.size, xxh3=file.hexdigest),
-        token_files=tuple(TokenFile(**row["file"]) for row in rows),
-    )
+    ends = {}
+    left = lengths
+    for name in reversed(SPLITS[1:]):
+        wanted = np.maximum(1, np.round(lengths * fractions[name]).astype(np.int64)) if fractions[name] else 0 * lengths
+        ends[name] = np.minimum(wanted, left)
+        left = left - ends[name]
+    return [left, *(ends[name] for name in SPLITS[1:])], "ends"
+
+
+def _count_ends(reader: TokenReader, counts: Int64s, lengths_by_split: Sequence[Int64s]) -> Int64s:
+    """How often each token occurs in each split where splits are parts of documents; `counts` has the right sum."""
+    found = np.zeros_like(counts)
+    starts = np.cumsum(np.stack(lengths_by_split).T.ravel()) - np.stack(lengths_by_split).T.ravel()
+    for index in range(1, len(SPLITS)):
+        for start, length in zip(starts[index :: len(SPLITS)], lengths_by_split[index], strict=True):
+            for first in range(int(start), int(start + length), COUNTED_TOKENS):
+                tokens = reader.read(first, min(first + COUNTED_TOKENS, int(start + length)))
+                found[index] += np.bincount(tokens, minlength=counts.shape[1])
+    found[0] = counts.sum(axis=0) - found.sum(axis=0)
+    return found
+
+
+def _check_splits(lengths_by_split: Sequence[Int64s], data: DataConfig, results: Sequence[PartResult]) -> None:
+    problems = [problem for result in results for problem in result.problems]
+    for name, lengths in zip(SPLITS, lengths_by_split, strict=True):
+        if lengths.any() or (name == "test" and not data.test_fraction):
+            continue
+        left_out = "binary files are left out"
+        if problems:
+            left_out = f"{sum(result.num_bad for result in results)} bad documents were left out, first {problems[0]}"
+        raise ConfigError(f"data.sources: too little for a {name} split; name more of it ({left_out})")
+
+
+def _delete_others(store: Store, kept: set[str]) -> None:
+    for info in store.filesystem.get_file_info(pafs.FileSelector(store.path)):
+        if info.type == pafs.FileType.File and info.base_name not in kept:
+            store.filesystem.delete_file(info.path)

@@ -5,6 +5,7 @@
         model.safetensors                 all weights, whatever the ZeRO stage
         state.json, config.yaml           step, data, MLflow run, workers, and the configuration
         metrics.jsonl                     every metric of the run so far, should MLflow have missed the last ones
+        tokenizer.json                    what made the tokens
         optimizer/*.safetensors           each worker's part of the optimizer's state (see optimizer_state.py)
 
 Everything is read and written by pyarrow, so storage is a folder or the URL of an object store.
@@ -24,8 +25,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load as load_tensors
 
 from reformer_dist.config import Config, ConfigError
+from reformer_dist.data.corpus import read_stored_tokenizer
 from reformer_dist.data.stores import Store, hash_file, open_store
-from reformer_dist.data.tokenizers import Tokenizer, make_tokenizer
+from reformer_dist.data.tokenizers import Tokenizer
 from reformer_dist.model.reformer import ReformerLM
 
 MANIFEST, STATE, WEIGHTS, CONFIG, METRICS, OPTIMIZER = (
@@ -204,7 +206,7 @@ def load_model(path: str) -> tuple[ReformerLM, Config, Tokenizer]:
     if state.config.train.dtype == "float64":
         model.double()
     load_weights(path, model)
-    return model.eval(), state.config, make_tokenizer(state.tokenizer)
+    return model.eval(), state.config, read_stored_tokenizer(open_store(path))
 
 
 def load_weights(path: str, model: ReformerLM) -> None:

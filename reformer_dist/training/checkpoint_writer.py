@@ -22,7 +22,9 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from reformer_dist.data.manifest import TOKENIZER
 from reformer_dist.data.stores import HashingFile, Store, hash_file, open_store
+from reformer_dist.data.tokenizers import Tokenizer
 from reformer_dist.training import checkpoint
 from reformer_dist.training.checkpoint import (
     CONFIG,
@@ -49,11 +51,13 @@ class Writer:
     Args:
         folder: folder or URL of the run (see `checkpoint.new_folder`).
         keep: newest checkpoints to keep.
+        tokenizer: what made the tokens.
         keep_best: keep the one with the lowest validation loss too.
         timeout: seconds that rank 0 waits for the other workers' files.
     """
 
-    def __init__(self, folder: str, keep: int, *, keep_best: bool, timeout: float) -> None:
+    def __init__(self, folder: str, keep: int, tokenizer: Tokenizer, *, keep_best: bool, timeout: float) -> None:
+        self._tokenizer = tokenizer
         self._folder, self._keep, self._keep_best, self._timeout = folder, keep, keep_best, timeout
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -112,6 +116,7 @@ class Writer:
         if self._rank == 0:
             files[WEIGHTS] = _write_tensors(store, WEIGHTS, weights)
             files[STATE] = _write_text(store, STATE, state.model_dump_json(indent=1))
+            files[TOKENIZER] = _write_text(store, TOKENIZER, self._tokenizer.to_json())
             files[CONFIG] = _write_text(store, CONFIG, checkpoint.to_yaml(state.config))
             files[METRICS] = _write_text(store, METRICS, "".join(f"{json.dumps(point)}\n" for point in metrics))
         note = json.dumps({name: file.model_dump() for name, file in files.items()})

@@ -6,8 +6,10 @@ import pyarrow.fs as pafs
 import torch
 
 from reformer_dist.config import Config, ConfigError
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.sequences import source_plans
 from reformer_dist.data.stores import one_line, open_store
-from reformer_dist.data.tokenizers import make_tokenizer
+from reformer_dist.data.vocabulary import planned_vocab_size
 
 WORKERS_PER_CORE = 4
 """Workers that may share a core of this machine; a cluster gives each worker a core of its own."""
@@ -19,13 +21,35 @@ def check_config(config: Config) -> None:
     Raises:
         ConfigError: a vocabulary that is too small for the tokenizer, or a storage that cannot be written.
     """
-    tokenizer = make_tokenizer(config.data.tokenizer)
-    if config.model.vocab_size < tokenizer.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {tokenizer.name} needs;"
-            f" {tokenizer.vocab_size} works"
-        )
+    if config.data.prepared is None:
+        _check_vocabulary(config, planned_vocab_size(config.data))
     _check_writable(config.train.storage)
+
+
+def check_corpus(config: Config, corpus: Corpus) -> None:
+    """Whether a prepared corpus is one that this configuration can train on.
+
+    Raises:
+        ConfigError: a vocabulary that is too large for the model, or less text than a step takes.
+    """
+    _check_vocabulary(config, corpus.tokenizer.vocab_size)
+    plans = source_plans(corpus, "train", config.data)
+    if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
+        raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
+    num_sequences = sum(plan.num_sequences for plan in plans)
+    if config.train.batch_size > num_sequences:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size} is more than the {num_sequences} sequences that data.sources"
+            f" have for training; {num_sequences} works, or a smaller data.sequence_length, or more text"
+        )
+
+
+def _check_vocabulary(config: Config, needed: int) -> None:
+    if config.model.vocab_size < needed:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
+            f" {needed} works"
+        )
 
 
 def check_machine(config: Config) -> None:

@@ -81,6 +81,7 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
         if joins:
             checks.check_cluster(config, ray.cluster_resources())
         corpus = preparation.run()
+        checks.check_corpus(config, corpus)
         place = decide(config, corpus)
         run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         if place.run_id is not None and place.start is not None:

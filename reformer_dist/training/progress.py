@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from reformer_dist.config import Config
+from reformer_dist.data.tokenizers import make_tokenizer
 
 PLAIN_INTERVAL = 5.0
 """Least seconds between two plain lines."""
@@ -18,7 +19,8 @@ class Terminal:
 
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._num_steps = config.train.steps
-        self._unit = "bits/byte" if config.data.tokenizer == "bytes" else "bits/token"
+        name = config.data.tokenizer
+        self._unit = f"bits/{'token' if name == 'bpe' else make_tokenizer(name).unit}"
         self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("step"),

@@ -13,7 +13,7 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
     """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
     from reformer_dist.training.curve import learning_curve
 
-    unit = "byte" if corpus.tokenizer.name == "bytes" else "token"
+    unit = corpus.tokenizer.unit
     curve = learning_curve(
         run.history("train/bits_per_token"),
         run.history("validation/bits_per_token"),

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from reformer_dist.config import Config, ConfigError, ModelConfig
-from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.corpus import Corpus, read_stored_tokenizer
+from reformer_dist.data.manifest import TOKENIZER
 from reformer_dist.data.stores import open_store
 from reformer_dist.training import checkpoint
 
@@ -62,6 +63,10 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -
         raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {anew}")
     if corpus.tokenizer.name != state.tokenizer:
         raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {anew}")
+    if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
+        raise ConfigError(
+            f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {anew}"
+        )
 
 
 def _changes(now: ModelConfig, then: ModelConfig) -> str:

@@ -12,8 +12,7 @@ import torch.distributed as dist
 from reformer_dist.config import Config
 from reformer_dist.data import loader
 from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.order import sample_ids
-from reformer_dist.data.sequences import split_plan
+from reformer_dist.data.sequences import SequenceReader
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
@@ -80,7 +79,11 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
     tell(step)
     settings = config.train
     writer = Writer(
-        job.folder, settings.keep_checkpoints, keep_best=settings.keep_best, timeout=config.parallel.timeout_seconds
+        job.folder,
+        settings.keep_checkpoints,
+        corpus.tokenizer,
+        keep_best=settings.keep_best,
+        timeout=config.parallel.timeout_seconds,
     )
     logged = checkpoint.read_metrics(path) if path is not None and path.startswith(f"{job.folder}/") else []
 
@@ -142,9 +145,7 @@ def _save(
 
 def _divergence(job: Work, step: int) -> str:
     """One line about a step whose numbers are not finite."""
-    plan = split_plan(job.corpus, "train", job.config.data.sequence_length)
-    train = job.config.train
-    samples = sample_ids(job.corpus.hash, train.seed, plan.num_sequences, train.batch_size, step).tolist()
+    samples = SequenceReader(job.corpus, "train", job.config.data, 1).samples(job.config, step).tolist()
     shown = ", ".join(map(str, samples[:SAMPLES_SHOWN])) + (", ..." if len(samples) > SAMPLES_SHOWN else "")
     return (
         f"the loss or gradient of step {step + 1} is not finite (training sequences {shown});"

@@ -53,21 +53,21 @@ def test_parallel_tasks_write_the_same_files_as_one_process(
     alone = run_here(plan_preparation(data, str(tmp_path / "alone")))
     lines: list[str] = []
     together = prepare(data, str(tmp_path / "together"), lines.append)
-    assert len(alone.manifest.train.token_files) > 4
+    assert len(alone.manifest.token_files) > 4
     assert contents(together) == contents(alone)
-    assert lines[0] == "preparing 150 documents, 0.1 MB"
+    assert lines[0] == "preparing 150 files, 0.1 MB"
 
 
 def test_what_is_prepared_is_opened_and_what_was_interrupted_is_redone(source: Path, tmp_path: Path) -> None:
     data = DataConfig(sources=(str(source),))
     expected = contents(prepare_here(source, tmp_path / "alone", data.validation_fraction))
     folder = Path(plan_preparation(data, str(tmp_path)).folder)
-    write_documents(Path(f"{folder}.partial"), {"train-00000.parquet": b"half", "train-00009.parquet": b"old"})
+    write_documents(Path(f"{folder}.partial"), {"tokens-00000.parquet": b"half", "tokens-00009.parquet": b"old"})
     corpus = prepare(data, str(tmp_path))
     assert contents(corpus) == expected
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
-    (folder / "train-00000.parquet").chmod(0o400)
+    (folder / "tokens-00000.parquet").chmod(0o400)
     assert prepare(data, str(tmp_path)).folder == str(folder)
     write_documents(source, {"another.txt": b"text"})
     assert prepare(data, str(tmp_path)).folder != str(folder)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from reformer_dist.config import Config, ConfigError, load_config
+from reformer_dist.data.tokenizers import BytesTokenizer
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training import checkpoint, resume
 from reformer_dist.training.checkpoint_writer import Writer
@@ -32,7 +33,7 @@ def make_config(storage: str, **changes: object) -> Config:
 def write(folder: str, step: int, config: Config, keep: int = 99, **changes: object) -> str:
     """A checkpoint of an untrained model, with a stand-in for the engine's state."""
     fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
-    writer = Writer(folder, keep, keep_best=True, timeout=60.0)
+    writer = Writer(folder, keep, BytesTokenizer(), keep_best=True, timeout=60.0)
     weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
     path = writer.save(
         checkpoint.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS

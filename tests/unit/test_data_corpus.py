@@ -12,6 +12,7 @@ import xxhash
 from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data import prepare as preparing
 from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.manifest import SPLITS, SplitName
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.stores import open_store
 from reformer_dist.data.writing import complete_folder
@@ -25,13 +26,17 @@ def corpus(tmp_path: Path) -> Corpus:
     return prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
 
 
+def texts_of(corpus: Corpus, split: SplitName) -> list[bytes]:
+    documents = zip(corpus.document_starts(split), corpus.document_lengths(split), strict=True)
+    return [corpus.read(start, start + length).tobytes() for start, length in documents]
+
+
 def test_each_document_is_whole_in_one_split(corpus: Corpus) -> None:
     found = {}
     for split in ("train", "validation"):
-        ends = np.cumsum(corpus.document_lengths(split))
-        for name, length, end in zip(corpus.document_names(split), corpus.document_lengths(split), ends, strict=True):
+        for name, text in zip(corpus.document_names(split), texts_of(corpus, split), strict=True):
             assert name not in found
-            found[name] = corpus.read(split, end - length, end).tobytes()
+            found[name] = text
     assert found == DOCUMENTS
     assert corpus.document_names("train") == sorted(corpus.document_names("train"))
 
@@ -43,7 +48,7 @@ def test_names_and_contents_decide_the_hash_and_nothing_else(corpus: Corpus, tmp
     assert prepare_here(write_documents(tmp_path / "changed", changed), tmp_path / "changed").hash != corpus.hash
 
 
-@pytest.mark.parametrize("name", ["train-00000.parquet", "validation-00000.parquet", "train-documents.parquet"])
+@pytest.mark.parametrize("name", ["tokens-00000.parquet", "documents.parquet", "tokenizer.json"])
 def test_a_truncated_altered_or_missing_file_is_named(corpus: Corpus, name: str) -> None:
     path = Path(corpus.folder) / name
     content = path.read_bytes()
@@ -63,12 +68,12 @@ def test_a_truncated_altered_or_missing_file_is_named(corpus: Corpus, name: str)
 
 
 def test_damage_after_opening_is_an_error_and_not_other_tokens(corpus: Corpus) -> None:
-    path = Path(corpus.folder) / "train-00000.parquet"
+    path = Path(corpus.folder) / "tokens-00000.parquet"
     content = bytearray(path.read_bytes())
     content[200] ^= 1
     path.write_bytes(content)
-    with pytest.raises(OSError, match=r"train-00000\.parquet cannot be read"):
-        corpus.read("train", 0, 10)
+    with pytest.raises(OSError, match=r"tokens-00000\.parquet cannot be read"):
+        corpus.read(0, 10)
 
 
 def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, tmp_path: Path) -> None:
@@ -98,47 +103,63 @@ def test_unigram_bits_count_bytes_and_document_ends(tmp_path: Path) -> None:
 def test_reading_crosses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
     corpus = prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
-    ends = np.cumsum([file.tokens for file in corpus.manifest.train.token_files])
+    ends = np.cumsum([file.tokens for file in corpus.manifest.token_files])
     assert len(ends) > 5
-    whole = b"".join(DOCUMENTS[name] for name in corpus.document_names("train"))
-    assert corpus.read("train", 0, len(whole)).tobytes() == whole
+    whole = b"".join(DOCUMENTS[name] for name in sorted(DOCUMENTS))
+    assert corpus.read(0, len(whole)).tobytes() == whole
     for end in ends[:-1]:
-        assert corpus.read("train", end, end + 3).tobytes() == whole[end : end + 3]
-        assert corpus.read("train", end - 2, end).tobytes() == whole[end - 2 : end]
+        assert corpus.read(end, end + 3).tobytes() == whole[end : end + 3]
+        assert corpus.read(end - 2, end).tobytes() == whole[end - 2 : end]
 
 
 def test_a_corpus_travels_to_another_process(corpus: Corpus) -> None:
     copy = pickle.loads(pickle.dumps(corpus))
     assert copy.hash == corpus.hash
-    assert np.array_equal(copy.read("train", 5, 60), corpus.read("train", 5, 60))
+    assert np.array_equal(copy.read(5, 60), corpus.read(5, 60))
 
 
 def test_few_documents_are_each_cut_to_hold_out_their_end(tmp_path: Path) -> None:
     # The hash of world_factbook.txt is below 0.1, but half of all text would be too much to hold out.
     texts = {"poems.txt": b"x" * 900 + b"y" * 100, "world_factbook.txt": b"x" * 90 + b"y" * 10}
     corpus = prepare_here(write_documents(tmp_path / "s", texts), tmp_path, 0.1)
-    assert corpus.read("train", 0, 990).tobytes() == b"x" * 990
-    assert corpus.read("validation", 0, 110).tobytes() == b"y" * 110
+    assert texts_of(corpus, "train") == [b"x" * 900, b"x" * 90]
+    assert texts_of(corpus, "validation") == [b"y" * 100, b"y" * 10]
+    counts = corpus.manifest.validation.unigram_counts, corpus.manifest.train.unigram_counts
+    assert [(count[ord("x")], count[ord("y")]) for count in counts] == [(0, 110), (990, 0)]
+
+
+def test_a_test_split_is_held_out_too_of_many_documents_or_of_each(tmp_path: Path) -> None:
+    corpus = prepare_here(write_documents(tmp_path / "s", DOCUMENTS), tmp_path, 0.2, test_fraction=0.2)
+    names = [corpus.document_names(split) for split in SPLITS]
+    assert corpus.manifest.held_out == "documents"
+    assert sorted(name for some in names for name in some) == sorted(DOCUMENTS)
+    assert all(names)
+    whole = prepare_here(write_documents(tmp_path / "s", DOCUMENTS), tmp_path / "other", 0.2)
+    assert whole.document_names("validation") == names[1], "a test split takes nothing from validation"
+    few = prepare_here(write_documents(tmp_path / "few", {"a": b"0123456789"}), tmp_path, 0.2, test_fraction=0.1)
+    assert [texts_of(few, split) for split in SPLITS] == [[b"0123456"], [b"78"], [b"9"]]
 
 
 def test_documents_that_all_hash_to_one_split_are_cut_as_well(tmp_path: Path) -> None:
     names = [name for name in map(str, range(60)) if xxhash.xxh3_64_intdigest(name.encode()) >= 2**64 // 5][:30]
     corpus = prepare_here(write_documents(tmp_path / "s", dict.fromkeys(names, b"0123456789")), tmp_path, 0.2)
     assert corpus.manifest.held_out == "ends"
-    assert corpus.read("validation", 0, 4).tobytes() == b"8989"
+    assert texts_of(corpus, "validation") == [b"89"] * 30
 
 
 def test_a_folder_leaves_binary_files_out_and_counts_them(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "s", {"a.txt": b"text " * 100, "b.png": b"\x89PNG\0\0"})
     corpus = prepare_here(source, tmp_path)
     assert corpus.document_names("train") == ["a.txt"]
-    assert corpus.manifest.skipped == 1
-    assert prepare_here(source / "b.png", tmp_path).manifest.skipped == 0, "a file that the user named is taken"
+    assert corpus.manifest.binary == 1
+    with pytest.raises(ConfigError, match=r"data\.tokenizer = bytes takes no image file, which .*b\.png is; rgb works"):
+        prepare_here(source / "b.png", tmp_path)
+    assert prepare_here(source / "b.png", tmp_path, format="text").manifest.binary == 0
 
 
 def test_too_little_text_for_two_splits_is_one_line(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "s", {"a.txt": b"x"})
-    with pytest.raises(ConfigError, match=r"data\.sources: too little text for a train split"):
+    with pytest.raises(ConfigError, match=r"data\.sources: too little for a train split"):
         prepare_here(source, tmp_path)
 
 

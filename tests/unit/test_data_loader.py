@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from reformer_dist.config import Config
+from reformer_dist.config import Config, DataConfig
 from reformer_dist.data.batch import Batch
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.loader import training_batches, validation_batches
@@ -78,7 +78,7 @@ def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus) -> Non
 
 
 def test_an_epoch_scores_every_token_and_every_document_end_once(corpus: Corpus) -> None:
-    plan = split_plan(corpus, "train", SEQUENCE_LENGTH)
+    plan = split_plan(corpus, "train", DataConfig(sequence_length=SEQUENCE_LENGTH))
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH, train__steps=plan.num_sequences)
     labels = torch.cat([step["labels_BT"].flatten() for step in whole_steps(corpus, config)])
     expected = Counter({token: n for token, n in enumerate(corpus.manifest.train.unigram_counts) if n})
@@ -89,7 +89,7 @@ def test_an_epoch_scores_every_token_and_every_document_end_once(corpus: Corpus)
 def test_inputs_and_labels_are_the_documents_between_boundaries(corpus: Corpus) -> None:
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH)
     batches = list(validation_batches(corpus, config, 0, 0, 1))
-    plan = split_plan(corpus, "validation", SEQUENCE_LENGTH)
+    plan = split_plan(corpus, "validation", DataConfig(sequence_length=SEQUENCE_LENGTH))
     found = {name: np.full(LENGTHS[name] + 2, -1) for name in corpus.document_names("validation")}
     contents = list(found.values())
     for sequence, batch in enumerate(batches):
@@ -113,7 +113,7 @@ def test_positions_and_documents_follow_the_configuration(corpus: Corpus) -> Non
         config = grid_config(1, 1, data__sequence_length=300, **options)
         return next(validation_batches(corpus, config, 0, 0, 1))
 
-    lengths = [length for _, _, length in split_plan(corpus, "validation", 300).segments(0)]
+    lengths = [length for _, _, length in split_plan(corpus, "validation", DataConfig(sequence_length=300)).segments(0)]
     assert len(lengths) > 2
     padding = 300 - sum(lengths)
     assert padding > 0
@@ -159,6 +159,6 @@ def test_a_document_over_many_row_groups_reads_back(tmp_path: Path) -> None:
     corpus = prepare_here(source, tmp_path, 0.1)
     assert corpus.manifest.held_out == "ends"
     whole = (source / "long").read_bytes()
-    assert corpus.read("train", 0, 270_000).tobytes() == whole[:270_000]
-    assert corpus.read("validation", 0, 30_000).tobytes() == whole[270_000:]
-    assert corpus.read("train", 65_530, 131_080).tobytes() == whole[65_530:131_080]
+    assert corpus.read(0, 270_000).tobytes() == whole[:270_000]
+    assert corpus.read(270_000, 300_000).tobytes() == whole[270_000:]
+    assert corpus.read(65_530, 131_080).tobytes() == whole[65_530:131_080]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from reformer_dist.config import ConfigError
-from reformer_dist.data.sources import list_documents
+from reformer_dist.data.sources import list_files
 from tests.corpora import write_documents
 
 FILES = {"b.txt": b"bb", "a.txt": b"a", "deep/er/c.txt": b"ccc", "deep/d.md": b"d", ".git/config": b"x", "empty": b""}
@@ -17,7 +17,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def names(*sources: object) -> list[str]:
-    return [document.name for document in list_documents([str(source) for source in sources])]
+    return [document.name for document in list_files([str(source) for source in sources])]
 
 
 def test_a_folder_is_walked_and_hidden_and_empty_files_are_left_out(folder: Path) -> None:
@@ -43,12 +43,12 @@ def test_a_file_named_twice_is_one_document(folder: Path) -> None:
 def test_urls(folder: Path, tmp_path: Path) -> None:
     write_documents(tmp_path, {"plain/a.txt": b"a"})
     assert names(f"file://{tmp_path}/plain") == ["a.txt"]
-    (document,) = list_documents([f"file://{tmp_path}/plain/a.txt"])
+    (document,) = list_files([f"file://{tmp_path}/plain/a.txt"])
     assert (document.size, Path(document.url).read_bytes()) == (1, b"a")
 
 
 def test_the_standard_library_is_python_without_tests_and_packages() -> None:
-    found = list_documents(["stdlib"])
+    found = list_files(["stdlib"])
     listed = {document.name for document in found}
     assert {"argparse.py", "asyncio/events.py"} <= listed
     assert not any("test" in name.split("/") or "site-packages" in name for name in listed)
@@ -59,7 +59,7 @@ def test_the_standard_library_is_python_without_tests_and_packages() -> None:
 def test_a_source_that_is_not_there_is_named(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"^data\.sources = ") as caught:
-        list_documents(["stdlib", source])
+        list_files(["stdlib", source])
     assert source in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -67,7 +67,7 @@ def test_a_source_that_is_not_there_is_named(source: str, tmp_path: Path, monkey
 def test_an_empty_folder_and_empty_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(ConfigError, match=r"data\.sources = .*folder: no files there"):
-        list_documents([str(tmp_path / "folder")])
+        list_files([str(tmp_path / "folder")])
     write_documents(tmp_path / "folder", {"empty": b""})
     with pytest.raises(ConfigError, match=r"data\.sources = .*folder: holds only empty files"):
-        list_documents([str(tmp_path / "folder")])
+        list_files([str(tmp_path / "folder")])

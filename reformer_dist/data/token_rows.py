@@ -1,0 +1,114 @@
+"""Token files: one long string of tokens in rows of equal length, written in order and read by position."""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import xxhash
+from numpy.typing import NDArray
+
+from reformer_dist.data.manifest import SPLITS, TokenFile
+from reformer_dist.data.stores import HashingFile, Store, naming, parquet_writer
+from reformer_dist.data.tokenizers import Tokenizer
+
+ROW_TOKENS = 65536
+"""Tokens of a row, which is a row group: small enough that reading one sequence reads little else."""
+TOKENS_SCHEMA = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
+
+
+class TokenRows:
+    """Writes tokens end to end in rows of ROW_TOKENS, and counts them; a context manager.
+
+    Attributes:
+        num_tokens: tokens written so far.
+    """
+
+    def __init__(self, file: HashingFile, tokenizer: Tokenizer) -> None:
+        self._writer = parquet_writer(file, TOKENS_SCHEMA)
+        self._content = xxhash.xxh3_128()
+        self._counts = np.zeros((len(SPLITS), tokenizer.vocab_size), np.int64)
+        self._row = np.empty(ROW_TOKENS, tokenizer.dtype)
+        self._splits = np.empty(ROW_TOKENS, np.uint8)
+        self._filled = 0
+        self.num_tokens = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._filled:
+            self._flush()
+        self._writer.close()
+
+    def write(self, tokens: NDArray[Any], split: int) -> None:
+        """Append tokens [n] of a document of the split with that index."""
+        self.num_tokens += len(tokens)
+        while len(tokens):
+            taken = min(len(tokens), ROW_TOKENS - self._filled)
+            here = slice(self._filled, self._filled + taken)
+            self._row[here] = tokens[:taken]
+            self._splits[here] = split
+            self._filled, tokens = self._filled + taken, tokens[taken:]
+            if self._filled == ROW_TOKENS:
+                self._flush()
+
+    def counts(self) -> list[list[int]]:
+        """How often each token occurs in each split."""
+        counts: list[list[int]] = self._counts.tolist()
+        return counts
+
+    @property
+    def hexdigest(self) -> str:
+        """xxh3-128 of the tokens in written rows."""
+        return self._content.hexdigest()
+
+    def _flush(self) -> None:
+        row, splits = self._row[: self._filled], self._splits[: self._filled]
+        for split in np.unique(splits).tolist():
+            self._counts[split] += np.bincount(row[splits == split], minlength=self._counts.shape[1])
+        data = row.tobytes()
+        self._content.update(data)
+        self._writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))
+        self._filled = 0
+
+
+class TokenReader:
+    """Reads the token files of a corpus as the one string they are."""
+
+    def __init__(self, store: Store, files: Sequence[TokenFile], row_tokens: int, dtype: np.dtype[Any]) -> None:
+        self._store = store
+        self._files = files
+        self._row_tokens = row_tokens
+        self._dtype = dtype
+        self._ends = np.cumsum([file.tokens for file in files])
+        self._open_file: Callable[[int], pq.ParquetFile] = lru_cache(32)(self._open)
+        self._row: Callable[[int, int], NDArray[Any]] = lru_cache(256)(self._read_row)
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Tokens `start` to `stop`.
+
+        Raises:
+            OSError: a file that cannot be read, or a page whose checksum is wrong; the message names it.
+        """
+        assert 0 <= start <= stop <= self._ends[-1]
+        pieces = []
+        while start < stop:
+            file = int(np.searchsorted(self._ends, start, side="right"))
+            file_start = int(self._ends[file - 1]) if file else 0
+            row, begin = divmod(start - file_start, self._row_tokens)
+            piece = self._row(file, row)[begin : begin + stop - start]
+            pieces.append(piece)
+            start += len(piece)
+        return np.concatenate(pieces) if pieces else np.empty(0, self._dtype)
+
+    def _open(self, file: int) -> pq.ParquetFile:
+        path = self._store.child(self._files[file].name)
+        return pq.ParquetFile(self._store.filesystem.open_input_file(path), page_checksum_verification=True)
+
+    def _read_row(self, file: int, row: int) -> NDArray[Any]:
+        with naming(self._store, self._files[file].name):
+            table = self._open_file(file).read_row_group(row, columns=["tokens"], use_threads=False)
+        return np.frombuffer(table["tokens"][0].as_buffer(), self._dtype)
