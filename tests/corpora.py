@@ -30,7 +30,7 @@ def random_documents(lengths: Mapping[str, int], seed: int = 0) -> dict[str, byt
     return {name: generator.integers(1, 256, n, np.uint8).tobytes() for name, n in lengths.items()}
 
 
-def prepare_here(source: Path | str, storage: Path, validation_fraction: float = 0.2, **fields: object) -> Corpus:
+def prepare_here(source: Path | str, storage: Path | str, validation_fraction: float = 0.2, **fields: object) -> Corpus:
     """What `prepare` does, one part after the other in this process; more fields of the data section by name."""
     data = DataConfig.model_validate({"sources": (str(source),), "validation_fraction": validation_fraction, **fields})
     return run_here(plan_preparation(data, str(storage)))

@@ -93,8 +93,10 @@ class PatientFile(io.RawIOBase):
                 self._go_to(self._position)
             data: bytes = self._file.read(size)
             return data
-        except STORE_ERRORS:
+        except STORE_ERRORS as error:
             self._file = None  # the next attempt opens it anew
+            if isinstance(error, FileNotFoundError) and not self._store.is_local:
+                raise OSError("not found") from None  # it was there before
             raise
 
     def _go_to(self, position: int) -> None:

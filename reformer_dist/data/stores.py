@@ -5,10 +5,12 @@ memory://, ...) through fsspec.
 """
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +22,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 NATIVE_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs")
+BUCKET_SCHEMES = ("s3", "gs", "gcs")
 Result = TypeVar("Result")
 STORE_ERRORS = (OSError, pa.ArrowException, aiohttp.ClientError)
 """What stores raise when they do not answer as they should."""
@@ -61,14 +64,18 @@ def open_store(url: str) -> Store:
     if not separator:
         return Store(pafs.LocalFileSystem(), str(Path(url).expanduser().absolute()), lambda path: path)
     if scheme in NATIVE_SCHEMES:
+        place, mark, options = url.partition("?")
         try:
-            filesystem, path = pafs.FileSystem.from_uri(url)
+            if scheme in BUCKET_SCHEMES:
+                path = place.partition("://")[2]
+                filesystem = _bucket(f"{scheme}://{path.partition('/')[0]}{mark}{options}")
+            else:
+                filesystem, path = pafs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(one_line(error)) from None
         if scheme == "file":
             return Store(filesystem, path, lambda path: path)
-        query = url[url.index("?") :] if "?" in url else ""
-        return Store(filesystem, path, lambda path: f"{scheme}://{path}{query}")
+        return Store(filesystem, path, lambda path: f"{scheme}://{path}{mark}{options}")
     try:
         remote, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
@@ -76,10 +83,18 @@ def open_store(url: str) -> Store:
     return Store(pafs.PyFileSystem(pafs.FSSpecHandler(remote)), path, remote.unstrip_protocol)
 
 
+@lru_cache(8)
+def _bucket(url: str) -> pafs.FileSystem:
+    """The filesystem of a bucket; making one may ask the store where the bucket lies, so it is kept."""
+    return pafs.FileSystem.from_uri(url)[0]
+
+
 def one_line(error: BaseException) -> str:
     """The first line of an exception's text, without the library's own prefixes and detail."""
     lines = str(error).strip().splitlines()
-    return lines[0].split(" Detail: ")[0].rstrip(". ") if lines else type(error).__name__
+    text = lines[0].split(" Detail: ")[0].rstrip(". ") if lines else type(error).__name__
+    reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else ""
+    return text if reason in text else f"{text}: {reason}"
 
 
 def patiently(action: Callable[[], Result]) -> Result:
