@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from reformer_dist.data.order import sample_ids
+from reformer_dist.data.order import ROUND, mixture_ids, round_numbers, sample_ids
 
 HASH = "00f1e2d3c4b5a69788796a5b4c3d2e1f"
+SIZES = (40, 30, 7)
 
 
 def stream(
@@ -33,3 +34,36 @@ def test_seed_and_corpus_choose_the_order() -> None:
 def test_the_order_is_the_documented_one() -> None:
     # A resumed run relies on it: if a release of numpy changes this, the order needs a definition of our own.
     assert stream(2, 10) == [9, 0, 3, 1, 7, 2, 4, 8, 5, 6, 4, 6, 9, 5, 7, 8, 0, 2, 3, 1]
+
+
+def mixture(num_steps: int, batch_size: int, weights: tuple[float, ...] = (3, 1, 0.5), seed: int = 0) -> list[int]:
+    steps = [mixture_ids(HASH, seed, SIZES, weights, batch_size, step) for step in range(num_steps)]
+    return np.concatenate(steps).tolist()
+
+
+def test_a_mixture_gives_each_source_its_share_and_all_of_it_in_turn() -> None:
+    samples = np.array(mixture(2 * ROUND, 1))
+    ends = np.cumsum(SIZES)
+    for source, (size, expected) in enumerate(zip(SIZES, (667, 222, 111), strict=True)):
+        of_source = (samples >= ends[source] - size) & (samples < ends[source])
+        assert [of_source[:ROUND].sum(), of_source[ROUND:].sum()] == [expected, expected]
+        own = samples[of_source] - (ends[source] - size)
+        epochs = [own[i : i + size].tolist() for i in range(0, len(own) - size + 1, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert len({tuple(epoch) for epoch in epochs}) > 1
+    assert samples[:100].tolist() != samples[ROUND : ROUND + 100].tolist()
+
+
+def test_the_batch_size_cuts_the_same_mixture_into_other_steps() -> None:
+    assert mixture(1200, 1) == mixture(400, 3) == mixture(1, 1200)
+    assert mixture(100, 1) != mixture(100, 1, seed=1)
+
+
+def test_a_round_has_every_source_and_no_more() -> None:
+    assert round_numbers((1, 1, 1)) == (334, 333, 333)
+    assert round_numbers((1e9, 1, 1)) == (998, 1, 1)
+    assert round_numbers((5,)) == (ROUND,)
+
+
+def test_the_mixture_is_the_documented_one() -> None:
+    assert mixture(1, 12) == [15, 26, 53, 1, 37, 18, 29, 43, 3, 57, 66, 59]
