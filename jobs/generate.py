@@ -15,7 +15,11 @@ def main(config: Config) -> None:
     options = config.generation
     path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
     model, _, tokenizer = load_model(path)
-    prompt = torch.tensor([[tokenizer.boundary, *tokenizer.encode(options.prompt)]], dtype=torch.int64)
+    try:
+        ids = tokenizer.encode(options.prompt)
+    except ValueError as error:
+        raise ConfigError(f"generation.prompt = {options.prompt!r}: {error}") from None
+    prompt = torch.tensor([[tokenizer.boundary, *ids]], dtype=torch.int64)
     sampling = (options.temperature, options.top_k, options.top_p, options.seed)
     print(f"{path}, seed {options.seed}", file=sys.stderr)
     print(options.prompt, end="", flush=True)

@@ -133,7 +133,9 @@ def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
         with ray_session():
             corpus = preparation.run()
     if corpus.tokenizer.to_json() != tokenizer.to_json():
-        raise ConfigError(f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead")
+        raise ConfigError(
+            f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead"
+        )
     return corpus
 
 

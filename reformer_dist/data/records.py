@@ -96,7 +96,7 @@ def read_jsonl(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
             continue
         name = f"{piece.file.name}#{offset}"
         try:
-            tree = json.loads(line)
+            tree = json.loads(line.decode())
         except (ValueError, RecursionError) as error:
             yield Record(name, problem=f"the line is no JSON: {error}")
             continue

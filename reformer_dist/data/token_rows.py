@@ -32,6 +32,7 @@ class TokenRows:
         self._counts = np.zeros((len(SPLITS), tokenizer.vocab_size), np.int64)
         self._row = np.empty(ROW_TOKENS, tokenizer.dtype)
         self._splits = np.empty(ROW_TOKENS, np.uint8)
+        self._present: set[int] = set()  # splits in the row
         self._filled = 0
         self.num_tokens = 0
 
@@ -47,6 +48,7 @@ class TokenRows:
         """Append tokens [n] of a document of the split with that index."""
         self.num_tokens += len(tokens)
         while len(tokens):
+            self._present.add(split)
             taken = min(len(tokens), ROW_TOKENS - self._filled)
             here = slice(self._filled, self._filled + taken)
             self._row[here] = tokens[:taken]
@@ -67,8 +69,10 @@ class TokenRows:
 
     def _flush(self) -> None:
         row, splits = self._row[: self._filled], self._splits[: self._filled]
-        for split in np.unique(splits).tolist():
-            self._counts[split] += np.bincount(row[splits == split], minlength=self._counts.shape[1])
+        for split in self._present:
+            of_split = row if len(self._present) == 1 else row[splits == split]
+            self._counts[split] += np.bincount(of_split, minlength=self._counts.shape[1])
+        self._present.clear()
         data = row.tobytes()
         self._content.update(data)
         self._writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))

@@ -5,9 +5,10 @@ from itertools import chain
 
 from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data.bpe import train_bpe
+from reformer_dist.data.documents import read_records, split_of
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import SPLITS
-from reformer_dist.data.parts import Part, read_records, split_of
+from reformer_dist.data.parts import Part
 from reformer_dist.data.records import NotText
 from reformer_dist.data.stores import STORE_ERRORS, one_line, open_store, patiently
 from reformer_dist.data.tokenizers import BadDocument, Tokenizer, make_tokenizer, read_tokenizer

@@ -53,7 +53,9 @@ def train(
     watch = Watch(engine.device, asked_to_stop)
     meter = Meter(engine.device, traffic)
     for step in range(start_step, settings.steps):
-        result = engine.train_step(next(batches), step)
+        with meter.fed():
+            micro_batches = next(batches)
+        result = engine.train_step(micro_batches, step)
         meter.count(result)
         watch.see(step, result[0], engine.grad_norm())
         done, last = step + 1, step + 1 == settings.steps
@@ -101,6 +103,7 @@ class Meter:
         self._traffic = traffic
         self._num_tokens = torch.zeros((), dtype=torch.float64, device=device)
         self._num_steps = 0
+        self._starved = 0.0
         self._since = self._now()
 
     def count(self, result: torch.Tensor) -> None:
@@ -111,21 +114,31 @@ class Meter:
     def read(self, result: torch.Tensor, engine: Engine) -> dict[str, float]:
         """Metrics of the last step, whose result is given; speed and traffic are means since the last reading."""
         _, sent, waited = (now - since for now, since in zip(self._now(), self._since, strict=True))
-        sums = torch.stack([result[0], *result.new_tensor([sent, waited])])
+        sums = torch.stack([result[0], *result.new_tensor([sent, waited, self._starved])])
         dist.all_reduce(sums)
-        loss_sum, sent, waited, count, num_tokens = torch.cat([sums, result[1:2], self._num_tokens[None]]).tolist()
+        values = torch.cat([sums, result[1:2], self._num_tokens[None]]).tolist()
+        loss_sum, sent, waited, starved, count, num_tokens = values
         loss = loss_sum / max(1.0, count)
         seconds = time.perf_counter() - self._since[0]
         each = self._num_steps * dist.get_world_size()
         self._num_tokens.zero_()
         self._num_steps = 0
+        self._starved = 0.0
         self._since = self._now()
         return _loss_metrics("train", loss) | {
             "train/tokens_per_second": num_tokens / seconds,
             "train/grad_norm": float(engine.grad_norm()),
+            "data/wait_share": starved / (seconds * dist.get_world_size()),
             "parallel/bytes_sent": sent / each,
             "parallel/wait_seconds": waited / each,
         }
+
+    @contextmanager
+    def fed(self) -> Iterator[None]:
+        """A block that waits for data; the workers' mean share of it in the time is a metric."""
+        start = time.perf_counter()
+        yield
+        self._starved += time.perf_counter() - start
 
     @contextmanager
     def paused(self) -> Iterator[None]:

@@ -31,6 +31,7 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4, 5, 6]
     assert [step for step, _ in curves["validation/bits_per_token"]] == [3, 6]
     assert {"train/grad_norm", "train/learning_rate", "train/tokens_per_second", "validation/loss"} <= set(curves)
+    assert all(0 <= share <= 1 for _, share in curves["data/wait_share"])
     assert curves["memory/worker_1_mib"][0][1] > 50
     assert curves["validation/loss"][1][1] < curves["validation/loss"][0][1], "it learns"
     run_id = whole.output.split("MLflow run ")[1].split()[0]

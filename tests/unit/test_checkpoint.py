@@ -9,7 +9,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from reformer_dist.config import Config, ConfigError, load_config
-from reformer_dist.data.tokenizers import BytesTokenizer
+from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.tokenizers import BytesTokenizer, Tokenizer
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training import checkpoint, resume
 from reformer_dist.training.checkpoint_writer import Writer
@@ -30,10 +31,13 @@ def make_config(storage: str, **changes: object) -> Config:
     return load_config(None, {**SETTINGS, "train.storage": storage, **changes})
 
 
-def write(folder: str, step: int, config: Config, keep: int = 99, **changes: object) -> str:
+def write(
+    folder: str, step: int, config: Config, keep: int = 99, tokenizer: Tokenizer | None = None, **changes: object
+) -> str:
     """A checkpoint of an untrained model, with a stand-in for the engine's state."""
-    fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
-    writer = Writer(folder, keep, BytesTokenizer(), keep_best=True, timeout=60.0)
+    name = tokenizer.name if tokenizer else "bytes"
+    fields = {"tokenizer": name, "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
+    writer = Writer(folder, keep, tokenizer or BytesTokenizer(), keep_best=True, timeout=60.0)
     weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
     path = writer.save(
         checkpoint.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
@@ -132,3 +136,22 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
         decide()
+
+
+def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:
+    def prepare_bpe(words: bytes, **fields: object) -> Corpus:
+        source = write_documents(tmp_path / words.decode(), {f"{i}.txt": words * 50 for i in range(9)})
+        return prepare_here(source, tmp_path, tokenizer="bpe", bpe_vocab_size=280, **fields)
+
+    corpus, other = prepare_bpe(b"to be or not "), prepare_bpe(b"the quick fox ")
+    config = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.run_name": "a", "model.vocab_size": 280})
+    folder = checkpoint.new_folder(str(tmp_path), "a")
+    path = write(folder, 5, config, tokenizer=corpus.tokenizer, corpus_hash=corpus.hash)
+    _, _, tokenizer = checkpoint.load_model(path)
+    assert tokenizer.to_json() == corpus.tokenizer.to_json() != other.tokenizer.to_json()
+
+    beside = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.resume": path, "model.vocab_size": 280})
+    assert resume.decide(beside, corpus).start == path
+    with pytest.raises(ConfigError, match=rf"another vocabulary; data\.tokenizer_file = {path}/tokenizer\.json works"):
+        resume.decide(beside, other)
+    resume.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))

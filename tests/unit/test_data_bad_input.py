@@ -7,7 +7,8 @@ import pyarrow as pa
 import pytest
 
 from reformer_dist.config import ConfigError, DataConfig, load_config
-from reformer_dist.data import files, formats, parts, prepare, records
+from reformer_dist.data import documents as reading
+from reformer_dist.data import files, formats, prepare, records
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.parts import write_part
 from reformer_dist.data.prepare import plan_preparation
@@ -79,7 +80,7 @@ def test_a_broken_text_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.Mon
     source = write_documents(tmp_path / "s", good | {"bad.txt.gz": gzip.compress(LINES * 20)[:-9]})
     corpus = prepare_here(source, tmp_path, 0.3, skip_bad_documents=True)
     assert (len(documents(corpus)), corpus.manifest.bad) == (9, 1)
-    monkeypatch.setattr(parts, "HELD_TOKENS", 10)
+    monkeypatch.setattr(reading, "HELD_TOKENS", 10)
     monkeypatch.setattr(files, "BUFFER_BYTES", 64)
     monkeypatch.setattr(records, "PIECE_BYTES", 100)
     with pytest.raises(OSError, match=r"bad\.txt\.gz: .*too large to be left out"):

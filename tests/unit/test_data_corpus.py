@@ -6,6 +6,7 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import xxhash
 
@@ -13,8 +14,10 @@ from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data import prepare as preparing
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.manifest import SPLITS, SplitName
+from reformer_dist.data.parts import Part, write_part
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.stores import open_store
+from reformer_dist.data.tokenizers import make_tokenizer
 from reformer_dist.data.writing import complete_folder
 from tests.corpora import prepare_here, random_documents, run_here, write_documents
 
@@ -169,6 +172,38 @@ def test_a_document_that_changes_meanwhile_is_named(tmp_path: Path) -> None:
     write_documents(source, {"a.txt": b"other text"})
     with pytest.raises(OSError, match=r"data\.sources: .*a\.txt changed while it was being read"):
         run_here(preparation)
+
+
+def test_an_interrupted_attempt_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
+    source = write_documents(tmp_path / "s", DOCUMENTS)
+    expected = prepare_here(source, tmp_path / "whole").manifest
+    preparation = plan_preparation(DataConfig(sources=(str(source),), validation_fraction=0.2), str(tmp_path))
+    aside = Path(f"{preparation.folder}.partial")
+    aside.mkdir(parents=True)
+    definition = make_tokenizer("bytes").to_json()
+
+    def write(part: Part) -> dict[str, object]:
+        table = pa.Table.from_pylist([{"part": part.to_json()}])
+        (row,) = write_part(table, preparation.data, definition, str(aside)).to_pylist()
+        return row
+
+    first, second, third = preparation.parts[:3]
+    assert [write(part)["was_there"] for part in (first, second, third, first)] == [False, False, False, True]
+    (aside / "tokens-00001.parquet").write_bytes(b"half")
+    (aside / "part-00002.parquet").write_bytes(b"half")
+    write_documents(aside, {"tokens-00099.parquet": b"of another plan"})
+    assert [write(part)["was_there"] for part in (first, second, third)] == [True, False, False]
+    assert run_here(preparation).manifest == expected
+    names = {path.name for path in Path(preparation.folder).iterdir()}
+    assert names == {"manifest.json", *(file.name for file in expected.files)}
+
+
+def test_a_trained_vocabulary_is_the_same_each_time(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {f"{i}.txt": b"some words and other words " * (i + 1) for i in range(20)})
+    corpora = [prepare_here(source, tmp_path / place, tokenizer="bpe", bpe_vocab_size=300) for place in "ab"]
+    assert corpora[0].manifest == corpora[1].manifest
+    assert corpora[0].tokenizer.vocab_size > 270
 
 
 def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from PIL import Image
 from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data import formats, records
 from reformer_dist.data.corpus import Corpus
+from reformer_dist.data.documents import read_records
 from reformer_dist.data.formats import FileSlice, format_of, slices_of
 from reformer_dist.data.manifest import SPLITS
-from reformer_dist.data.parts import read_records
 from reformer_dist.data.sources import SourceFile
 from tests.corpora import prepare_here, write_documents
 
