@@ -30,13 +30,21 @@ def run_job(function: Callable[[Config], None], description: str) -> None:
         function: the job, given the configuration of this process's command line.
         description: first lines of `--help`.
 
+    See `answer` for how it ends.
+    """
+    config = parse_command_line(description)
+    answer(lambda: function(config))
+
+
+def answer(job: Callable[[], None]) -> None:
+    """Run a job whose command line is read.
+
     A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
     and exit status 2, a `JobFailed` one with status 1, a `JobStopped` one with its own; anything else is a fault of ours
     and keeps its traceback. Ctrl-C exits with 130.
     """
-    config = parse_command_line(description)
     try:
-        function(config)
+        job()
     except (ConfigError, OSError) as error:
         sys.exit(_fail(str(error), 2))
     except JobFailed as error:

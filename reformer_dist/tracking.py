@@ -10,14 +10,14 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from reformer_dist.config import Config, ConfigError, flatten
-from reformer_dist.data.stores import open_store
+from reformer_dist.data.stores import one_line, open_store
 
 FLUSH_SECONDS = 3.0
 """Metrics reach MLflow at most this much later."""
@@ -61,6 +61,35 @@ def check_reachable(uri: str) -> None:
         raise ConfigError(
             f"tracking.uri = {uri} does not answer ({error}); start it, or leave tracking.uri out for an SQLite file"
         ) from None
+
+
+class Point(NamedTuple):
+    """A value of a metric: after so many steps, at a time in milliseconds since 1970."""
+
+    step: int
+    milliseconds: int
+    value: float
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as MLflow has it.
+
+    Attributes:
+        id: MLflow's id.
+        name: the run's name.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        parameters: the configuration by dotted name.
+        curves: all points of each metric, in order of step.
+        sample: the sampled text, empty without one.
+    """
+
+    id: str
+    name: str
+    status: str
+    parameters: dict[str, str]
+    curves: dict[str, list[Point]]
+    sample: str
 
 
 @dataclass
@@ -208,6 +237,58 @@ def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
     from mlflow import MlflowClient
 
     return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, name))
+
+
+def find_runs(uri: str, experiment: str, wanted: Sequence[str], filter_text: str = "") -> list[RunRecord]:
+    """Read runs of an experiment, oldest first.
+
+    Args:
+        uri: tracking URI.
+        experiment: its name.
+        wanted: ids, beginnings of ids or names of runs, in the order of the result; empty for all.
+        filter_text: MLflow's own filter.
+
+    Raises:
+        ConfigError: no such experiment or run, or a filter that MLflow does not understand.
+    """
+    check_reachable(uri)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    client = MlflowClient(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ConfigError(f"experiment {experiment}: there is none at {uri}")
+    try:
+        runs = client.search_runs([found.experiment_id], filter_text, order_by=["attributes.start_time"])
+    except MlflowException as error:
+        raise ConfigError(f"filter {filter_text}: {one_line(error)}") from None
+    chosen = [run for name in wanted for run in _named(runs, name)] if wanted else list(runs)
+    if not chosen:
+        raise ConfigError(f"experiment {experiment}: no run there that filter {filter_text} leaves")
+    return [_record(client, run) for run in chosen]
+
+
+def _named(runs: Sequence[Any], name: str) -> list[Any]:
+    found = [run for run in runs if run.info.run_name == name or run.info.run_id.startswith(name)]
+    if not found:
+        names = ", ".join(dict.fromkeys(run.info.run_name for run in runs))
+        raise ConfigError(f"run {name}: no run has that id or name; {names} work")
+    return found
+
+
+def _record(client: Any, run: Any) -> RunRecord:
+    """Everything that is shown of a run."""
+    id = run.info.run_id
+    histories = {name: client.get_metric_history(id, name) for name in run.data.metrics}
+    curves = {name: sorted(Point(p.step, p.timestamp, p.value) for p in points) for name, points in histories.items()}
+    sample = ""
+    if any(artifact.path == "sample.txt" for artifact in client.list_artifacts(id)):
+        with tempfile.TemporaryDirectory() as folder:
+            sample = Path(client.download_artifacts(id, "sample.txt", folder)).read_text(encoding="utf-8")
+    return RunRecord(id, run.info.run_name, run.info.status, dict(run.data.params), curves, sample)
 
 
 def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:

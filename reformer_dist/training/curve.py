@@ -24,7 +24,7 @@ def learning_curve(train: Points, validation: Points, unigram_bits: float, token
     axes = figure.add_subplot()
     steps, values = zip(*train, strict=True)
     axes.plot(steps, values, color="#9bb7d4", linewidth=0.8)
-    axes.plot(steps, _running_mean(values), color="#1f5a99", linewidth=1.6, label="training")
+    axes.plot(steps, running_mean(values), color="#1f5a99", linewidth=1.6, label="training")
     axes.plot(*zip(*validation, strict=True), color="#d1495b", marker="o", markersize=4, label="validation")
     axes.axhline(unigram_bits, color="#666666", linestyle="--", linewidth=1.0)
     axes.annotate(
@@ -53,7 +53,7 @@ def learning_curve(train: Points, validation: Points, unigram_bits: float, token
     return figure
 
 
-def _running_mean(values: Sequence[float]) -> list[float]:
+def running_mean(values: Sequence[float]) -> list[float]:
     """Mean of each value and those around it, up to a fortieth of them on either side."""
     reach = len(values) // 40
     windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]

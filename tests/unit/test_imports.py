@@ -15,7 +15,7 @@ LAYERS = (
     ("cli", "data", "model"),
     ("parallel", "tracking", "generation"),
     ("training",),
-    ("evaluation", "tuning", "benchmarks"),
+    ("comparison", "evaluation", "tuning", "benchmarks"),
     ("jobs",),
 )
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
