@@ -14,8 +14,9 @@ from reformer_dist.data import loader
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.sequences import SequenceReader
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
-from reformer_dist.parallel.topology import make_topology
+from reformer_dist.parallel.topology import Topology, make_topology
 from reformer_dist.training import checkpoint
 from reformer_dist.training.checkpoint_writer import Writer
 from reformer_dist.training.engine import Engine
@@ -61,37 +62,15 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
         send: takes messages for the driver; only rank 0's is used.
         asked_to_stop: whether the driver wants an early end; only rank 0's is used.
     """
-    config, corpus = job.config, job.corpus
+    config = job.config
     topology = make_topology(config)
     tell = send if topology.rank == 0 else _discard
-    path, step = _start(job)
-    model = ReformerLM(config.model)
-    if config.train.dtype == "float64":
-        model.double()
+    engine, traffic, path, step = _begin(job, topology, device)
     if path is not None:
-        checkpoint.load_weights(path, model)
-    traffic = parallelize(model, topology)
-    engine = Engine(model, config, device)
-    if path is not None:
-        with checkpoint.optimizer_files(path) as folder:
-            engine.load_state(folder, step)
         tell(f"continuing from step {step} of {path}")
     tell(step)
-    settings = config.train
-    writer = Writer(
-        job.folder,
-        settings.keep_checkpoints,
-        corpus.tokenizer,
-        keep_best=settings.keep_best,
-        timeout=config.parallel.timeout_seconds,
-    )
-    logged = checkpoint.read_metrics(path) if path is not None and path.startswith(f"{job.folder}/") else []
-
-    def report(step: int, metrics: dict[str, float]) -> None:
-        logged.append((step, metrics))
-        tell((step, metrics))
-
-    here = (corpus, config, topology.data_group, topology.shard)
+    keeper = _Keeper(job, engine, path, tell)
+    here = (job.corpus, config, topology.data_group, topology.shard)
     try:
         train(
             config,
@@ -101,46 +80,71 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
             lambda: loader.validation_batches(
                 *here, topology.data_groups, max_sequences=config.train.validation_sequences
             ),
-            report,
-            lambda step, loss: _save(job, engine, writer, step, loss, logged),
+            keeper.report,
+            keeper.save,
             step,
             asked_to_stop if topology.rank == 0 else lambda: False,
         )
-        writer.finish()
-    except Diverged as error:
-        writer.finish()
-        tell(
-            FloatingPointError(_divergence(job, error.step))
-        )  # all workers see it at the same step, and starting them again would end the same way
+    except Diverged as error:  # all workers see it at the same step, and starting them again would end the same way
+        tell(FloatingPointError(_divergence(job, error.step)))
+    keeper.finish()
 
 
-def _start(job: Work) -> tuple[str | None, int]:
-    """The starting point, chosen by rank 0 for all: a checkpoint or None, and the steps done there."""
-    choice = [job.starting_point() if dist.get_rank() == 0 else (None, 0)]
+def _begin(job: Work, topology: Topology, device: torch.device) -> tuple[Engine, Traffic, str | None, int]:
+    """The engine at its starting point, chosen by rank 0 for all: a checkpoint or None, and the steps done there."""
+    choice = [job.starting_point() if topology.rank == 0 else (None, 0)]
     dist.broadcast_object_list(choice)
-    return choice[0]
+    path, step = choice[0]
+    model = ReformerLM(job.config.model)
+    if job.config.train.dtype == "float64":
+        model.double()
+    if path is not None:
+        checkpoint.load_weights(path, model)
+    traffic = parallelize(model, topology)
+    engine = Engine(model, job.config, device)
+    if path is not None:
+        with checkpoint.optimizer_files(path) as folder:
+            engine.load_state(folder, step)
+    return engine, traffic, path, step
 
 
-def _save(
-    job: Work,
-    engine: Engine,
-    writer: Writer,
-    step: int,
-    validation_loss: float | None,
-    logged: list[checkpoint.Metrics],
-) -> None:
-    config = job.config
-    state = checkpoint.State(
-        step=step,
-        tokenizer=job.corpus.tokenizer.name,
-        corpus_hash=job.corpus.hash,
-        run_id=job.run_id,
-        workers=config.train.workers,
-        zero_stage=config.parallel.zero_stage,
-        validation_loss=validation_loss,
-        config=config,
-    )
-    writer.save(state, engine.weights(), engine.state(), logged)
+class _Keeper:
+    """What is to outlive a worker: metrics, told and kept, and checkpoints."""
+
+    def __init__(self, job: Work, engine: Engine, path: str | None, tell: Callable[[Message], object]) -> None:
+        """Begin with the metrics of the checkpoint at `path`, if it is of this run."""
+        self._job, self._engine, self._tell = job, engine, tell
+        own = path is not None and path.startswith(f"{job.folder}/")
+        self._metrics = checkpoint.read_metrics(path) if path is not None and own else []
+        train = job.config.train
+        self._writer = Writer(
+            job.folder,
+            train.keep_checkpoints,
+            job.corpus.tokenizer,
+            keep_best=train.keep_best,
+            timeout=job.config.parallel.timeout_seconds,
+        )
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        self._metrics.append((step, metrics))
+        self._tell((step, metrics))
+
+    def save(self, step: int, validation_loss: float | None) -> None:
+        job = self._job
+        state = checkpoint.State(
+            step=step,
+            tokenizer=job.corpus.tokenizer.name,
+            corpus_hash=job.corpus.hash,
+            run_id=job.run_id,
+            workers=job.config.train.workers,
+            zero_stage=job.config.parallel.zero_stage,
+            validation_loss=validation_loss,
+            config=job.config,
+        )
+        self._writer.save(state, self._engine.weights(), self._engine.state(), self._metrics)
+
+    def finish(self) -> None:
+        self._writer.finish()
 
 
 def _divergence(job: Work, step: int) -> str:
