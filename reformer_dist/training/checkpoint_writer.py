@@ -69,7 +69,7 @@ class Writer:
 
         Args:
             state: as of now.
-            weights: the model's state_dict on rank 0, copies that nobody changes.
+            weights: the model's state_dict on rank 0, copies that nobody changes before `finish`.
             moments: this worker's part of the optimizer's state, copies too.
             metrics: what was logged since the run began, on rank 0.
 

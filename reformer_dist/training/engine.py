@@ -152,23 +152,25 @@ class Engine:
         )
         return norm
 
-    def weights(self) -> dict[str, Tensor]:
-        """The whole model's weights on the CPU, by their names in ReformerLM; empty except on rank 0."""
-        deepspeed = _deepspeed()
-        stage = self.config.parallel.zero_stage
-        parameters = list(self.model.parameters())
-        with deepspeed.zero.GatheredParameters(parameters, enabled=stage == 3):
-            if dist.get_rank() != 0:
-                return {}
-            return {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+    def copy_weights(self, copies: dict[str, Tensor]) -> None:
+        """Copy the whole model's weights to the CPU, by their names in ReformerLM; on rank 0 only.
 
-    def state(self) -> dict[str, Tensor]:
-        """A copy of this worker's part of the optimizer's state, on the CPU; see optimizer_state.py."""
+        Args:
+            copies: the result. Memory of an earlier call's is used again.
+        """
+        parameters = list(self.model.parameters())
+        with _deepspeed().zero.GatheredParameters(parameters, enabled=self.config.parallel.zero_stage == 3):
+            if dist.get_rank() == 0:
+                for name, value in self.model.state_dict().items():
+                    optimizer_state.copy_to(copies, name, value)
+
+    def copy_state(self, copies: dict[str, Tensor]) -> None:
+        """Copy this worker's part of the optimizer's state to the CPU, as `copy_weights` does; see optimizer_state.py."""
         replicated = self.config.parallel.zero_stage == 0
-        return optimizer_state.snapshot(self._pieces(), self.optimizer, replicated)
+        optimizer_state.snapshot(self._pieces(), self.optimizer, replicated, copies)
 
     def load_state(self, folder: Path, step: int) -> None:
-        """Take the optimizer's state after so many steps from files of what `state` gave, at any stage to any workers.
+        """Take the optimizer's state after so many steps from files of `copy_state`, of any stage and workers.
 
         The weights are not part of it: the model has them before it is wrapped.
         """

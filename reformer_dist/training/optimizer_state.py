@@ -70,16 +70,25 @@ def pieces(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Piece]:
             yield Piece(name, lies.start, lies.numel, flat, reaches.start)
 
 
-def snapshot(held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool) -> dict[str, Tensor]:
-    """Copies, on the CPU, of this worker's pieces of AdamW's moments, for a safetensors file of its own.
+def copy_to(copies: dict[str, Tensor], name: str, value: Tensor) -> None:
+    """Copy a tensor to the CPU, into the memory of its last copy if there is one: fresh memory is several times slower."""
+    if name not in copies:
+        copies[name] = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+    copies[name].copy_(value.detach())
+
+
+def snapshot(
+    held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool, copies: dict[str, Tensor]
+) -> None:
+    """Copy this worker's pieces of AdamW's moments to the CPU, for a safetensors file of its own.
 
     Args:
         held: this worker's pieces.
         optimizer: AdamW, which may not have stepped yet.
         replicated: every worker holds all (stage 0): this one gives its share of each.
+        copies: the result, with what an earlier call has left there.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    tensors = {}
     for piece in held:
         state = optimizer.state.get(piece.flat, {})
         first = piece.size * rank // world_size if replicated else 0
@@ -87,15 +96,14 @@ def snapshot(held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated
         for moment in MOMENTS:
             if moment in state and first < last:
                 key = f"{piece.name}:{piece.start + first}:{moment}"
-                tensors[key] = piece.of(state[moment])[first:last].detach().cpu().clone()
-    return tensors
+                copy_to(copies, key, piece.of(state[moment])[first:last])
 
 
 def load(folder: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, step: int) -> None:
     """Give an optimizer that has not stepped yet the moments in a folder's files and the number of steps done.
 
     Args:
-        folder: of files with what `snapshot` gave, of any number of workers at any stage.
+        folder: of files with what `snapshot` copied, of any number of workers at any stage.
         held: this worker's pieces.
         optimizer: AdamW.
         step: optimizer steps done.

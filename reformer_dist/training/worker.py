@@ -116,6 +116,8 @@ class _Keeper:
         self._job, self._engine, self._tell = job, engine, tell
         own = path is not None and path.startswith(f"{job.folder}/")
         self._metrics = checkpoint.read_metrics(path) if path is not None and own else []
+        self._weights: dict[str, torch.Tensor] = {}
+        self._moments: dict[str, torch.Tensor] = {}
         train = job.config.train
         self._writer = Writer(
             job.folder,
@@ -141,7 +143,10 @@ class _Keeper:
             validation_loss=validation_loss,
             config=job.config,
         )
-        self._writer.save(state, self._engine.weights(), self._engine.state(), self._metrics)
+        self._writer.finish()  # it reads the copies
+        self._engine.copy_weights(self._weights)
+        self._engine.copy_state(self._moments)
+        self._writer.save(state, self._weights, self._moments, self._metrics)
 
     def finish(self) -> None:
         self._writer.finish()

@@ -100,9 +100,13 @@ def engine_steps(config: Config, start: int, stop: int, load: Path | None, save:
     for step in range(start, stop):
         engine.train_step(make_batches(step, rank, workers), step)
         norms.append(engine.grad_norm())
-    weights = engine.weights()
+    weights: dict[str, torch.Tensor] = {}
+    engine.copy_weights(weights)
     if save is not None:
-        engine.save_state(save / "optimizer")
+        moments: dict[str, torch.Tensor] = {}
+        engine.copy_state(moments)
+        (save / "optimizer").mkdir(exist_ok=True)
+        save_file(moments, save / "optimizer" / f"{rank:05d}.safetensors")
         if rank == 0:
             save_file(weights, save / "model.safetensors")
     return weights, norms
@@ -153,6 +157,6 @@ def test_another_stage_and_number_of_workers_goes_on(
 
 def test_an_incomplete_state_is_refused(tmp_path: Path) -> None:
     run_ranks(engine_steps, 2, make_config(1, "float32"), 0, 1, None, tmp_path)
-    next((tmp_path / "optimizer").glob("00001-*")).unlink()
+    next((tmp_path / "optimizer").glob("00001.*")).unlink()
     with pytest.raises(RuntimeError, match="elements of the optimizer's state are stored"):
         run_ranks(engine_steps, 2, make_config(1, "float32"), 1, 2, tmp_path, None)
