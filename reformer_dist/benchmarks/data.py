@@ -1,10 +1,12 @@
 """How fast and in how much memory Ray Data prepares and feeds: a 2 GB document, a million tiny ones, long sequences.
 
-Each preparation is compared with one core's loop that only reads and tokenises the same bytes, run before it in this
-process. Memory is the peak of each of Ray's worker processes and of the object store.
+Each preparation is compared with a loop that only reads and tokenises the same bytes, run before it in this process; both
+in CPU-seconds, which others on the machine change little. Memory is the peak of each of Ray's worker processes and of
+the object store.
 """
 
 import csv
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -35,8 +37,8 @@ PREPARED = (
     "corpus",
     "MB",
     "seconds",
-    "MB/s",
-    "MB/s of one core's loop",
+    "MB a CPU-second",
+    "MB a CPU-second of the loop",
     "worker MiB",
     "object store MiB",
 )
@@ -92,21 +94,22 @@ def _prepare(name: str, data: DataConfig, folder: Path) -> tuple[list[Any], Corp
         corpus = preparation.run(lambda line: None)
         seconds = time.perf_counter() - start
     megabytes = preparation.num_bytes / 1e6
-    return [name, megabytes, seconds, megabytes / seconds, loop_rate, peaks.worker, peaks.object_store], corpus
+    rate = megabytes / peaks.cpu_seconds
+    return [name, megabytes, seconds, rate, loop_rate, peaks.worker, peaks.object_store], corpus
 
 
 def _loop_rate(preparation: Preparation) -> float:
-    """MB/s at which this process reads and tokenises, and does nothing else."""
+    """MB a CPU-second at which this process reads and tokenises, and does nothing else."""
     tokenizer = preparation.tokenizer or trained_tokenizer(preparation.parts, preparation.data)
-    num_bytes, start = 0, time.perf_counter()
+    num_bytes, start = 0, time.process_time()
     for part in preparation.parts:
         for piece in part.slices:
             for record in read_records(piece, preparation.data, "text"):
                 tokenizer.encode(record.content)
                 num_bytes += len(record.content)
-            if time.perf_counter() - start > LOOP_SECONDS:
+            if time.process_time() - start > LOOP_SECONDS:
                 break
-    return num_bytes / 1e6 / (time.perf_counter() - start)
+    return num_bytes / 1e6 / (time.process_time() - start)
 
 
 def _feed(corpus: Corpus, length: int, batch_size: int, num_steps: int) -> list[Any]:
@@ -131,15 +134,18 @@ def _feed(corpus: Corpus, length: int, batch_size: int, num_steps: int) -> list[
 
 
 class _Peaks:
-    """Samples the memory of Ray's processes while its block runs.
+    """Samples the memory and the time of Ray's processes while its block runs.
 
     Attributes:
+        cpu_seconds: of all processes that run tasks, while the block ran.
         worker: largest peak of a process that runs tasks, in MiB, what it maps of the object store included.
         object_store: largest part of the object store that was in memory, in MiB.
     """
 
     def __init__(self) -> None:
         self.worker = self.object_store = 0.0
+        self._before = {process: seconds for process, _, _, seconds in _processes()}
+        self._after: dict[str, float] = {}
         self._ended = Event()
         self._thread = Thread(target=self._sample, daemon=True)
 
@@ -151,22 +157,30 @@ class _Peaks:
         self._ended.set()
         self._thread.join()
 
+    @property
+    def cpu_seconds(self) -> float:
+        """See above."""
+        return sum(seconds - self._before.get(process, 0.0) for process, seconds in self._after.items())
+
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            for title, status in _processes():
+            for process, title, status, seconds in _processes():
                 if title.startswith("ray::"):
+                    self._after[process] = seconds
                     self.worker = max(self.worker, _mebibytes(status, "VmHWM"))
                 elif "/raylet" in title.split("\0")[0]:
                     self.object_store = max(self.object_store, _mebibytes(status, "RssShmem"))
 
 
-def _processes() -> Iterator[tuple[str, str]]:
-    """Command line and status of every process of this machine that can be seen."""
+def _processes() -> Iterator[tuple[str, str, str, float]]:
+    """Number, command line, status and CPU-seconds of every process of this machine that can be seen."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            yield (folder / "cmdline").read_text(errors="replace"), (folder / "status").read_text()
+            title, status = (folder / "cmdline").read_text(errors="replace"), (folder / "status").read_text()
+            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
         except OSError:
             continue  # it has ended
+        yield folder.name, title, status, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _mebibytes(status: str, name: str) -> float:

@@ -66,28 +66,31 @@ class Documents:
         Raises:
             StoreError: the file cannot be read, or a document is bad and must not or cannot be left out.
         """
-        held: list[NDArray[Any]] = []
         current: Record | None = None
-        is_bad = False
+        held: list[NDArray[Any]] = []
+        num_held = 0
         # Part of the document is in another slice, or was written already, so that it cannot be left out any more.
         is_spread = in_slices = piece.format == "text" and bool(piece.start or piece.stop)
+        is_bad = False
         for record in self._records(piece):
             if current is None or not record.continues:
-                if current is not None and not is_bad:
-                    self._write(current, held, piece)
-                current, held, is_bad, is_spread = record, [], False, in_slices
+                self._write(current, held, piece)
+                current, held, num_held, is_bad, is_spread = record, [], 0, False, in_slices
             if is_bad:
                 continue
             try:
-                held.append(self._encode(record))
+                tokens = self._encode(record)
             except BadDocument as error:
                 self._leave_out(record.name, piece, str(error), is_spread)
-                is_bad = True
-            if sum(map(len, held)) > HELD_TOKENS:
+                held, is_bad = [], True
+                continue
+            held.append(tokens)
+            num_held += len(tokens)
+            if num_held > HELD_TOKENS:
                 self._write(current, held, piece)
-                current, held, is_spread = Record(current.name, group=current.group, continues=True), [], True
-        if current is not None and not is_bad:
-            self._write(current, held, piece)
+                current, held, num_held = Record(current.name, group=current.group, continues=True), [], 0
+                is_spread = True
+        self._write(current, held, piece)
 
     def _records(self, piece: FileSlice) -> Iterator[Record]:
         """The records of a slice; where the file breaks off, a last one that says so."""
@@ -121,7 +124,10 @@ class Documents:
             content = decode_image(content, "RGB" if self._tokenizer.name == "rgb" else "L")
         return self._tokenizer.encode(content)
 
-    def _write(self, record: Record, tokens: list[NDArray[Any]], piece: FileSlice) -> None:
+    def _write(self, record: Record | None, tokens: list[NDArray[Any]], piece: FileSlice) -> None:
+        """Write what is held of a document, if anything is."""
+        if record is None or not tokens:
+            return
         split = split_of(record.name if record.group is None else record.group, self._data)
         for some in tokens:
             self._rows.write(some, split)

@@ -30,32 +30,26 @@ class TokenRows:
         self._writer = parquet_writer(file, TOKENS_SCHEMA)
         self._content = xxhash.xxh3_128()
         self._counts = np.zeros((len(SPLITS), tokenizer.vocab_size), np.int64)
-        self._row = np.empty(ROW_TOKENS, tokenizer.dtype)
-        self._splits = np.empty(ROW_TOKENS, np.uint8)
-        self._present: set[int] = set()  # splits in the row
-        self._filled = 0
+        self._dtype = tokenizer.dtype
+        self._pending: list[NDArray[Any]] = []  # documents that are not yet in a row
+        self._splits: list[int] = []  # the split of each of them
+        self._num_pending = 0
         self.num_tokens = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._filled:
-            self._flush()
+        self._write_rows(everything=True)
         self._writer.close()
 
     def write(self, tokens: NDArray[Any], split: int) -> None:
         """Append tokens [n] of a document of the split with that index."""
-        self.num_tokens += len(tokens)
-        while len(tokens):
-            self._present.add(split)
-            taken = min(len(tokens), ROW_TOKENS - self._filled)
-            here = slice(self._filled, self._filled + taken)
-            self._row[here] = tokens[:taken]
-            self._splits[here] = split
-            self._filled, tokens = self._filled + taken, tokens[taken:]
-            if self._filled == ROW_TOKENS:
-                self._flush()
+        self._pending.append(tokens)
+        self._splits.append(split)
+        self._num_pending += len(tokens)
+        if self._num_pending >= ROW_TOKENS:
+            self._write_rows(everything=False)
 
     def counts(self) -> list[list[int]]:
         """How often each token occurs in each split."""
@@ -67,16 +61,29 @@ class TokenRows:
         """xxh3-128 of the tokens in written rows."""
         return self._content.hexdigest()
 
-    def _flush(self) -> None:
-        row, splits = self._row[: self._filled], self._splits[: self._filled]
-        for split in self._present:
-            of_split = row if len(self._present) == 1 else row[splits == split]
+    def _write_rows(self, *, everything: bool) -> None:
+        """Write the full rows of what is pending, and the rest of it too if that is `everything`."""
+        if not self._pending:
+            return
+        tokens = np.concatenate(self._pending, dtype=self._dtype)
+        splits = np.repeat(np.array(self._splits, np.uint8), [len(some) for some in self._pending])
+        end = len(tokens) if everything else len(tokens) - len(tokens) % ROW_TOKENS
+        for start in range(0, end, ROW_TOKENS):
+            row = slice(start, min(start + ROW_TOKENS, end))
+            self._count(tokens[row], splits[row])
+            data = tokens[row].tobytes()
+            self._content.update(data)
+            self._writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))
+        self.num_tokens += end
+        # What is left is of the last document, which filled a row that those before it did not.
+        self._pending, self._splits = ([], []) if end == len(tokens) else ([tokens[end:]], self._splits[-1:])
+        self._num_pending = len(tokens) - end
+
+    def _count(self, tokens: NDArray[Any], splits: NDArray[np.uint8]) -> None:
+        present = set(self._splits)
+        for split in present:
+            of_split = tokens if len(present) == 1 else tokens[splits == split]
             self._counts[split] += np.bincount(of_split, minlength=self._counts.shape[1])
-        self._present.clear()
-        data = row.tobytes()
-        self._content.update(data)
-        self._writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))
-        self._filled = 0
 
 
 class TokenReader:
