@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
+from reformer_dist.cli import JobStopped
 from reformer_dist.config import Config, ConfigError, flatten
 from reformer_dist.data.stores import one_line, open_store
 
@@ -96,6 +97,8 @@ class RunRecord:
 class Run:
     """A run of MLflow that is being written; `start` and `Experiment.start` make one.
 
+    As a context manager it closes the run at the block's end, with the status that the block's end tells.
+
     Attributes:
         id: MLflow's id of the run.
         uri: tracking URI.
@@ -109,6 +112,16 @@ class Run:
     _points: list[Any] = field(default_factory=list)
     _last_steps: dict[str, int] = field(default_factory=dict)
     _last_flush: float = field(default_factory=time.monotonic)
+    _closed: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish("FINISHED")
+        else:
+            self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | JobStopped) else "FAILED")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Buffer one point of each metric, except those logged for this step or a later one before."""
@@ -151,9 +164,11 @@ class Run:
             self._client.log_artifact(self.id, str(path))
 
     def finish(self, status: Status = "FINISHED") -> None:
-        """Send what is buffered and close the run."""
-        self.flush()
-        self._client.set_terminated(self.id, status)
+        """Send what is buffered and close the run, unless it is closed."""
+        if not self._closed:
+            self.flush()
+            self._client.set_terminated(self.id, status)
+            self._closed = True
 
     def url_hint(self) -> str:
         """How to look at the run: a server's address of it, or the command that starts the UI."""

@@ -137,14 +137,11 @@ def sweep(config: Config, report: Callable[[str], None] = print) -> Sweep:
                 report(f"left out: {trial.name}: {trial.problem}")
         for data in dict.fromkeys(trial.config.data for trial in trials if trial.config is not None):
             plan_preparation(data, config.train.storage).run(report)
-        run = tracking.start(config)  # makes an SQLite store before several trials could try to at once
-        try:
+        with tracking.start(config) as run:  # makes an SQLite store before several trials could try to at once
             outcomes = ranked(_run(config, trials, run.id, report))
             run.log_text("trials.csv", _csv(outcomes))
-        except BaseException as error:
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-            raise
-        run.finish("FAILED" if all(trial.problem for trial in outcomes) else "FINISHED")
+            if all(trial.problem for trial in outcomes):
+                run.finish("FAILED")
     return Sweep(outcomes, run.id, uri, run.url_hint())
 
 

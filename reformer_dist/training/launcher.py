@@ -89,7 +89,7 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
                 place.start
             ):  # a killed driver may not have sent the last ones
                 run.log(step, metrics)
-        try:
+        with run:
             if place.step < config.train.steps:
                 with Terminal(config) as terminal:
                     _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal)
@@ -98,10 +98,6 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
             path = checkpoint.newest(place.folder)
             assert path is not None, "the last step writes a checkpoint"
             keep_results(config, corpus, run, path)
-        except BaseException as error:
-            run.finish("KILLED" if isinstance(error, KeyboardInterrupt | JobStopped) else "FAILED")
-            raise
-        run.finish("FINISHED")
         return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
 
 

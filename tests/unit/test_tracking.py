@@ -1,12 +1,14 @@
 """MLflow: what a run holds, and that steps are logged once whatever happens to the training."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
 from reformer_dist import tracking
+from reformer_dist.cli import JobFailed, JobStopped
 from reformer_dist.config import Config, ConfigError, load_config
 from reformer_dist.training.curve import learning_curve
 
@@ -50,6 +52,27 @@ def test_each_step_is_logged_once(storage: Path) -> None:
     assert again.history("train/loss") == [(step, float(step)) for step in range(1, 2001)]
     assert [step for step, _ in again.history("validation/loss")] == list(range(1201, 2001))
     assert again.last_metrics()["train/loss"] == 2000.0
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (JobStopped("stopped", 143), "KILLED"),
+        (JobFailed("failed"), "FAILED"),
+        (AssertionError(), "FAILED"),
+    ],
+)
+def test_the_status_is_that_of_the_end(error: BaseException | None, status: str, storage: Path) -> None:
+    run = tracking.start(make_config(storage))
+    with suppress(BaseException), run:
+        run.log(1, {"train/loss": 0.5})
+        if error is not None:
+            raise error
+    found = MlflowClient(run.uri).get_run(run.id)
+    assert found.info.status == status
+    assert found.data.metrics == {"train/loss": 0.5}
 
 
 def test_a_vanished_run_is_begun_anew(storage: Path) -> None:
