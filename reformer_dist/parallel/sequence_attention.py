@@ -28,7 +28,7 @@ from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all, 
 from reformer_dist.parallel.routed_attention import Settings
 from reformer_dist.parallel.routing import Route, Router
 
-_ENTRIES_AT_A_TIME = 1 << 15  # tokens times slices that are under way at a time
+_ENTRIES_AT_A_TIME = 1 << 13  # tokens times slices that are under way at a time
 
 
 class HeadsExchange:

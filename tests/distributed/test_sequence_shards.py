@@ -8,7 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
+from reformer_dist.model.plans import window_rule
+from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
+from reformer_dist.parallel.routing import Router
 from reformer_dist.parallel.topology import make_topology
 from tests.distributed.harness import run_ranks
 
@@ -42,13 +45,13 @@ def make_config(shards: int, length: int, parallel: dict[str, Any] | None = None
     return load_config(None, tree)
 
 
-def _sequences(length: int) -> dict[str, Tensor]:
+def _sequences(length: int, padding: int) -> dict[str, Tensor]:
     """Two packed documents a sequence, padding behind them, and labels that leave whole shards unscored."""
     generator = torch.Generator().manual_seed(7)
     tokens, labels = torch.randint(VOCABULARY, (2, BATCH, length), generator=generator)
     labels[:, : length // 2 + 3] = -100
     documents = (torch.arange(length) > length // 3).long().repeat(BATCH, 1)
-    documents[:, length - 4 :] = -1
+    documents[:, length - padding :] = -1
     return {"tokens": tokens, "labels": labels, "documents": documents}
 
 
@@ -59,15 +62,17 @@ def shard_of(x: Tensor, shard: int, num_shards: int, fill: int) -> Tensor:
     return padded[:, shard * part : (shard + 1) * part]
 
 
-def _loss_and_gradients(config: Config) -> tuple[float, int, dict[str, Tensor]]:
+def _loss_and_gradients(
+    config: Config, dtype: torch.dtype = torch.float64, padding: int = 4
+) -> tuple[float, int, dict[str, Tensor]]:
     """Over all ranks: the summed loss, the scored tokens and the summed gradients."""
     topology = make_topology(config)
-    model = ReformerLM(config.model).double().train()
+    model = ReformerLM(config.model).to(dtype).train()
     parallelize(model, topology)
     length = config.data.sequence_length
     fill = {"tokens": 0, "labels": -100, "documents": -1}
     place = (topology.shard, topology.sequence_shards)
-    shard = {name: shard_of(x, *place, fill[name]) for name, x in _sequences(length).items()}
+    shard = {name: shard_of(x, *place, fill[name]) for name, x in _sequences(length, padding).items()}
     positions = shard_of(torch.arange(length).repeat(BATCH, 1), *place, 0)
     first_position = topology.shard * positions.shape[1]
     loss, count = model.loss(**shard, positions=positions, step=3, first_row=5, first_position=first_position)
@@ -112,6 +117,49 @@ def test_buckets_equal_one_process(shards: int, length: int, causal: bool, chang
 @pytest.mark.parametrize(("length", "head_shards"), [(64, 2), (47, 2), (50, 4), (50, 1)])
 def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> None:
     _check(4, length, {"attention": "both", "head_shards": head_shards}, causal=causal)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_readable_kernel_equals_one_process(causal: bool) -> None:
+    _check(3, 50, {"attention": "buckets"}, causal=causal, attention_kernel="plain")
+
+
+@pytest.mark.parametrize("attention", ["heads", "buckets"])
+def test_workers_with_nothing_but_padding(attention: str) -> None:
+    """Two of four hold no token that counts, and no label is beyond them; nothing becomes NaN."""
+    loss, count, expected = _loss_and_gradients(make_config(1, 47), padding=25)
+    config = make_config(4, 47, {"attention": attention})
+    for loss_sharded, count_sharded, gradients in run_ranks(_loss_and_gradients, 4, config, torch.float64, 25):
+        assert (loss_sharded, count_sharded) == (pytest.approx(loss, rel=1e-12), count)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("attention", ["heads", "buckets"])
+def test_float32_differs_by_rounding_alone(attention: str) -> None:
+    """One worker's gradients are within 2e-5 of the largest element of those of float64, four workers' within 5e-5."""
+    loss, _, expected = _loss_and_gradients(make_config(1, 47))
+    config = make_config(4, 47, {"attention": attention})
+    loss_sharded, _, gradients = run_ranks(_loss_and_gradients, 4, config, torch.float32)[0]
+    assert loss_sharded == pytest.approx(loss, rel=1e-6)
+    for name, gradient in gradients.items():
+        largest = float(expected[name].abs().max())
+        torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=5e-5 * largest, msg=name)
+
+
+def _own_tokens(config: Config) -> tuple[list[int], int]:
+    """Queries that each route brings to this worker when all tokens fall into one bucket, and tokens of its own."""
+    topology = make_topology(config)
+    assert topology.bucket_group is not None
+    rule = window_rule(config.model.lsh_window, True, 16, with_self=False)
+    router = Router(rule, topology.bucket_group, Traffic(), 16)
+    routes = router.routes(torch.zeros(1, 2, 3, 16, dtype=torch.int16), None, 8, None)
+    return [len(route.own) for route in routes], 16
+
+
+def test_load_is_balanced_with_all_tokens_in_one_bucket() -> None:
+    for own, tokens in run_ranks(_own_tokens, 4, make_config(4, 64, {"attention": "buckets"})):
+        assert own == [tokens] * 6  # two heads, three rounds
 
 
 def test_a_failing_rank_is_an_error_and_not_a_hang() -> None:
