@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 SPEED = ("attention", "model", "memory", "scaling")
-SUITES = (*SPEED, "duplication", "buckets", "ties", "chaos", "data")
+SUITES = (*SPEED, "parallel", "duplication", "buckets", "ties", "chaos", "data")
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 

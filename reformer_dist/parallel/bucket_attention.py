@@ -11,7 +11,7 @@ Legend: B batch, t tokens of this shard, H heads, D head dimension, N slices (he
 part of the order with its halo, M rows, C blocks, W block length, K keys a block sees.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reformer_dist.model.combination import RunningMix
 from reformer_dist.parallel.collectives import Pending, start_all_to_all
-from reformer_dist.parallel.routed_attention import Settings, attend, attend_backward, pack, unpack
+from reformer_dist.parallel.routed_attention import Settings, attend, attend_backward, unpack
 from reformer_dist.parallel.routing import Route
 
 
@@ -47,14 +47,14 @@ class _BucketAttention(torch.autograd.Function):
     def forward(
         ctx: Any, qk: Tensor, v: Tensor, routes: Sequence[Route], own_keep: Tensor | None, settings: Settings
     ) -> Tensor:
-        rows = torch.cat([_matrix(qk), _matrix(v)], dim=1)
-        mix = _RoundMix(rows.shape[0], v, settings)
+        parts = [_matrix(qk), _matrix(v)]
+        mix = _RoundMix(parts[0].shape[0], v, settings)
 
         def take_back(route: Route, pending: Pending) -> None:
             mix.add(route, pending.wait())
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(routes, lambda route: rows.index_select(0, route.rows), settings):
+        for route, received in _dispatched(routes, parts, settings):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
             result = attend(route, received, settings)
@@ -74,9 +74,9 @@ class _BucketAttention(torch.autograd.Function):
         settings: Settings = ctx.settings
         grad_rows = _matrix(grad)
         delta = (grad_rows * out).sum(1, keepdim=True, dtype=lse.dtype)
-        statistics = torch.cat([delta, lse[:, None]], dim=1)
-        rows = pack(torch.cat([_matrix(qk), _matrix(v), grad_rows], dim=1), statistics)
-        total = torch.zeros(rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
+        statistics = torch.cat([delta, lse[:, None]], dim=1).view(v.dtype)
+        parts = [_matrix(qk), _matrix(v), grad_rows, statistics]
+        total = torch.zeros(grad_rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
 
         def take_back(route: Route, pending: Pending) -> None:
             gradients = pending.wait()
@@ -86,7 +86,7 @@ class _BucketAttention(torch.autograd.Function):
                 total.index_add_(0, route.rows, gradients)
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(ctx.routes, lambda route: rows.index_select(0, route.rows), settings):
+        for route, received in _dispatched(ctx.routes, parts, settings):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
             result = attend_backward(route, received, v.shape[-1], settings)
@@ -122,17 +122,19 @@ class _RoundMix:
             return self._running.finish(own_MD, own_keep_M)
         lonely_M = self._lse_M == -torch.inf
         own_weight_M = lonely_M.to(own_MD.dtype) if own_keep_M is None else own_keep_M.masked_fill(~lonely_M, 0.0)
-        out_MD = torch.addcmul(self._out_MD, own_MD, own_weight_M[:, None])
-        return out_MD, self._lse_M.masked_fill(lonely_M, torch.inf), own_weight_M
+        self._out_MD.addcmul_(own_MD, own_weight_M[:, None])
+        return self._out_MD, self._lse_M.masked_fill(lonely_M, torch.inf), own_weight_M
 
 
-def _dispatched(
-    routes: Sequence[Route], rows: Callable[[Route], Tensor], settings: Settings
-) -> Iterator[tuple[Route, Tensor]]:
-    """Each route with the rows that came for it; the next route's are on their way meanwhile."""
+def _dispatched(routes: Sequence[Route], parts: list[Tensor], settings: Settings) -> Iterator[tuple[Route, Tensor]]:
+    """Each route with the rows of all parts that came for it; the next route's are on their way meanwhile."""
 
     def start(route: Route) -> Pending:
-        return start_all_to_all(rows(route), route.send, route.receive, settings.group, settings.traffic)
+        if settings.is_native(parts[0]):
+            rows = torch.ops.reformer_dist.take_rows(parts, route.rows)
+        else:
+            rows = torch.cat([part.index_select(0, route.rows) for part in parts], dim=1)
+        return start_all_to_all(rows, route.send, route.receive, settings.group, settings.traffic)
 
     pending = start(routes[0])
     for index, route in enumerate(routes):

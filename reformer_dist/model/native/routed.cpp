@@ -151,6 +151,31 @@ at::Tensor attend_rows_backward(const at::Tensor& received, const at::Tensor& ow
   return gradients;
 }
 
+// Rows of several matrices side by side: parts [., X_p] and rows [M] int32 -> [M, sum of X_p].
+at::Tensor take_rows(const at::TensorList parts, const at::Tensor& rows) {
+  int64_t width = 0;
+  for (const auto& part : parts) {
+    TORCH_CHECK(part.is_contiguous() && part.scalar_type() == parts[0].scalar_type(), "parts must be contiguous, of one dtype");
+    width += part.size(1);
+  }
+  auto taken = at::empty({rows.size(0), width}, parts[0].options());
+  const int32_t* at_rows = rows.const_data_ptr<int32_t>();
+  AT_DISPATCH_FLOATING_TYPES(taken.scalar_type(), "take_rows", [&] {
+    auto* to = taken.mutable_data_ptr<scalar_t>();
+    int64_t column = 0;
+    for (const auto& part : parts) {
+      const auto* from = part.const_data_ptr<scalar_t>();
+      const int64_t size = part.size(1);
+      at::parallel_for(0, rows.size(0), kRowsTogether, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          std::memcpy(to + i * width + column, from + at_rows[i] * size, size * sizeof(scalar_t));
+      });
+      column += size;
+    }
+  });
+  return taken;
+}
+
 template <typename T>
 void combine(at::Tensor& out, at::Tensor& lse, const at::Tensor& rows, const at::Tensor& packed) {
   const int64_t D = out.size(1);
@@ -209,6 +234,7 @@ TORCH_LIBRARY_FRAGMENT(reformer_dist, library) {
       "attend_rows_backward(Tensor received, Tensor own, Tensor order, Tensor segments, Tensor? hashes, int[] rule, float[] "
       "dropout) -> Tensor",
       &attend_rows_backward);
+  library.def("take_rows(Tensor[] parts, Tensor rows) -> Tensor", &take_rows);
   library.def("combine_rows(Tensor(a!) out, Tensor(b!) lse, Tensor rows, Tensor packed) -> ()", &combine_rows);
   library.def("add_rows(Tensor(a!) total, Tensor rows, Tensor x, int[] counts) -> ()", &add_rows);
 }

@@ -1,0 +1,135 @@
+"""A sequence over several workers: how much faster, how much smaller, how much longer.
+
+In: a size. Out: tables, CSV files and a picture of strong scaling (the same sequence on more workers), weak scaling (twice
+the sequence on twice the workers), peak memory of a worker, and the longest sequence that fits a given memory.
+
+Workers are processes of this machine with one thread each, which talk by gloo. Times are medians of steps taken in turns by
+one worker and by two, so that a machine that drifts drifts for all. Memory is that of fresh processes, one for every figure.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+from reformer_dist.benchmarks import parallel_report
+from reformer_dist.benchmarks.ranks import Ranks, Step
+from reformer_dist.config import Config, load_config
+
+EXCHANGES = ("heads", "buckets")
+SHORT = 256
+"""Tokens of the step that loads code."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much to measure."""
+
+    length: int
+    """Tokens of one worker's timed step."""
+    turns: int
+    """Timed steps of each case."""
+    memory_lengths: tuple[int, int]
+    """Tokens of the steps whose memory is measured."""
+    memory_workers: tuple[int, ...] = (1, 2, 4)
+
+
+SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(4096, 3, (8192, 16384))}
+MODEL: dict[str, Any] = {"embed_dim": 512, "num_heads": 8, "feed_forward_dim": 2048, "layers": "local,lsh,local,lsh"}
+"""Twice as wide as the library's default, which is made for a laptop; four hash rounds as there."""
+
+
+@dataclass(frozen=True)
+class Time:
+    """A step of some workers."""
+
+    exchange: str
+    workers: int
+    length: int
+    seconds: float
+    """Of the slowest worker."""
+    cpu_seconds: float
+    """Of all workers together."""
+    waited: float
+    """Waiting for attention's exchanges, mean over the workers."""
+    sent_mib: float
+    """Sent by a worker in attention's exchanges."""
+    ratio: float
+    """One worker's time divided by this, for the same length; for twice the length, this divided by one worker's."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak memory of the largest worker in a step, above what the process held before."""
+
+    exchange: str
+    workers: int
+    length: int
+    peak_mib: float
+
+
+def run(size_name: Literal["small", "paper"], output: Path) -> None:
+    """Measure, print, and write parallel-time.csv, parallel-memory.csv and parallel.png into `output`."""
+    size = SIZES[size_name]
+    times = measure_times(size)
+    print(parallel_report.time_table(times))
+    memories = list(measure_memory(size))
+    print(parallel_report.memory_table(memories))
+    print(*parallel_report.write(output, times, memories), sep="\n")
+
+
+def make_config(workers: int, exchange: str, max_length: int) -> Config:
+    """Configuration of a model over so many workers."""
+    tree = {
+        "data": {"sequence_length": max_length},
+        "model": {**MODEL, "max_length": max_length},
+        "parallel": {"sequence_shards": workers, "attention": exchange},
+        "train": {"workers": workers},
+    }
+    return load_config(None, tree)
+
+
+def measure_times(size: Size) -> list[Time]:
+    """Steps of one worker and of two, for the length and for twice the length, in turns."""
+    max_length = 2 * size.length
+    cases = [("heads", 1, size.length)]
+    cases += [(exchange, 2, length) for length in (size.length, max_length) for exchange in EXCHANGES]
+    with ExitStack() as stack:
+        pools = {
+            (exchange, workers): stack.enter_context(Ranks(make_config(workers, exchange, max_length)))
+            for exchange, workers in dict.fromkeys(case[:2] for case in cases)
+        }
+        for ranks in pools.values():
+            ranks.step(SHORT)
+        turns = [[pools[case[:2]].step(case[2]) for case in cases] for _ in range(size.turns)]
+    steps = dict(zip(cases, zip(*turns, strict=True), strict=True))
+    alone = _seconds(steps[cases[0]])
+    return [_time(case, taken, alone, size.length) for case, taken in steps.items()]
+
+
+def measure_memory(size: Size) -> Iterator[Memory]:
+    """Peaks by exchange, workers and length; a single worker exchanges nothing."""
+    for workers in size.memory_workers:
+        for exchange in EXCHANGES if workers > 1 else ("none",):
+            for length in size.memory_lengths:
+                config = make_config(workers, "heads" if exchange == "none" else exchange, max(size.memory_lengths))
+                with Ranks(config) as ranks:
+                    ranks.step(SHORT)
+                    peak = max(step.peak_bytes for step in ranks.step(length))
+                yield Memory(exchange, workers, length, peak / 2**20)
+
+
+def _seconds(taken: tuple[list[Step], ...]) -> float:
+    return median(max(step.seconds for step in steps) for steps in taken)
+
+
+def _time(case: tuple[str, int, int], taken: tuple[list[Step], ...], alone: float, length: int) -> Time:
+    exchange, workers, here = case
+    seconds = _seconds(taken)
+    cpu_seconds = median(sum(step.cpu_seconds for step in steps) for steps in taken)
+    waited = median(sum(step.waited for step in steps) / workers for steps in taken)
+    sent = sum(step.bytes_sent for step in taken[0]) / workers / 2**20
+    ratio = alone / seconds if here == length else seconds / alone
+    return Time("none" if workers == 1 else exchange, workers, here, seconds, cpu_seconds, waited, sent, ratio)
