@@ -18,6 +18,8 @@ class ParallelConfig(Section):
     """With attention = both: workers that divide the heads among them, a divisor of sequence_shards (the GPUs of a node, say)."""
     zero_stage: int = Field(1, ge=0, le=3)
     """DeepSpeed ZeRO stage: 0 none, 1 optimizer state, 2 gradients too, 3 parameters too are divided over the workers."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state, and its step, in the memory of the CPU instead of the GPU's (ZeRO stages 1 to 3)."""
     timeout_seconds: PositiveFloat = 600.0
     """Longest wait for another worker in a collective; after it the step fails instead of hanging."""
 
@@ -30,6 +32,10 @@ class ParallelConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError(
+                "parallel.offload_optimizer = True needs the optimizer state divided, not parallel.zero_stage = 0; 1 works"
+            )
         if self.attention != "both" and self.head_shards is not None:
             raise ValueError(
                 f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out"

@@ -38,11 +38,14 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         zero["reduce_scatter"] = False  # DeepSpeed's own is float32 at most
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
+    if config.parallel.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.train.use_gpu}
     return {
         "train_micro_batch_size_per_gpu": config.train.micro_batch_size,
         "gradient_accumulation_steps": num_micro_batches(config),
         "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too, and needs no compiler
         "steps_per_print": None,
     }
 

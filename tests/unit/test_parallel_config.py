@@ -53,6 +53,11 @@ BASE: dict[str, Any] = {
         ),
         ({"parallel.attention": "buckets", "model.lsh_window": 65}, "lsh_window = 65", {"model.lsh_window": 64}),
         ({"parallel.attention": "buckets", "model.local_window": 70}, "local_window = 70", {"model.local_window": 64}),
+        (
+            {"parallel.offload_optimizer": True, "parallel.zero_stage": 0},
+            "offload_optimizer",
+            {"parallel.zero_stage": 1},
+        ),
         ({"train.workers": 6}, "workers = 6", {"train.workers": 8, "train.batch_size": 2}),
         ({"train.workers": 8}, "batch_size = 1", {"train.batch_size": 2}),
         (
