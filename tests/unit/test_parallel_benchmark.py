@@ -2,21 +2,19 @@
 
 from pathlib import Path
 
-import pytest
-
 from reformer_dist.benchmarks import parallel_report
 from reformer_dist.benchmarks.parallel import Memory, Time, make_config
 from reformer_dist.benchmarks.ranks import Ranks
 
 
 def test_workers_measure_a_step() -> None:
-    with Ranks(make_config(2, "buckets", 256)) as ranks:
+    with Ranks(make_config(2, "heads", 256)) as ranks:
         first, second = ranks.step(256)
     for step in (first, second):
         assert 0 < step.waited < step.seconds
         assert step.cpu_seconds > 0
         assert step.peak_bytes > 0
-    assert first.bytes_sent == pytest.approx(second.bytes_sent, rel=0.2)
+    assert first.bytes_sent == second.bytes_sent > 0
 
 
 def test_longest_sequence_is_on_the_line_through_two_peaks() -> None:
