@@ -84,6 +84,9 @@ def our_layer(
         def __init__(self) -> None:
             super().__init__()
             self.attention = Attention(config, 0)
+            for weight in self.attention.parameters():
+                if weight.dim() == 2:
+                    nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
         def forward(self, x_BTE: Tensor) -> Tensor:
             return self.attention(x_BTE, Context())[0]

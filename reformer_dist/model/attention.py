@@ -7,10 +7,14 @@ Legend: B batch, T tokens of this shard, E model dimension, H heads, D head dime
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
@@ -20,6 +24,10 @@ from reformer_dist.model.local_attention import local_attention
 from reformer_dist.model.lsh_attention import lsh_attention
 from reformer_dist.model.plans import AttentionDropout
 from reformer_dist.model.randomness import Use, dropout, make_key
+from reformer_dist.model.replay import Cut, Leaves, Replay, cuts, replay, replay_pieces
+
+_TOKENS_AT_A_TIME = 1 << 13  # of projections, and of local attention
+_ELEMENTS_AT_A_TIME = 1 << 25  # of a tensor of queries; past it heads take turns
 
 
 class Core(Protocol):
@@ -143,33 +151,161 @@ _CORES: dict[str, Any] = {"local": LocalCore, "lsh": LSHCore, "full": FullCore}
 
 
 class Attention(nn.Module):
-    """LayerNorm, projections into heads, attention and the way back."""
+    """LayerNorm, projections into heads, attention and the way back.
+
+    The parameters are this module's own, not those of inner modules, because ZeRO gathers them when this module is called.
+    """
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.config, self.layer, self.kind = config, layer, config.layers[layer]
-        inner = config.num_heads * config.head_width
-        self.norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
-        names = ("query_key", "value") if self.kind == "lsh" else ("query", "key", "value")
-        self.projections = nn.ModuleDict({name: nn.Linear(config.embed_dim, inner, bias=False) for name in names})
-        self.output = nn.Linear(inner, config.embed_dim, bias=False)
+        E, inner = config.embed_dim, config.num_heads * config.head_width
+        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(E)), nn.Parameter(torch.zeros(E))
+        for name in ("query_key", "value") if self.kind == "lsh" else ("query", "key", "value"):
+            self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(inner, E)))
+        self.output_weight = nn.Parameter(torch.empty(E, inner))
         self.core: Core = _CORES[self.kind](config, layer)
 
-    def forward(self, x_BTE: Tensor, context: Context, found: Any = None) -> tuple[Tensor, Any]:
-        """The layer's contribution to the stream [B, T, E], and what its core found."""
-        tensors = self.project(x_BTE)
-        out_BTHD, found = self.core(tensors, context, found, self.training)
-        out_BTE = self.output(out_BTHD.flatten(2))
-        if self.training and self.config.hidden_dropout > 0:
-            key = make_key(self.config.seed, context.step, self.layer, Use.ATTENTION_OUTPUT)
-            out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
-        return out_BTE, found
+    def forward(
+        self,
+        x_BTE: Tensor,
+        context: Context,
+        found: Any = None,
+        tensors: Replay | None = None,
+        anchor: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        """The layer's contribution to the stream [B, T, E], and what its core found; with `tensors`, what replays it."""
+        parameters = list(self.parameters())
+        if tensors is not None:
+            assert anchor is not None
+            work = partial(self._replay, x_BTE, context, found, tensors)
+            return replay(work, anchor, parameters), found
+        if torch.is_grad_enabled():
+            attended_BTHD, found = self.core(self.project(x_BTE), context, found, self.training)
+            return self.join(attended_BTHD, context), found
+        out_BTE = torch.zeros_like(x_BTE)
+        if self._is_local():
+            for own, seen in self._stretches(x_BTE.shape[1]):
+                out_BTE[:, own] = self._stretch(context, x_BTE[:, seen], (own, seen), parameters)
+            return out_BTE, None
+        parts = []
+        for heads in self._heads_together(x_BTE):
+            attended_BTHD, part = self._attend_heads(self._project_by_pieces(x_BTE, heads), context, found, heads)
+            parts.append(part)
+            for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+                out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, heads, parameters)
+        return out_BTE, None if parts[0] is None else torch.cat(parts, dim=1)
 
     def project(self, x_BTE: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (LSH: queries-keys and values), each [B, T, H, D]."""
-        x_BTE = self.norm(x_BTE)
-        shape = (self.config.num_heads, self.config.head_width)
-        return tuple(projection(x_BTE).unflatten(-1, shape) for projection in self.projections.values())
+        return self._project(x_BTE, slice(0, self.config.num_heads), list(self.parameters()))
+
+    def join(self, attended_BTHD: Tensor, context: Context) -> Tensor:
+        """All heads' results back to the model's width, [B, T, E]."""
+        return self._join(attended_BTHD, context, 0, slice(0, self.config.num_heads), list(self.parameters()))
+
+    def _project(self, x_BTE: Tensor, heads: slice, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        norm_weight, norm_bias, *weights, _ = parameters
+        x_BTE = layer_norm(x_BTE, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
+        rows = self._features(heads)
+        return tuple(linear(x_BTE, weight[rows]).unflatten(-1, (-1, self.config.head_width)) for weight in weights)
+
+    def _join(
+        self, attended_BTHD: Tensor, context: Context, start: int, heads: slice, parameters: Sequence[Tensor]
+    ) -> Tensor:
+        out_BTE = linear(attended_BTHD.flatten(2), parameters[-1][:, self._features(heads)])
+        if self.training and self.config.hidden_dropout > 0:
+            key = make_key(self.config.seed, context.step, self.layer, Use.ATTENTION_OUTPUT)
+            first_position = context.first_position + start
+            out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, first_position)
+        return out_BTE
+
+    def _features(self, heads: slice) -> slice:
+        return slice(heads.start * self.config.head_width, heads.stop * self.config.head_width)
+
+    def _is_local(self) -> bool:
+        """Whether a token's result depends on the tokens around it alone, all of which are here."""
+        return isinstance(self.core, LocalCore) and self.config.local_mode == "window"
+
+    def _stretches(self, num_tokens: int) -> Iterator[Cut]:
+        window = self.config.local_window
+        before, after = (window - 1, 0) if self.config.causal else (window, window)
+        return cuts(num_tokens, max(_TOKENS_AT_A_TIME, 4 * window), before, after)
+
+    def _stretch(self, context: Context, x_BTE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+        """Local attention's contribution to the tokens `cut[0]`, from the tokens `cut[1]`."""
+        own, seen = cut
+        documents_BT = None if context.documents_BT is None else context.documents_BT[:, seen]
+        around = replace(context, documents_BT=documents_BT, first_position=context.first_position + seen.start)
+        heads = slice(0, self.config.num_heads)
+        attended_BTHD, _ = self.core(self._project(x_BTE, heads, parameters), around, None, self.training)
+        inner_BTHD = attended_BTHD[:, own.start - seen.start : own.stop - seen.start]
+        return self._join(inner_BTHD, context, own.start, heads, parameters)
+
+    def _heads_together(self, x_BTE: Tensor) -> list[slice]:
+        """Heads that are worked on at a time: fewer, the longer the sequence; all of them where an exchange needs them."""
+        H, tokens = self.config.num_heads, x_BTE.shape[0] * x_BTE.shape[1]
+        count = max(1, _ELEMENTS_AT_A_TIME // (tokens * self.config.head_width))
+        count = H if not isinstance(self.core, tuple(_CORES.values())) else min(count, H)
+        return [slice(first, min(first + count, H)) for first in range(0, H, count)]
+
+    def _project_by_pieces(
+        self, x_BTE: Tensor, heads: slice, parameters: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        """Projections of some heads, without the normalised stream ever being whole."""
+        parameters = list(self.parameters()) if parameters is None else parameters
+        whole: list[Tensor] = []
+        for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+            parts = self._project(x_BTE[:, piece], heads, parameters)
+            if not whole:
+                whole = [part.new_empty(*x_BTE.shape[:2], *part.shape[2:]) for part in parts]
+            for x, part in zip(whole, parts, strict=True):
+                x[:, piece] = part
+        return tuple(whole)
+
+    def _attend_heads(
+        self, projected: tuple[Tensor, ...], context: Context, found: Any, heads: slice
+    ) -> tuple[Tensor, Any]:
+        here = replace(context, first_head=context.first_head + heads.start)
+        return self.core(projected, here, found if found is None else self._found_of(found, heads), self.training)
+
+    def _found_of(self, found: Any, heads: slice) -> Any:
+        """What was found for some heads (LSH: their buckets [B, H, R, T]); an exchange's own kind is for all of them."""
+        whole = heads == slice(0, self.config.num_heads)
+        return found if whole else found[:, heads]
+
+    @torch.no_grad()
+    def _replay(self, x_BTE: Tensor, context: Context, found: Any, tensors: Replay, leaves: Leaves) -> None:
+        if self._is_local():
+            stretches = self._stretches(x_BTE.shape[1])
+            replay_pieces(partial(self._stretch, context), stretches, x_BTE, tensors, leaves)
+            return
+        for heads in self._heads_together(x_BTE):
+            self._replay_heads(x_BTE, context, found, heads, tensors, leaves)
+
+    def _replay_heads(
+        self, x_BTE: Tensor, context: Context, found: Any, heads: slice, tensors: Replay, leaves: Leaves
+    ) -> None:
+        pieces = [piece for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME)]
+        projected = self._project_by_pieces(x_BTE, heads, leaves.parameters)
+        with torch.enable_grad():
+            projected = tuple(x.requires_grad_() for x in projected)
+            attended_BTHD, _ = self._attend_heads(projected, context, found, heads)
+        grad_BTHD = torch.empty_like(attended_BTHD)
+        for piece in pieces:
+            attended = attended_BTHD[:, piece].detach().requires_grad_()
+            with torch.enable_grad():
+                contribution = self._join(attended, context, piece.start, heads, leaves.parameters)
+            tensors.stream_BTE[:, piece] -= contribution.detach()
+            (grad_BTHD[:, piece],) = leaves.pull([contribution], [tensors.grad_BTE[:, piece]], [attended])
+        grads = torch.autograd.grad(attended_BTHD, projected, grad_BTHD)
+        del attended_BTHD, projected, grad_BTHD
+        for piece in pieces:
+            x = x_BTE[:, piece].detach().requires_grad_()
+            with torch.enable_grad():
+                parts = self._project(x, heads, leaves.parameters)
+            (gradient,) = leaves.pull(parts, [grad[:, piece] for grad in grads], [x])
+            tensors.grad_input_BTE[:, piece] += gradient
 
 
 def _padded_length(config: ModelConfig, length: int) -> int:

@@ -65,7 +65,7 @@ class Decoder:
         context = Context(first_position=self.length)
         for block, memory in zip(model.stack.blocks, self._memories, strict=True):
             attended = memory.attend(block.attention.project(second), first_read=self.length == 0)
-            first = first + block.attention.output(attended.flatten(2))
+            first = first + block.attention.join(attended, context)
             second = second + block.feed_forward(first, context)
         self.length += T
         model.train(was_training)
@@ -137,7 +137,7 @@ class _BucketMemory:
         core = attention.core
         assert isinstance(core, LSHCore)
         self.attention, self.config = attention, attention.config
-        self.rotations = core.rotations(0, attention.output.weight.dtype)
+        self.rotations = core.rotations(0, attention.output_weight.dtype)
         self.keys, self.values = _Store(), _Store()
         self.window = min(self.config.lsh_window, self.config.max_length)
         self.newest_BHRNW: Tensor | None = None

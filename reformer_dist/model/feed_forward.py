@@ -17,6 +17,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.recompute import map_tokens
+from reformer_dist.model.replay import Cut, Replay, cuts, replay, replay_pieces
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -50,13 +51,25 @@ class FeedForward(nn.Module):
         self.inner_weight, self.inner_bias = nn.Parameter(torch.empty(inner, E)), nn.Parameter(torch.zeros(inner))
         self.output_weight, self.output_bias = nn.Parameter(torch.empty(E, inner)), nn.Parameter(torch.zeros(E))
 
-    def forward(self, x_BTE: Tensor, context: Context) -> Tensor:
-        """The layer's contribution to the stream, [B, T, E]."""
+    def forward(
+        self, x_BTE: Tensor, context: Context, tensors: Replay | None = None, anchor: Tensor | None = None
+    ) -> Tensor:
+        """The layer's contribution to the stream, [B, T, E]; with `tensors`, the scalar that replays it."""
+        chunk = self.config.feed_forward_chunk
+        if tensors is not None:
+            assert anchor is not None
+
+            def again(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+                return self._piece(x, context, cut[0].start, *parameters)
+
+            pieces = cuts(x_BTE.shape[1], chunk)
+            work = partial(replay_pieces, again, pieces, x_BTE, tensors)
+            return replay(work, anchor, list(self.parameters()))
 
         def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(inputs[0], context, start, *parameters)
 
-        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters()))
+        return map_tokens(piece, chunk, [x_BTE], list(self.parameters()))
 
     def _piece(
         self,

@@ -6,6 +6,7 @@ Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -107,7 +108,11 @@ class ReformerLM(nn.Module):
         context = Context(documents, step, first_row, first_position)
         if labels.shape != tokens.shape:
             raise ValueError(f"labels {tuple(labels.shape)} must have the shape of tokens, {tuple(tokens.shape)}")
-        return self.output(*self._streams(tokens, positions, context), labels), (labels != IGNORED).sum()
+        num_tokens = (labels != IGNORED).sum()
+        if self.config.tie_embeddings:  # a tied weight's gradient must arrive once, from both ends of one backward pass
+            return self.output(*self._streams(tokens, positions, context), labels), num_tokens
+        x_BTE = self._embed(tokens, positions, context)
+        return self.stack.reduce(x_BTE, x_BTE, context, partial(self.output, labels_BT=labels)), num_tokens
 
     def with_settings(self, **changes: Any) -> "ReformerLM":
         """This model's weights under other settings, for evaluation: `model.with_settings(num_hashes=8)`.
@@ -129,6 +134,10 @@ class ReformerLM(nn.Module):
         return other.train(self.training)
 
     def _streams(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> tuple[Tensor, Tensor]:
+        x_BTE = self._embed(tokens_BT, positions_BT, context)
+        return self.stack(x_BTE, x_BTE, context)
+
+    def _embed(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> Tensor:
         if tokens_BT.dim() != 2 or tokens_BT.dtype != torch.int64 or tokens_BT.numel() == 0:
             raise ValueError(f"tokens {tuple(tokens_BT.shape)} {tokens_BT.dtype} must be [B, T] int64, not empty")
         T, device = tokens_BT.shape[1], tokens_BT.device
@@ -142,7 +151,7 @@ class ReformerLM(nn.Module):
         if self.training and self.config.hidden_dropout > 0:
             key = make_key(self.config.seed, context.step, 0, Use.EMBEDDING)
             x_BTE = dropout(x_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
-        return self.stack(x_BTE, x_BTE, context)
+        return x_BTE
 
     @torch.no_grad()
     def _draw_weights(self) -> None:

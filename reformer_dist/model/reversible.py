@@ -6,13 +6,13 @@ In: two streams [B, T, E]. Out: two streams. A block computes
     y2 = x2 + FeedForward(y1)      x1 = y1 - Attention(x2)
 
 so the backward pass walks from the last outputs to the first inputs, and memory does not grow with depth. It replays each
-layer with the forward's buckets, dropout and autocast, and calls torch.autograd.backward on it: parameters' gradients
-arrive by the ordinary way, once each, as ZeRO's hooks expect.
+layer (`replay.py`) with the forward's buckets, dropout and autocast, changing streams and gradients in place, and calls
+torch.autograd.backward on it: parameters' gradients arrive by the ordinary way, once each, as ZeRO's hooks expect.
 
 Legend: B batch, T tokens of this shard, E model dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,10 @@ from reformer_dist.model.attention import Attention
 from reformer_dist.model.context import Context
 from reformer_dist.model.feed_forward import FeedForward
 from reformer_dist.model.recompute import replay_autocast
+from reformer_dist.model.replay import Replay
+
+Head = Callable[[Tensor, Tensor], Tensor]
+"""A scalar of the two streams, such as a loss."""
 
 
 class ReversibleBlock(nn.Module):
@@ -51,18 +55,25 @@ class ReversibleStack(nn.Module):
     def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The two streams after the last block; with `reversible` off, by plain autograd."""
         if self.reversible and torch.is_grad_enabled():
-            anchor = torch.zeros((), device=x1.device, requires_grad=True)
-            return _Reversible.apply(x1, x2, anchor, self.blocks, context)
+            return _Reversible.apply(x1, x2, _anchor(x1), self.blocks, context, None)
         for block in self.blocks:
             x1, x2, _ = block(x1, x2, context)
         return x1, x2
+
+    def reduce(self, x1: Tensor, x2: Tensor, context: Context, head: Head) -> Tensor:
+        """`head` of the two streams, which nobody else sees, so that their memory serves the backward pass too."""
+        if self.reversible and torch.is_grad_enabled():
+            return _Reversible.apply(x1, x2, _anchor(x1), self.blocks, context, head)
+        return head(*self(x1, x2, context))
 
 
 class _Streams:
     """The streams at the outputs, and after a backward pass at the inputs; held by nobody else, so memory is freed early."""
 
-    def __init__(self, first: Tensor, second: Tensor) -> None:
+    def __init__(self, first: Tensor, second: Tensor, own: bool) -> None:
         self.first, self.second = first, second
+        self.own = own
+        """Whether they may be changed in place."""
         self.at_outputs = True
 
 
@@ -71,45 +82,64 @@ class _Reversible(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x1: Tensor, x2: Tensor, anchor: Tensor, blocks: Sequence[ReversibleBlock], context: Context
-    ) -> tuple[Tensor, Tensor]:
-        ctx.blocks, ctx.context, ctx.found = blocks, context, []
+        ctx: Any,
+        x1: Tensor,
+        x2: Tensor,
+        anchor: Tensor,
+        blocks: Sequence[ReversibleBlock],
+        context: Context,
+        head: Head | None,
+    ) -> tuple[Tensor, Tensor] | Tensor:
+        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, []
         ctx.autocast = replay_autocast(x1.device.type)
         for block in blocks:
             x1, x2, found = block(x1, x2, context)
             ctx.found.append(found)
-        ctx.streams = _Streams(x1, x2)
-        return x1.view_as(x1), x2.view_as(x2)
+        ctx.streams = _Streams(x1, x2, own=head is not None)
+        return (x1.view_as(x1), x2.view_as(x2)) if head is None else head(x1, x2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad1: Tensor, grad2: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         streams: _Streams = ctx.streams
         if not streams.at_outputs:  # a second backward pass through the same graph
             _walk_forward(ctx, streams)
-        grad1, grad2 = grad1.clone(), grad2.clone()
+        if ctx.head is None:
+            grad1, grad2 = (grad.clone() for grad in grads)
+        else:
+            grad1, grad2 = _grads_of_head(ctx, streams, *grads)
+        if not streams.own:
+            streams.first, streams.second, streams.own = streams.first.clone(), streams.second.clone(), True
         for block, found in zip(reversed(ctx.blocks), reversed(ctx.found), strict=True):
-            y1 = streams.first.detach().requires_grad_()
+            anchor = _anchor(grad1)
             with torch.enable_grad(), ctx.autocast():
-                contribution = block.feed_forward(y1, ctx.context)
-            streams.second = streams.second - contribution.detach()
-            torch.autograd.backward(contribution, grad2.to(contribution.dtype))
-            assert y1.grad is not None
-            grad1 += y1.grad
-            x2 = streams.second.detach().requires_grad_()
+                scalar = block.feed_forward(streams.first, ctx.context, Replay(streams.second, grad2, grad1), anchor)
+            torch.autograd.backward(scalar)
             with torch.enable_grad(), ctx.autocast():
-                contribution, _ = block.attention(x2, ctx.context, found)
-            streams.first = streams.first - contribution.detach()
-            torch.autograd.backward(contribution, grad1.to(contribution.dtype))
-            assert x2.grad is not None
-            grad2 += x2.grad
+                tensors = Replay(streams.first, grad1, grad2)
+                scalar, _ = block.attention(streams.second, ctx.context, found, tensors, anchor)
+            torch.autograd.backward(scalar)
         streams.at_outputs = False
-        return grad1, grad2, None, None, None
+        return grad1, grad2, None, None, None, None
+
+
+def _anchor(x: Tensor) -> Tensor:
+    return torch.zeros((), device=x.device, requires_grad=True)
+
+
+def _grads_of_head(ctx: Any, streams: _Streams, grad: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = (x.detach().requires_grad_() for x in (streams.first, streams.second))
+    with torch.enable_grad(), ctx.autocast():
+        value = ctx.head(first, second)
+    torch.autograd.backward(value, grad)
+    assert first.grad is not None
+    assert second.grad is not None
+    return first.grad, second.grad
 
 
 def _walk_forward(ctx: Any, streams: _Streams) -> None:
     with torch.no_grad(), ctx.autocast():
         for block, found in zip(ctx.blocks, ctx.found, strict=True):
-            streams.first = streams.first + block.attention(streams.second, ctx.context, found)[0]
-            streams.second = streams.second + block.feed_forward(streams.first, ctx.context)
+            streams.first += block.attention(streams.second, ctx.context, found)[0]
+            streams.second += block.feed_forward(streams.first, ctx.context)
     streams.at_outputs = True

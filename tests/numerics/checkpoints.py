@@ -26,8 +26,8 @@ TRANSLATIONS = [
     (r"^output\.weight", "lm_head.decoder.weight"),
     (r"^stack\.blocks", "reformer.encoder.layers"),
     (r"\.norm[._]", ".layer_norm."),
-    (r"attention\.projections", "attention.self_attention"),
-    (r"attention\.output\.", "attention.output.dense."),
+    (r"attention\.(query_key|query|key|value)_", r"attention.self_attention.\1."),
+    (r"attention\.output_", "attention.output.dense."),
     (r"feed_forward\.inner_", "feed_forward.dense.dense."),
     (r"feed_forward\.output_", "feed_forward.output.dense."),
 ]
