@@ -25,9 +25,9 @@ class Shape(NamedTuple):
 GRIDS = {
     "small": [Shape(128, 2, 16384), Shape(256, 2, 16384), Shape(256, 6, 16384), Shape(256, 6, 32768)],
     "paper": [
-        *(Shape(width, 6, 65536) for width in (128, 256, 512)),
-        *(Shape(256, depth, 65536) for depth in (2, 12)),
-        *(Shape(256, 6, length) for length in (16384, 262144)),
+        *(Shape(width, 6, 16384) for width in (128, 256, 512)),
+        *(Shape(256, depth, 16384) for depth in (2, 12)),
+        *(Shape(256, 6, length) for length in (65536, 131072)),
     ],
 }
 LONGEST = {"small": Shape(256, 6, 131072), "paper": Shape(256, 6, 1048576)}

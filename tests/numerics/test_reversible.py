@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from reformer_dist import ReformerLM
+from reformer_dist.model import attention
+from reformer_dist.model.context import Context
 from tests.numerics.models import draw_tokens, make_model
 
 LENGTH = 51
@@ -56,6 +58,29 @@ def test_gradients_equal_plain_autograd_with_dropout(changes: dict[str, Any], mo
     ours, plain = _pair(lsh_mode=mode, **DROPOUT, **changes)
     assert _backward(ours) == pytest.approx(_backward(plain).item(), rel=1e-12)
     _assert_same(ours, plain)
+
+
+@pytest.mark.parametrize("changes", [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked"}], ids=str)
+def test_heads_and_stretches_in_turns_change_nothing(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a long sequence is worked through: one head at a time, few tokens at a time."""
+    ours, plain = _pair(local_window=6, **DROPOUT, **changes)
+    monkeypatch.setattr(attention, "_ELEMENTS_AT_A_TIME", 1)
+    monkeypatch.setattr(attention, "_TOKENS_AT_A_TIME", 7)
+    assert _backward(ours) == pytest.approx(_backward(plain).item(), rel=1e-12)
+    _assert_same(ours, plain)
+
+
+def test_streams_that_others_hold_are_left_alone() -> None:
+    model = make_model(**DROPOUT).train()
+    x = torch.randn(2, LENGTH, model.config.embed_dim, dtype=torch.float64, requires_grad=True)
+    first, second = model.stack(x, x, Context())
+    copies = first.detach().clone(), second.detach().clone()
+    grad = torch.randn_like(first)
+    kept = grad.clone()
+    torch.autograd.backward((first, second), (grad, grad))
+    assert torch.equal(first, copies[0])
+    assert torch.equal(second, copies[1])
+    assert torch.equal(grad, kept)
 
 
 def test_gradients_accumulate_over_steps() -> None:
