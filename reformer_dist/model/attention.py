@@ -72,7 +72,7 @@ class Attention(nn.Module):
             parts.append(part)
             for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
                 out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, heads, parameters)
-        return out_BTE, None if parts[0] is None else torch.cat(parts, dim=1)
+        return out_BTE, torch.cat(parts, dim=1) if len(parts) > 1 and parts[0] is not None else parts[0]
 
     def project(self, x_BTE: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (LSH: queries-keys and values), each [B, T, H, D]."""
