@@ -25,7 +25,7 @@ from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.replay import Cut, Leaves, Replay, cuts, replay, replay_pieces
 
 _TOKENS_AT_A_TIME = 1 << 13  # of projections, and of local attention
-_ELEMENTS_AT_A_TIME = 1 << 25  # of a tensor of queries; past it heads take turns
+_ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads take turns
 
 
 class Attention(nn.Module):
