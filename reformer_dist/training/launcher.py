@@ -105,7 +105,7 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
     """Run the workers to their end, showing and logging what they send."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    stop = ray.remote(_StopFlag).options(num_cpus=0, scheduling_strategy=here).remote()
+    stop = Queue(maxsize=1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
     fit = _Fit(_trainer(job, messages, stop))
     diverged: FloatingPointError | None = None
     with stop_signals() as signals:
@@ -128,7 +128,7 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
         raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 
 
-def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Any) -> Iterator[Message]:
+def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Queue) -> Iterator[Message]:
     """What the workers put into the queue, until the trainer has ended and everything is out."""
     fit.start()
     ended = told = False
@@ -138,7 +138,7 @@ def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Any) -> It
         yield from messages.get_nowait_batch(messages.qsize())
         if signals and not told:
             told = True
-            stop.set.remote()
+            stop.put(None)
             yield "stopping after a checkpoint"
 
 
@@ -152,7 +152,7 @@ def _what_is_left(job: Work) -> str:
     return f"the same command goes on from {path}" if path else "there is no checkpoint yet"
 
 
-def _trainer(job: Work, messages: Queue, stop: Any) -> TorchTrainer:
+def _trainer(job: Work, messages: Queue, stop: Queue) -> TorchTrainer:
     config = job.config
     storage, _, name = job.folder.rpartition("/")
     cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
@@ -180,21 +180,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     job: Work = arguments["job"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
-    asked_to_stop = arguments["stop"].is_set.remote
-    work(job, get_device(), arguments["messages"].put, lambda: bool(ray.get(asked_to_stop())))
-
-
-class _StopFlag:
-    """Where the driver tells the workers to stop; they ask, since nothing can interrupt a step."""
-
-    def __init__(self) -> None:
-        self._set = False
-
-    def set(self) -> None:
-        self._set = True
-
-    def is_set(self) -> bool:
-        return self._set
+    stop: Queue = arguments["stop"]  # not empty when the driver wants an early end: nothing can interrupt a step
+    work(job, get_device(), arguments["messages"].put, lambda: not stop.empty())
 
 
 class _Failures(ray.train.UserCallback):

@@ -153,10 +153,3 @@ def test_another_stage_and_number_of_workers_goes_on(
     weights, _ = run_ranks(engine_steps, second[1], after, 2, NUM_STEPS, tmp_path, None)[0]
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
-
-
-def test_an_incomplete_state_is_refused(tmp_path: Path) -> None:
-    run_ranks(engine_steps, 2, make_config(1, "float32"), 0, 1, None, tmp_path)
-    next((tmp_path / "optimizer").glob("00001.*")).unlink()
-    with pytest.raises(RuntimeError, match="elements of the optimizer's state are stored"):
-        run_ranks(engine_steps, 2, make_config(1, "float32"), 1, 2, tmp_path, None)

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted: killed workers, a killed job, a signal. All end as if nothing had happened."""
+"""A training that is interrupted in every way ends as if nothing had happened."""
 
 import os
 import signal
@@ -32,51 +32,47 @@ def steps_done(place: Path, name: str) -> int:
     return max((int(path.parent.name[5:]) for path in folders), default=0)
 
 
-def same_end(place: Path, name: str, job: Job, whole: Job) -> None:
-    """Same weights to the last bit, and one point for each step in one MLflow run, of the same values."""
-    weights = [Path(checkpoint.latest(str(place / "runs"), n)) / "model.safetensors" for n in (name, "whole")]
+def go_on(place: Path, **options: object) -> Running:
+    """Give the same command once more."""
+    return Running(place, **(OPTIONS | {"train__run_name": "disturbed"} | options))
+
+
+def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
+    """One training whose worker is killed, then its job; then it is told to stop, and goes on to its end.
+
+    It ends with the undisturbed one's weights to the last bit, and one MLflow run with each step once, of the same values.
+    """
+    running = go_on(place)
+    running.wait_for(lambda: steps_done(place, "disturbed") >= 5)
+    os.kill(running.workers()[-1], signal.SIGKILL)
+    running.wait_for(lambda: steps_done(place, "disturbed") >= 15)
+    running.process.kill()
+    killed = running.wait()
+    assert "failed" in killed.output
+    assert "continuing from step" in killed.output
+
+    # Checkpoints are not due, so what SIGTERM leaves is the last step done: nothing is computed twice.
+    running = go_on(place, train__checkpoint_every=1000)
+    before = steps_done(place, "disturbed")
+    assert running.process.stdout is not None
+    line = next(line for line in running.process.stdout if line.startswith("step"))
+    running.process.send_signal(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.status == 128 + signal.SIGTERM
+    assert stopped.errors.startswith("train.py: stopped by SIGTERM; the same command goes on from ")
+    assert len(stopped.errors.splitlines()) == 1
+    assert before < int(line.split()[1].split("/")[0]) <= steps_done(place, "disturbed") < 30
+
+    job = go_on(place).wait()
+    assert job.status == 0, job.errors
+    assert f"continuing from step {steps_done_by(stopped)}" in job.output
+    weights = [Path(checkpoint.latest(str(place / "runs"), n)) / "model.safetensors" for n in ("disturbed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     expected, found = points(place, whole), points(place, job)
     for metric in ("train/loss", "train/grad_norm", "validation/loss"):
         assert found[metric] == expected[metric], metric
 
 
-def test_a_killed_worker_is_replaced(place: Path, whole: Job) -> None:
-    running = Running(place, train__run_name="worker", **OPTIONS)
-    running.wait_for(lambda: steps_done(place, "worker") >= 5)
-    os.kill(running.workers()[-1], signal.SIGKILL)
-    job = running.wait()
-    assert job.status == 0, job.errors
-    assert "failed" in job.output
-    assert "continuing from step" in job.output
-    same_end(place, "worker", job, whole)
-
-
-def test_a_killed_job_goes_on_where_it_was(place: Path, whole: Job) -> None:
-    running = Running(place, train__run_name="job", **OPTIONS)
-    running.wait_for(lambda: steps_done(place, "job") >= 10)
-    running.process.kill()
-    running.wait()
-    job = run_job(place, train__run_name="job", **OPTIONS)
-    assert job.status == 0, job.errors
-    assert "continuing from step" in job.output
-    same_end(place, "job", job, whole)
-
-
-def test_a_signal_leaves_a_checkpoint_of_the_last_step(place: Path, whole: Job) -> None:
-    """The last step done, not the last one that was due for a checkpoint: nothing is computed twice."""
-    rare = OPTIONS | {"train__checkpoint_every": 1000}
-    running = Running(place, train__run_name="signal", **rare)
-    assert running.process.stdout is not None
-    for line in running.process.stdout:
-        if line.startswith("step"):
-            break
-    running.process.send_signal(signal.SIGTERM)
-    stopped = running.wait()
-    assert stopped.status == 128 + signal.SIGTERM
-    assert stopped.errors.startswith("train.py: stopped by SIGTERM; the same command goes on from ")
-    assert len(stopped.errors.splitlines()) == 1
-    assert 0 < steps_done(place, "signal") < 30
-    job = run_job(place, train__run_name="signal", **rare)
-    assert job.status == 0, job.errors
-    same_end(place, "signal", job, whole)
+def steps_done_by(stopped: Job) -> int:
+    """The step of the checkpoint that a stopped job names."""
+    return int(stopped.errors.rpartition("step_")[2])

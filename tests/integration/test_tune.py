@@ -34,7 +34,9 @@ def test_a_sweep_reports_every_trial_and_goes_on_past_failures(tmp_path: Path) -
     assert [(row[0], row[1]) for row in rows[:2]] == [("0.001", "1"), ("1e+38", "1")]
     assert float(rows[0][2]) > 0
     assert [row[2] for row in rows[1:]] == ["failed", "impossible", "impossible"]
-    assert any(line.startswith("learning_rate 1e+38, sequence_shards 1: the loss or gradient of step") for line in lines)
+    assert any(
+        line.startswith("learning_rate 1e+38, sequence_shards 1: the loss or gradient of step") for line in lines
+    )
 
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     experiment = client.get_experiment_by_name("reformer_dist")
