@@ -1,5 +1,6 @@
 """Reversible blocks give plain autograd's gradients, in memory that does not grow with depth."""
 
+import os
 import subprocess
 import sys
 from typing import Any
@@ -160,7 +161,9 @@ before = peak()
 model.loss(tokens, tokens)[0].backward()
 print((peak() - before) / 1024)
 """
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    # A fixed threshold returns freed tensors to the system at once; glibc's moving one keeps up to a fifth of the peak.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    result = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     return float(result.stdout)
 
 
@@ -168,5 +171,5 @@ def test_memory_does_not_grow_with_depth() -> None:
     """Ten layers' step takes a reversible model as much memory as two layers'; plain autograd several times as much."""
     shallow, deep = _peak_growth(2, reversible=True), _peak_growth(10, reversible=True)
     plain = _peak_growth(10, reversible=False)
-    assert deep < 1.15 * shallow
+    assert deep < 1.1 * shallow
     assert plain > 2 * deep
