@@ -37,6 +37,8 @@ class DataConfig(Section):
     """Share of the documents held out besides as a test split, which training never reads."""
     weights: tuple[PositiveFloat, ...] | None = None
     """Shares of the samples that come from each source, such as 3,1. By default sources are one corpus, each sequence once an epoch."""
+    order: Literal["shuffled", "documents"] = "shuffled"
+    """Order of an epoch: every sequence on its own, or the sequences of a document behind each other in one row of the batch, documents shuffled."""
     reset_positions: bool = True
     """Whether positions start at zero in every document of a sequence, or run through it."""
     attend_across_documents: bool = False
@@ -60,6 +62,8 @@ class DataConfig(Section):
             raise ValueError(
                 f"data.tokenizer_file = {self.tokenizer_file} goes with data.tokenizer = bpe, not {self.tokenizer}"
             )
+        if self.order == "documents" and self.weights is not None:
+            raise ValueError("data.order = documents does not go with data.weights; leave out one of them")
         if self.field is not None and len(self.field) not in (1, len(self.sources)):
             raise ValueError(
                 f"data.field = {','.join(self.field)} has {len(self.field)} entries for {len(self.sources)} data.sources; one for all works, or one for each"

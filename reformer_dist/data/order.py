@@ -1,5 +1,6 @@
 """The order of the samples: which sequences a step trains on, a pure function of the corpus, the seed and the step."""
 
+import heapq
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -51,6 +52,54 @@ def mixture_ids(
         epoch, index = divmod(number * numbers[source] + int(ranks[place]), source_sizes[source])
         ids.append(int(firsts[source] + epoch_order(corpus_hash, seed, epoch, source_sizes[source], source + 1)[index]))
     return np.array(ids, np.int64)
+
+
+class DocumentOrder:
+    """Sequences of a document behind each other in one row of the batch, and so on one data group.
+
+    A run is the sequences of one document that follow each other; a sequence packed from several is a run of one. Epoch e
+    takes the runs by the permutation that PCG64, seeded with (corpus hash, seed, e), draws, and deals each to the row
+    that has the most of the epoch's places left, the first of several. A run longer than that is cut there, its rest
+    dealt as the next run: a document of more sequences than a row holds in an epoch, and some of those dealt last.
+    """
+
+    def __init__(self, corpus_hash: str, seed: int, run_lengths: NDArray[np.int64], batch_size: int) -> None:
+        self._key = (int(corpus_hash, 16), seed)
+        self._lengths, self._firsts = run_lengths, np.cumsum(run_lengths) - run_lengths
+        self._num_sequences, self._batch_size = int(run_lengths.sum()), batch_size
+        self._epochs: dict[int, NDArray[np.int64]] = {}
+
+    def ids(self, step: int) -> NDArray[np.int64]:
+        """Sequences of the global batch of a step, int64 [batch_size]."""
+        epochs, samples = np.divmod(step * self._batch_size + np.arange(self._batch_size), self._num_sequences)
+        ids = [self._epoch(epoch)[sample] for epoch, sample in zip(epochs.tolist(), samples.tolist(), strict=True)]
+        return np.array(ids, np.int64)
+
+    def _epoch(self, epoch: int) -> NDArray[np.int64]:
+        if epoch not in self._epochs:
+            self._epochs = {kept: order for kept, order in self._epochs.items() if kept == epoch - 1}
+            self._epochs[epoch] = self._deal(epoch)
+        return self._epochs[epoch]
+
+    def _deal(self, epoch: int) -> NDArray[np.int64]:
+        N, B = self._num_sequences, self._batch_size
+        rows = [range((row - epoch * N) % B, N, B) for row in range(B)]  # each row's places in the epoch
+        heap = [(-len(places), row) for row, places in enumerate(rows) if places]
+        heapq.heapify(heap)
+        order = np.empty(N, np.int64)
+        for run in _permutation((*self._key, epoch), len(self._lengths)).tolist():
+            first, length = int(self._firsts[run]), int(self._lengths[run])
+            while length:
+                room, row = -heap[0][0], heap[0][1]
+                taken = min(room, length)
+                places = rows[row][len(rows[row]) - room :][:taken]
+                order[places.start : places.stop : B] = np.arange(first, first + taken)
+                first, length = first + taken, length - taken
+                if room > taken:
+                    heapq.heapreplace(heap, (taken - room, row))
+                else:
+                    heapq.heappop(heap)
+        return order
 
 
 @lru_cache(4)

@@ -46,6 +46,12 @@ class SequencePlan:
         """Share of all positions that are padding."""
         return 1.0 - self.num_positions / max(1, self.num_sequences * self.sequence_length)
 
+    def run_lengths(self) -> Int64s:
+        """Sequences that follow each other within one document, int64 [runs], in order; a packed one is a run of one."""
+        firsts, alone = self.first_segments[:-1], np.diff(self.first_segments) == 1
+        continues = alone[1:] & alone[:-1] & (np.diff(self.documents[firsts]) == 0)
+        return np.diff(np.flatnonzero(np.append(np.insert(~continues, 0, True), True)))
+
     def segments(self, sequence: int) -> list[tuple[int, int, int]]:
         """(document, offset, length) of one sequence's segments, in the order in which they fill it."""
         part = slice(self.first_segments[sequence], self.first_segments[sequence + 1])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reformer_dist.config import Config, DataConfig
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.manifest import SplitName
-from reformer_dist.data.order import mixture_ids, sample_ids
+from reformer_dist.data.order import DocumentOrder, mixture_ids, sample_ids
 from reformer_dist.data.packing import SequencePlan, join_plans, plan_sequences
 
 IGNORED_LABEL = -100
@@ -58,6 +58,7 @@ class SequenceReader:
         self.shard_length = -(-data.sequence_length // num_shards)
         self._corpus = corpus
         self._data = data
+        self._orders: dict[tuple[int, int], DocumentOrder] = {}
         self._starts = corpus.document_starts(split)
         self._lengths = corpus.document_lengths(split)
 
@@ -74,9 +75,17 @@ class SequenceReader:
     def samples(self, config: Config, step: int) -> NDArray[np.int64]:
         """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus."""
         train, weights = config.train, config.data.weights
+        if config.data.order == "documents":
+            return self._document_order(train.seed, train.batch_size).ids(step)
         if weights is None:
             return sample_ids(self._corpus.hash, train.seed, self.plan.num_sequences, train.batch_size, step)
         return mixture_ids(self._corpus.hash, train.seed, self.source_sizes, weights, train.batch_size, step)
+
+    def _document_order(self, seed: int, batch_size: int) -> DocumentOrder:
+        if self._orders.get((seed, batch_size)) is None:
+            runs = self.plan.run_lengths()
+            self._orders = {(seed, batch_size): DocumentOrder(self._corpus.hash, seed, runs, batch_size)}
+        return self._orders[seed, batch_size]
 
     def _fill(self, sequence: int, first: int, row: Rows) -> None:
         """Write the positions of a sequence from `first` on into a row."""

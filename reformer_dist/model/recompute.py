@@ -6,7 +6,7 @@ of one piece. Each parameter's gradient arrives once, as ZeRO's reduction needs.
 Legend: B batch, T tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -40,8 +40,8 @@ class _Pieces(torch.autograd.Function):
         ctx.function, ctx.length, ctx.total, ctx.num_inputs = function, length, total, num_inputs
         ctx.autocast = replay_autocast(tensors[0].device.type)
         ctx.save_for_backward(*tensors)
-        outputs = [function(start, piece, parameters) for start, piece in _cut(inputs, length)]
-        return torch.stack(outputs).sum(0) if total else torch.cat(outputs, dim=1)
+        pieces = ((start, function(start, piece, parameters)) for start, piece in _cut(inputs, length))
+        return torch.stack([x for _, x in pieces]).sum(0) if total else _join(pieces, inputs[0].shape[1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -70,6 +70,17 @@ class _Pieces(torch.autograd.Function):
                 if total is not None and (gradient := next(found)) is not None:
                     total += gradient
         return None, None, None, None, *grads, *sums
+
+
+def _join(pieces: Iterable[tuple[int, Tensor]], num_tokens: int) -> Tensor:
+    """Put pieces into one tensor as they come, so that they are never all there beside it."""
+    whole: Tensor | None = None
+    for start, x in pieces:
+        if whole is None:
+            whole = x.new_empty(x.shape[0], num_tokens, *x.shape[2:])
+        whole[:, start : start + x.shape[1]] = x
+    assert whole is not None
+    return whole
 
 
 def _cut(inputs: Sequence[Tensor], length: int) -> list[tuple[int, list[Tensor]]]:

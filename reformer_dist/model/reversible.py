@@ -70,9 +70,9 @@ class ReversibleStack(nn.Module):
 class _Streams:
     """The streams at the outputs, and after a backward pass at the inputs; held by nobody else, so memory is freed early."""
 
-    def __init__(self, first: Tensor, second: Tensor, own: bool) -> None:
+    def __init__(self, first: Tensor, second: Tensor) -> None:
         self.first, self.second = first, second
-        self.own = own
+        self.own = False
         """Whether they may be changed in place."""
         self.at_outputs = True
 
@@ -90,20 +90,22 @@ class _Reversible(torch.autograd.Function):
         context: Context,
         head: Head | None,
     ) -> tuple[Tensor, Tensor] | Tensor:
-        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, []
+        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, [None] * len(blocks)
         ctx.autocast = replay_autocast(x1.device.type)
-        for block in blocks:
-            x1, x2, found = block(x1, x2, context)
-            ctx.found.append(found)
-        ctx.streams = _Streams(x1, x2, own=head is not None)
-        return (x1.view_as(x1), x2.view_as(x2)) if head is None else head(x1, x2)
+        ctx.streams = streams = _Streams(x1, x2)
+        _walk_forward(ctx, streams)
+        if head is not None:
+            return head(streams.first, streams.second)
+        streams.own = False
+        return streams.first.view_as(x1), streams.second.view_as(x2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         streams: _Streams = ctx.streams
         if not streams.at_outputs:  # a second backward pass through the same graph
-            _walk_forward(ctx, streams)
+            with torch.no_grad(), ctx.autocast():
+                _walk_forward(ctx, streams)
         if ctx.head is None:
             grad1, grad2 = (grad.clone() for grad in grads)
         else:
@@ -138,8 +140,12 @@ def _grads_of_head(ctx: Any, streams: _Streams, grad: Tensor) -> tuple[Tensor, T
 
 
 def _walk_forward(ctx: Any, streams: _Streams) -> None:
-    with torch.no_grad(), ctx.autocast():
-        for block, found in zip(ctx.blocks, ctx.found, strict=True):
-            streams.first += block.attention(streams.second, ctx.context, found)[0]
-            streams.second += block.feed_forward(streams.first, ctx.context)
+    """Take the streams from the inputs to the outputs, in place once they are our own."""
+    for index, block in enumerate(ctx.blocks):
+        contribution, ctx.found[index] = block.attention(streams.second, ctx.context, ctx.found[index])
+        streams.first = streams.first.add_(contribution) if streams.own else streams.first + contribution
+        del contribution
+        contribution = block.feed_forward(streams.first, ctx.context)
+        streams.second = streams.second.add_(contribution) if streams.own else streams.second + contribution
+        streams.own = True
     streams.at_outputs = True

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reformer_dist.data.order import ROUND, mixture_ids, round_numbers, sample_ids
+from reformer_dist.data.order import ROUND, DocumentOrder, mixture_ids, round_numbers, sample_ids
 
 HASH = "00f1e2d3c4b5a69788796a5b4c3d2e1f"
 SIZES = (40, 30, 7)
@@ -67,3 +67,34 @@ def test_a_round_has_every_source_and_no_more() -> None:
 
 def test_the_mixture_is_the_documented_one() -> None:
     assert mixture(1, 12) == [15, 26, 53, 1, 37, 18, 29, 43, 3, 57, 66, 59]
+
+
+def by_documents(run_lengths: tuple[int, ...], batch_size: int, num_steps: int, seed: int = 0) -> np.ndarray:
+    order = DocumentOrder(HASH, seed, np.array(run_lengths), batch_size)
+    return np.stack([order.ids(step) for step in range(num_steps)])
+
+
+RUNS = (1, 7, 1, 1, 4, 12, 2, 1, 1, 3)
+
+
+def test_documents_order_keeps_each_document_in_one_row_and_every_sequence_once_an_epoch() -> None:
+    size = sum(RUNS)
+    for batch_size in (1, 2, 3, 4, 5, 40):
+        steps = by_documents(RUNS, batch_size, 3 * size)
+        stream = steps.flatten()
+        epochs = [stream[first : first + size].tolist() for first in range(0, 3 * size, size)]
+        assert all(sorted(epoch) == list(range(size)) for epoch in epochs)
+        assert batch_size == 40 or epochs[0] != epochs[1]
+        firsts = np.cumsum((0, *RUNS))
+        together = 0
+        for first, length in zip(firsts, RUNS, strict=False):
+            places = [epochs[0].index(sequence) for sequence in range(first, first + length)]
+            together += set(np.diff(places)) <= {batch_size}
+        assert together >= len(RUNS) - max(0, batch_size - 1)  # only those dealt last can have been cut
+
+
+def test_documents_order_depends_on_the_seed_alone() -> None:
+    assert by_documents(RUNS, 4, 9).tolist() == by_documents(RUNS, 4, 9).tolist()
+    assert by_documents(RUNS, 4, 9).tolist() != by_documents(RUNS, 4, 9, seed=1).tolist()
+    later = DocumentOrder(HASH, 0, np.array(RUNS), 4)
+    assert later.ids(20).tolist() == by_documents(RUNS, 4, 21)[20].tolist()
