@@ -147,5 +147,6 @@ def _walk_forward(ctx: Any, streams: _Streams) -> None:
         del contribution
         contribution = block.feed_forward(streams.first, ctx.context)
         streams.second = streams.second.add_(contribution) if streams.own else streams.second + contribution
+        del contribution
         streams.own = True
     streams.at_outputs = True
