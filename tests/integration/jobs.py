@@ -33,19 +33,28 @@ def write_text(folder: Path) -> Path:
     return folder
 
 
+def command(place: Path, **options: object) -> list[str]:
+    """The job's command line, with `train__steps=3` for --train.steps 3."""
+    arguments = {"data.sources": place / "text", "train.storage": place / "runs", "optimizer.schedule": "constant"}
+    arguments |= {name.replace("__", "."): value for name, value in options.items()}
+    script = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(ROOT / "jobs/configs/tiny.yaml")]
+    return script + [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
+
+
 class Running:
-    """The job, started with `train__steps=3` for --train.steps 3."""
+    """The job, started with that command line."""
 
     def __init__(self, place: Path, **options: object) -> None:
-        arguments = {"data.sources": place / "text", "train.storage": place / "runs", "optimizer.schedule": "constant"}
-        arguments |= {name.replace("__", "."): value for name, value in options.items()}
-        command = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(ROOT / "jobs/configs/tiny.yaml")]
-        command += [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
         self._mark = f"JOB_OF_A_TEST={uuid.uuid4()}"
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict([self._mark.split("=")])
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=place
+            command(place, **options),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            cwd=place,
         )
 
     def wait(self) -> Job:

@@ -53,6 +53,10 @@ def test_a_split_smaller_than_a_sequence_is_one_padded_sequence() -> None:
 
 
 def test_runs_are_the_sequences_of_one_document() -> None:
-    assert plan_sequences(np.array([10, 23, 5]), 10).run_lengths().tolist() == [1, 2, 1]  # 3 of the 23 are packed with 5
+    assert plan_sequences(np.array([10, 23, 5]), 10).run_lengths().tolist() == [
+        1,
+        2,
+        1,
+    ]  # 3 of the 23 are packed with 5
     assert plan_sequences(np.array([25, 20]), 10).run_lengths().tolist() == [3, 2]
     assert plan_sequences(np.array([3]), 10).run_lengths().tolist() == [1]
