@@ -105,7 +105,7 @@ def engine_steps(config: Config, start: int, stop: int, load: Path | None, save:
     if save is not None:
         moments: dict[str, torch.Tensor] = {}
         engine.copy_state(moments)
-        (save / "optimizer").mkdir(exist_ok=True)
+        (save / "optimizer").mkdir(parents=True, exist_ok=True)
         save_file(moments, save / "optimizer" / f"{rank:05d}.safetensors")
         if rank == 0:
             save_file(weights, save / "model.safetensors")
