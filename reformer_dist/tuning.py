@@ -147,7 +147,7 @@ def sweep(config: Config, report: Callable[[str], None] = print) -> Sweep:
 
 def room(configs: Sequence[Config], resources: Mapping[str, float]) -> int:
     """Trials whose workers fit a cluster's CPUs and GPUs at the same time, at least one."""
-    workers = max(config.train.workers for config in configs)
+    workers = max(config.train.max_workers for config in configs)
     cpus = int(resources.get("CPU", 1.0))
     fits = cpus // min(workers, cpus)
     if any(config.train.use_gpu for config in configs):

@@ -54,5 +54,6 @@ def run_here(preparation: Preparation) -> Corpus:
 def grid_config(data_groups: int, shards: int, **overrides: object) -> Config:
     """A configuration for a grid of workers; fields by dotted name, with __ for the dot."""
     fields = {name.replace("__", "."): value for name, value in overrides.items()}
-    grid = {"train.workers": data_groups * shards, "parallel.sequence_shards": shards, "model.num_heads": 12}
-    return load_config(overrides={**grid, "model.embed_dim": 24, **fields})
+    workers = data_groups * shards
+    grid = {"train.workers": (workers, workers), "parallel.sequence_shards": shards, "model.num_heads": 12}
+    return load_config(overrides={**grid, "model.embed_dim": 24, **fields}).with_workers(workers)

@@ -49,7 +49,7 @@ class Ranks:
         self._folder = tempfile.TemporaryDirectory()
         store = f"file://{Path(self._folder.name) / 'store'}"
         self._processes, self._connections = [], []
-        for rank in range(config.train.workers):
+        for rank in range(config.train.max_workers):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, config, store, theirs), daemon=True)
             process.start()
@@ -83,7 +83,7 @@ class Ranks:
 def _serve(rank: int, config: Config, store: str, connection: Connection) -> None:
     """A worker's life: a step for every length that comes."""
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store, TIMEOUT, config.train.workers, rank)
+    dist.init_process_group("gloo", store, TIMEOUT, config.train.max_workers, rank)
     topology = make_topology(config)
     model = ReformerLM(config.model)
     traffic = parallelize(model, topology)

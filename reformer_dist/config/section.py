@@ -1,6 +1,7 @@
 """What every section of the configuration is: a frozen, typed group of fields."""
 
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
@@ -17,6 +18,11 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _split_commas(cls, value: Any, info: ValidationInfo) -> Any:
-        """Let a string stand for several values, as on the command line: "local,lsh"."""
-        takes_tuple = "tuple" in repr(cls.model_fields[info.field_name or ""].annotation)
-        return value.split(",") if isinstance(value, str) and takes_tuple else value
+        """Let a string stand for several values, as on the command line: "local,lsh"; and one value for itself where it may."""
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+        several = [get_origin(kind) is tuple for kind in kinds if kind is not NoneType]
+        if not isinstance(value, str | list) or not any(several):
+            return value
+        values = value.split(",") if isinstance(value, str) else value
+        return values if all(several) or len(values) != 1 else values[0]

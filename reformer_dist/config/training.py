@@ -71,8 +71,10 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """Length, size and place of a training run."""
 
-    workers: PositiveInt = 1
-    """Ray Train workers."""
+    workers: PositiveInt | tuple[PositiveInt, PositiveInt] = 1
+    """Ray Train workers: a number, or the least and the most of an elastic training, such as 1,8, which starts with those that there is room for, grows when nodes join and shrinks when they leave."""
+    resize_seconds: PositiveFloat = 60.0
+    """Least time between two looks at whether an elastic training has room for more workers; growing costs a restart."""
     use_gpu: bool = False
     """Give each worker a GPU (NCCL) instead of CPU cores (gloo)."""
     threads: PositiveInt | None = None
@@ -107,3 +109,13 @@ class TrainConfig(Section):
     """Folder or URL for checkpoints, prepared corpora and, by default, MLflow's database. On a cluster all nodes must reach it."""
     run_name: str = Field("reformer", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: its folder under storage and its name in MLflow."""
+
+    @property
+    def min_workers(self) -> int:
+        """The least number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The greatest number of workers."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]

@@ -27,8 +27,46 @@ class Config(Section):
 
     @property
     def data_groups(self) -> int:
-        """Sequence groups that work side by side on different sequences."""
+        """Sequence groups that work side by side on different sequences; of an elastic training see `with_workers`."""
+        assert isinstance(self.train.workers, int)
         return self.train.workers // self.parallel.sequence_shards
+
+    def with_workers(self, workers: int) -> Self:
+        """This training on a number of workers: itself, or, if it is elastic, one whose workers are that number.
+
+        Its sequence shards are `parallel.sequence_shards` where that divides the workers; else the least greater number
+        that does and that attention can work with, since no worker then holds more of a sequence than it was meant to;
+        else the greatest smaller one. Head shards are what they have in common with `parallel.head_shards`. The data
+        groups share `train.batch_size` as equally as they can.
+
+        Raises:
+            ValueError: there are no such shards, or there would be more data groups than sequences in a batch.
+        """
+        if isinstance(self.train.workers, int):
+            assert workers == self.train.workers
+            return self
+        wanted = self.parallel.sequence_shards
+        divisors = [number for number in range(1, workers + 1) if workers % number == 0]
+        problem = None
+        for shards in sorted(divisors, key=lambda number: (number < wanted, abs(number - wanted))):
+            try:
+                return self._with_grid(workers, shards)
+            except ValueError as error:
+                problem = error
+        assert problem is not None
+        raise problem
+
+    def _with_grid(self, workers: int, shards: int) -> Self:
+        if workers // shards > self.train.batch_size:
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} is not enough for {workers // shards} data groups"
+            )
+        heads = self.parallel.head_shards and math.gcd(self.parallel.head_shards, shards)
+        parallel = self.parallel.model_copy(update={"sequence_shards": shards, "head_shards": heads})
+        train = self.train.model_copy(update={"workers": workers})
+        config = self.model_copy(update={"parallel": parallel, "train": train})
+        config._check_exchange()
+        return config
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -43,6 +81,9 @@ class Config(Section):
                 f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
             )
         self._check_exchange()
+        if not isinstance(workers, int):
+            self._check_sizes(*workers)
+            return self
         if workers % shards:
             raise ValueError(
                 f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
@@ -53,6 +94,21 @@ class Config(Section):
                 f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
             )
         return self
+
+    def _check_sizes(self, least: int, most: int) -> None:
+        """Whether an elastic training can have every size."""
+        if least > most:
+            raise ValueError(
+                f"train.workers = {least},{most} has the least number after the most; {most},{least} works"
+            )
+        for workers in range(least, most + 1):
+            try:
+                self.with_workers(workers)
+            except ValueError as error:
+                works = f"{min(least, workers - 1)},{workers - 1}"
+                raise ValueError(
+                    f"train.workers = {least},{most} may become {workers}, where {error}; {works} works"
+                ) from None
 
     def _check_exchange(self) -> None:
         """Whether the attention layers can work over the shards."""

@@ -24,6 +24,11 @@ def sample_ids(corpus_hash: str, seed: int, num_sequences: int, batch_size: int,
     return np.array(ids, np.int64)
 
 
+def rows_of(batch_size: int, data_groups: int, data_group: int) -> range:
+    """Rows of a global batch that a data group takes: neighbours, as many as the others take or one more or less."""
+    return range(data_group * batch_size // data_groups, (data_group + 1) * batch_size // data_groups)
+
+
 def mixture_ids(
     corpus_hash: str, seed: int, source_sizes: Sequence[int], weights: Sequence[float], batch_size: int, step: int
 ) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from reformer_dist.config import Config, DataConfig
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.manifest import SplitName
-from reformer_dist.data.order import DocumentOrder, mixture_ids, sample_ids
+from reformer_dist.data.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.packing import SequencePlan, join_plans, plan_sequences
 
 IGNORED_LABEL = -100
@@ -128,14 +128,17 @@ def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfi
 def read_step(
     reader: SequenceReader, config: Config, data_group: int, shard: int, step: int
 ) -> Iterator[tuple[int, Rows]]:
-    """(first row, rows) of each micro-batch of a data group in a step."""
+    """(first row, rows) of each micro-batch of a data group in a step.
+
+    Every data group has the same number of them; one with fewer rows may end with a row that is wholly padding.
+    """
     train = config.train
     sequences = reader.samples(config, step)
-    group_rows = train.batch_size // config.data_groups
-    end = (data_group + 1) * group_rows
-    for first_row in range(data_group * group_rows, end, train.micro_batch_size):
-        chosen = sequences[first_row : min(first_row + train.micro_batch_size, end)]
-        yield first_row, reader.read(chosen, len(chosen), shard)
+    rows = rows_of(train.batch_size, config.data_groups, data_group)
+    most_rows = -(-train.batch_size // config.data_groups)
+    for first_row in range(rows.start, rows.start + most_rows, train.micro_batch_size):
+        chosen = sequences[first_row : min(first_row + train.micro_batch_size, rows.stop)]
+        yield first_row, reader.read(chosen, max(1, len(chosen)), shard)
 
 
 def read_steps(

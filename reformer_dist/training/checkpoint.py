@@ -152,6 +152,11 @@ def newest(folder: str, report: Callable[[str], None] = print) -> str | None:
     return None
 
 
+def newest_step(folder: str) -> int:
+    """Steps of the newest complete checkpoint of a run's folder, which is not verified; 0 without one."""
+    return next((step for step, store in _checkpoints(folder) if _exists(store, MANIFEST)), 0)
+
+
 def resolve(name: str, storage: str, run_name: str, report: Callable[[str], None] = print) -> str:
     """The checkpoint that a user means: "latest" or "best" of the newest training called `run_name`, or a path.
 

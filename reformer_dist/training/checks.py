@@ -12,7 +12,7 @@ from reformer_dist.data.stores import one_line, open_store
 from reformer_dist.data.vocabulary import planned_vocab_size
 
 WORKERS_PER_CORE = 4
-"""Workers that may share a core of this machine; a cluster gives each worker a core of its own."""
+"""Workers that may share a core; those of an elastic training have one each, so that Ray can count them."""
 
 
 def check_config(config: Config) -> None:
@@ -58,14 +58,10 @@ def check_machine(config: Config) -> None:
     Raises:
         ConfigError: more workers than its cores or GPUs allow.
     """
-    workers, cores = config.train.workers, os.cpu_count() or 1
     if config.train.use_gpu:
         _check_gpus(config, torch.cuda.device_count(), "this machine")
-    elif workers > WORKERS_PER_CORE * cores:
-        raise ConfigError(
-            f"train.workers = {workers} is more than {WORKERS_PER_CORE} for each of this machine's {cores} cores;"
-            f" {WORKERS_PER_CORE * cores} works, or join a cluster with RAY_ADDRESS"
-        )
+    else:
+        _check_cores(config, os.cpu_count() or 1, "this machine's", "cores", ", or join a cluster with RAY_ADDRESS")
 
 
 def check_cluster(config: Config, resources: dict[str, float]) -> None:
@@ -76,21 +72,31 @@ def check_cluster(config: Config, resources: dict[str, float]) -> None:
     """
     if config.train.use_gpu:
         _check_gpus(config, int(resources.get("GPU", 0)), "the cluster")
-    cores = int(resources.get("CPU", 0))
-    if config.train.workers > WORKERS_PER_CORE * cores:
+    _check_cores(config, int(resources.get("CPU", 0)), "the cluster's", "CPUs", "")
+
+
+def _check_cores(config: Config, cores: int, whose: str, unit: str, otherwise: str) -> None:
+    elastic = not isinstance(config.train.workers, int)
+    each = 1 if elastic else WORKERS_PER_CORE
+    if config.train.min_workers > each * cores:
+        works = f"{each * cores},{config.train.max_workers}" if elastic else each * cores
         raise ConfigError(
-            f"train.workers = {config.train.workers} is more than {WORKERS_PER_CORE} for each of the cluster's {cores} CPUs;"
-            f" {WORKERS_PER_CORE * cores} works"
+            f"{_workers(config)} is more than {each} for each of {whose} {cores} {unit}; {works} works{otherwise}"
         )
+
+
+def _workers(config: Config) -> str:
+    """The field as it was given; of an elastic training the least number is what must be there."""
+    workers = config.train.workers
+    return f"train.workers = {workers if isinstance(workers, int) else ','.join(map(str, workers))}"
 
 
 def _check_gpus(config: Config, gpus: int, place: str) -> None:
     if gpus == 0:
         raise ConfigError(f"train.use_gpu = true, but {place} has no GPU; false works")
-    if config.train.workers > gpus:
-        raise ConfigError(
-            f"train.workers = {config.train.workers} need a GPU each, and {place} has {gpus}; {gpus} works"
-        )
+    if config.train.min_workers > gpus:
+        works = gpus if isinstance(config.train.workers, int) else f"{gpus},{config.train.max_workers}"
+        raise ConfigError(f"{_workers(config)} need a GPU each, and {place} has {gpus}; {works} works")
 
 
 def _check_writable(storage: str) -> None:

@@ -9,9 +9,11 @@ not reported to Ray Train either: they are verified, outlive a launch, and are f
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from signal import Signals
 from typing import Any, cast
 
@@ -19,6 +21,9 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.controller.state import ResizingState, TrainControllerState
+from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,8 +35,9 @@ from reformer_dist.ray_session import ray_session
 from reformer_dist.training import checkpoint, checks, failures
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
-from reformer_dist.training.resume import decide
+from reformer_dist.training.resume import check, decide
 from reformer_dist.training.signals import stop_signals
+from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Message, Work, work
 
 POLL_SECONDS = 0.2
@@ -70,6 +76,7 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
     """
     checks.check_config(config)
     tracking.check_reachable(tracking.tracking_uri(config))
+    check(config)
     preparation = plan_preparation(config.data, config.train.storage)
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ
     if not joins:
@@ -105,11 +112,11 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
     """Run the workers to their end, showing and logging what they send."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    stop = Queue(maxsize=1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    fit = _Fit(_trainer(job, messages, stop))
+    wishes = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    fit = _Fit(_trainer(job, messages, wishes))
     diverged: FloatingPointError | None = None
     with stop_signals() as signals:
-        for message in _received(messages, fit, signals, stop):
+        for message in _received(messages, fit, signals, wishes):
             match message:
                 case str():
                     terminal.line(message)
@@ -128,7 +135,7 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
         raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 
 
-def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Queue) -> Iterator[Message]:
+def _received(messages: Queue, fit: "_Fit", signals: list[int], wishes: Queue) -> Iterator[Message]:
     """What the workers put into the queue, until the trainer has ended and everything is out."""
     fit.start()
     ended = told = False
@@ -138,7 +145,7 @@ def _received(messages: Queue, fit: "_Fit", signals: list[int], stop: Queue) -> 
         yield from messages.get_nowait_batch(messages.qsize())
         if signals and not told:
             told = True
-            stop.put(None)
+            wishes.put(Wish.STOP)
             yield "stopping after a checkpoint"
 
 
@@ -152,24 +159,28 @@ def _what_is_left(job: Work) -> str:
     return f"the same command goes on from {path}" if path else "there is no checkpoint yet"
 
 
-def _trainer(job: Work, messages: Queue, stop: Queue) -> TorchTrainer:
+def _trainer(job: Work, messages: Queue, wishes: Queue) -> TorchTrainer:
     config = job.config
     storage, _, name = job.folder.rpartition("/")
-    cpus = min(1.0, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
+    ray_train = cast(Any, ray.train)  # type checkers see the classes of Ray Train's first version
+    cpus = 1.0  # of which an elastic training counts how many there are
+    if isinstance(config.train.workers, int):
+        cpus = min(cpus, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
     return TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "messages": messages, "stop": stop},
+        train_loop_config={"job": job, "messages": messages, "wishes": wishes},
         torch_config=TorchConfig(timeout_s=int(config.parallel.timeout_seconds)),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ray_train.ScalingConfig(
             num_workers=config.train.workers,
+            elastic_resize_monitor_interval_s=config.train.resize_seconds,
             use_gpu=config.train.use_gpu,
             resources_per_worker={"CPU": int(cpus * 1000) / 1000} | ({"GPU": 1} if config.train.use_gpu else {}),
         ),
-        run_config=cast(Any, ray.train).RunConfig(  # type checkers see the class of Ray Train's first version
+        run_config=ray_train.RunConfig(
             name=name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[_Failures(messages)],
+            callbacks=[_Failures(messages), _Resizes(job, messages, wishes)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -180,8 +191,27 @@ def _worker(arguments: dict[str, Any]) -> None:
     job: Work = arguments["job"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
-    stop: Queue = arguments["stop"]  # not empty when the driver wants an early end: nothing can interrupt a step
-    work(job, get_device(), arguments["messages"].put, lambda: not stop.empty())
+    work(job, get_device(), arguments["messages"].put, partial(_asked, arguments["wishes"]), _Notices().fresh)
+
+
+def _asked(wishes: Queue) -> Wish:
+    """What the driver and the controller want, who cannot interrupt a step."""
+    asked = max(wishes.get_nowait_batch(wishes.qsize()), default=Wish.NOTHING)
+    if asked is Wish.STOP:
+        wishes.put(asked)  # for those who take over, should these workers die before they stop
+    return asked
+
+
+class _Notices:
+    """Ray's notices that nodes will be taken away, each told once."""
+
+    def __init__(self) -> None:
+        self._known: object = None
+
+    def fresh(self) -> bool:
+        """Whether there is a new one; all workers ask together and get one answer."""
+        known, self._known = self._known, ray.train.get_preemption_info()
+        return self._known not in (None, known)
 
 
 class _Failures(ray.train.UserCallback):
@@ -193,6 +223,26 @@ class _Failures(ray.train.UserCallback):
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = failures.first_cause(worker_exceptions)
         self._messages.put(f"worker {rank} failed: {failures.one_line(error)}")
+
+
+class _Resizes(ControllerCallback):
+    """Lets the workers of an elastic training write a checkpoint before another number of workers takes over."""
+
+    def __init__(self, job: Work, messages: Queue, wishes: Queue) -> None:
+        self._folder, self._patience = job.folder, job.config.parallel.timeout_seconds
+        self._messages, self._wishes = messages, wishes
+
+    def after_controller_state_update(
+        self, previous_state: TrainControllerState, current_state: TrainControllerState
+    ) -> None:
+        if not isinstance(current_state, ResizingState):
+            return
+        decision = cast(ResizeDecision, current_state.scaling_decision)
+        self._messages.put(f"going on with {decision.num_workers} workers after a checkpoint")
+        before, end = checkpoint.newest_step(self._folder), time.monotonic() + self._patience
+        self._wishes.put(Wish.SAVE)
+        while checkpoint.newest_step(self._folder) == before and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
 
 
 class _Fit(threading.Thread):

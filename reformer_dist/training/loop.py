@@ -16,7 +16,7 @@ from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.training.engine import Engine, learning_rate
-from reformer_dist.training.watch import Watch
+from reformer_dist.training.watch import Watch, Wish
 
 Report = Callable[[int, dict[str, float]], object]
 """Takes a number of steps done and metrics by name."""
@@ -31,7 +31,8 @@ def train(
     report: Report,
     save: Callable[[int, float | None], None],
     start_step: int = 0,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    asked: Callable[[], Wish] = lambda: Wish.NOTHING,
+    noticed: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from `start_step` to `config.train.steps`, or until one is asked to stop, with a checkpoint at the end.
 
@@ -44,13 +45,14 @@ def train(
         report: called on every worker, with values over all of them.
         save: writes a checkpoint after so many steps, given their validation loss if there is one.
         start_step: steps done before.
-        asked_to_stop: looked at where a step is logged; one worker's yes is enough.
+        asked: see `Watch`; looked at where a step is logged.
+        noticed: the same.
 
     Raises:
         Diverged: on all workers, at the next logged step or checkpoint after a loss or gradient was not finite.
     """
     settings = config.train
-    watch = Watch(engine.device, asked_to_stop)
+    watch = Watch(engine.device, asked, noticed)
     meter = Meter(engine.device, traffic)
     for step in range(start_step, settings.steps):
         with meter.fed():
@@ -60,7 +62,7 @@ def train(
         watch.see(step, result[0], engine.grad_norm())
         done, last = step + 1, step + 1 == settings.steps
         logged, saved = (last or done % every == 0 for every in (settings.log_every, settings.checkpoint_every))
-        stop = (logged or saved) and watch.read()
+        wish = watch.read() if logged or saved else Wish.NOTHING
         if logged:
             metrics = meter.read(result, engine)
             metrics["train/learning_rate"] = learning_rate(config.optimizer, step, settings.steps)
@@ -70,9 +72,9 @@ def train(
             if last or done % settings.validate_every == 0:
                 held_out = validate(engine, validation())
                 report(done, held_out | memory(engine.device))
-            if saved or stop:
+            if saved or wish:
                 save(done, held_out.get("validation/loss"))
-        if stop:
+        if wish is Wish.STOP:
             return
 
 

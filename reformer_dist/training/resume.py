@@ -10,6 +10,7 @@ from reformer_dist.training import checkpoint
 
 SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
 """Fields of the model section that change its memory and speed but not what it is."""
+ANEW = "train.resume none starts anew"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,25 @@ class Place:
     start: str | None = None
     step: int = 0
     run_id: str | None = None
+
+
+def check(config: Config) -> None:
+    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model.
+
+    Its files are not compared with their hashes yet.
+
+    Raises:
+        ConfigError: there is none, or it is of another model.
+    """
+    path = config.train.resume
+    if path in ("auto", "none"):
+        return
+    try:
+        checkpoint.read_json(open_store(path), checkpoint.MANIFEST)
+        state = checkpoint.read_state(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"train.resume = {path}: {error}") from None
+    _check_model(config, path, state)
 
 
 def decide(config: Config, corpus: Corpus) -> Place:
@@ -55,17 +75,20 @@ def decide(config: Config, corpus: Corpus) -> Place:
     return Place(folder, path, state.step)
 
 
-def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> None:
-    anew = "train.resume none starts anew"
+def _check_model(config: Config, path: str, state: checkpoint.State) -> None:
     if changed := _changes(config.model, state.config.model):
-        raise ConfigError(f"{path} is of another model ({changed}); {anew}")
+        raise ConfigError(f"{path} is of another model ({changed}); {ANEW}")
+
+
+def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> None:
+    _check_model(config, path, state)
     if corpus.hash != state.corpus_hash and config.train.resume == "auto":
-        raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {anew}")
+        raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {ANEW}")
     if corpus.tokenizer.name != state.tokenizer:
-        raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {anew}")
+        raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}")
     if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
         raise ConfigError(
-            f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {anew}"
+            f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
         )
 
 

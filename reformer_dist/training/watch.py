@@ -1,4 +1,4 @@
-"""What ends a training before its last step: numbers that are not finite, or being asked to stop.
+"""What is asked of a training from outside, a checkpoint or its end, and numbers that are not finite, which end it.
 
 Every step is looked at, on the device, without waiting for it; workers compare notes only where the loop asks them to,
 at logged steps and before a checkpoint. So a checkpoint never holds weights that a step has spoilt.
@@ -7,13 +7,26 @@ at logged steps and before a checkpoint. So a checkpoint never holds weights tha
 import math
 import time
 from collections.abc import Callable
+from enum import IntEnum
 
 import torch
 import torch.distributed as dist
 
 NEVER = 2.0**53
 POLL_SECONDS = 0.5
-"""Least time between two questions whether to stop."""
+"""Least time between two questions what is asked."""
+NOTICE_SECONDS = 2.0
+"""Least time between two looks for a notice that a node will be taken away."""
+
+
+class Wish(IntEnum):
+    """What somebody outside wants of the workers; the greater one holds."""
+
+    NOTHING = 0
+    SAVE = 1
+    """A checkpoint, since these workers may be gone soon."""
+    STOP = 2
+    """A checkpoint and the end."""
 
 
 class Diverged(FloatingPointError):
@@ -33,35 +46,44 @@ class Watch:
 
     Args:
         device: the worker's.
-        asked_to_stop: whether somebody wants training to end; one worker's yes is enough.
+        asked: what is wanted; one worker's answer is enough.
+        noticed: whether there is news of a node that will be taken away; all workers ask it together, and get one answer.
     """
 
-    def __init__(self, device: torch.device, asked_to_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, device: torch.device, asked: Callable[[], Wish], noticed: Callable[[], bool] = lambda: False
+    ) -> None:
         self._first_bad = torch.full((), NEVER, dtype=torch.float64, device=device)
-        self._asked_to_stop = asked_to_stop
-        self._asked_at = -math.inf
+        self._asked, self._noticed = asked, noticed
+        self._asked_at = self._looked_at = -math.inf
 
     def see(self, step: int, loss_sum: torch.Tensor, grad_norm: torch.Tensor | float) -> None:
         """Take in a step's loss and gradient norm on this worker."""
         both = torch.stack([loss_sum, torch.as_tensor(grad_norm).to(loss_sum)])
         self._first_bad = torch.where(both.isfinite().all(), self._first_bad, self._first_bad.clamp(max=step))
 
-    def read(self) -> bool:
-        """Whether to stop.
+    def read(self) -> Wish:
+        """What is asked of all workers now.
 
         Raises:
             Diverged: on all workers, when one of them has seen a number that is not finite.
         """
-        answers = torch.stack([self._first_bad, self._first_bad.new_tensor(-float(self._poll()))])
+        now = time.monotonic()
+        due = now - self._looked_at >= NOTICE_SECONDS
+        answers = torch.stack([self._first_bad, *self._first_bad.new_tensor([-self._poll(now), -due])])
         dist.all_reduce(answers, op=dist.ReduceOp.MIN)
-        first_bad, stop = answers.tolist()
+        first_bad, asked, due = answers.tolist()
         if first_bad < NEVER:
             raise Diverged(int(first_bad))
-        return bool(stop)
+        wish = Wish(int(-asked))
+        if due:
+            self._looked_at = now
+            if self._noticed():
+                wish = max(wish, Wish.SAVE)
+        return wish
 
-    def _poll(self) -> bool:
-        now = time.monotonic()
+    def _poll(self, now: float) -> Wish:
         if now - self._asked_at < POLL_SECONDS:
-            return False
+            return Wish.NOTHING
         self._asked_at = now
-        return self._asked_to_stop()
+        return self._asked()

@@ -21,7 +21,7 @@ from reformer_dist.training import checkpoint
 from reformer_dist.training.checkpoint_writer import Writer
 from reformer_dist.training.engine import Engine
 from reformer_dist.training.loop import train
-from reformer_dist.training.watch import Diverged
+from reformer_dist.training.watch import Diverged, Wish
 
 Message = str | int | tuple[int, dict[str, float]] | FloatingPointError
 """What a worker tells: a text, the step that training starts from, (step, metrics), or that training diverged."""
@@ -53,19 +53,28 @@ class Work:
         return path, checkpoint.read_state(path).step if path else 0
 
 
-def work(job: Work, device: torch.device, send: Callable[[Message], object], asked_to_stop: Callable[[], bool]) -> None:
+def work(
+    job: Work,
+    device: torch.device,
+    send: Callable[[Message], object],
+    asked: Callable[[], Wish],
+    noticed: Callable[[], bool] = lambda: False,
+) -> None:
     """Train until the last step or until asked to stop; torch.distributed must be initialised.
 
     Args:
         job: what to do.
         device: this worker's.
         send: takes messages for the driver; only rank 0's is used.
-        asked_to_stop: whether the driver wants an early end; only rank 0's is used.
+        asked: what is wanted of the workers; only rank 0's is used.
+        noticed: whether there is news of a node that will be taken away; collective.
     """
-    config = job.config
+    config = job.config.with_workers(dist.get_world_size())
     topology = make_topology(config)
     tell = send if topology.rank == 0 else _discard
-    engine, traffic, path, step = _begin(job, topology, device)
+    engine, traffic, path, step = _begin(job, config, topology, device)
+    if config != job.config:
+        tell(f"{topology.world_size} workers: {topology.data_groups} x {topology.sequence_shards} sequence shards")
     if path is not None:
         tell(f"continuing from step {step} of {path}")
     tell(step)
@@ -83,25 +92,28 @@ def work(job: Work, device: torch.device, send: Callable[[Message], object], ask
             keeper.report,
             keeper.save,
             step,
-            asked_to_stop if topology.rank == 0 else lambda: False,
+            asked if topology.rank == 0 else lambda: Wish.NOTHING,
+            noticed,
         )
     except Diverged as error:  # all workers see it at the same step, and starting them again would end the same way
         tell(FloatingPointError(_divergence(job, error.step)))
     keeper.finish()
 
 
-def _begin(job: Work, topology: Topology, device: torch.device) -> tuple[Engine, Traffic, str | None, int]:
+def _begin(
+    job: Work, config: Config, topology: Topology, device: torch.device
+) -> tuple[Engine, Traffic, str | None, int]:
     """The engine at its starting point, chosen by rank 0 for all: a checkpoint or None, and the steps done there."""
     choice = [job.starting_point() if topology.rank == 0 else (None, 0)]
     dist.broadcast_object_list(choice)
     path, step = choice[0]
-    model = ReformerLM(job.config.model)
-    if job.config.train.dtype == "float64":
+    model = ReformerLM(config.model)
+    if config.train.dtype == "float64":
         model.double()
     if path is not None:
         checkpoint.load_weights(path, model)
     traffic = parallelize(model, topology)
-    engine = Engine(model, job.config, device)
+    engine = Engine(model, config, device)
     if path is not None:
         with checkpoint.optimizer_files(path) as folder:
             engine.load_state(folder, step)
@@ -138,7 +150,7 @@ class _Keeper:
             tokenizer=job.corpus.tokenizer.name,
             corpus_hash=job.corpus.hash,
             run_id=job.run_id,
-            workers=job.config.train.workers,
+            workers=dist.get_world_size(),
             zero_stage=job.config.parallel.zero_stage,
             validation_loss=validation_loss,
             config=job.config,

@@ -14,8 +14,8 @@ from reformer_dist.data.sequences import SequenceReader
 from tests.corpora import grid_config, prepare_here, random_documents, write_documents
 
 LENGTH, BATCH = 24, 6
-GRIDS = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (1, 4), (6, 1)]
-"""(data groups, sequence shards) of 1 to 6 workers."""
+GRIDS = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (1, 4), (6, 1), (4, 1), (5, 1)]
+"""(data groups, sequence shards) of 1 to 6 workers; in the last two groups have batches of other sizes."""
 WEIGHTS = (None, (2.0, 1.0))
 
 Tokens = Counter[tuple[int, int, int]]
