@@ -5,7 +5,7 @@ import importlib
 from pathlib import Path
 
 SPEED = ("attention", "model", "memory", "scaling")
-SUITES = (*SPEED, "parallel", "duplication", "buckets", "ties", "chaos", "data")
+SUITES = (*SPEED, "parallel", "duplication", "buckets", "ties", "chaos", "elastic", "checkpoint", "data")
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 

@@ -129,7 +129,7 @@ class Run:
 
         now = int(time.time() * 1000)
         for name, value in metrics.items():
-            if step > self._last_step(name):
+            if step > self.last_step(name):
                 self._points.append(Metric(name, value, now, step))
                 self._last_steps[name] = step
         if time.monotonic() - self._last_flush > FLUSH_SECONDS:
@@ -179,7 +179,8 @@ class Run:
         command = program.relative_to(here) if program.is_relative_to(here) else program
         return f"{command} ui --backend-store-uri {self.uri}"
 
-    def _last_step(self, name: str) -> int:
+    def last_step(self, name: str) -> int:
+        """The last step that has a point of a metric, -1 without one."""
         return self._last_steps.get(name, -1)
 
 

@@ -3,8 +3,8 @@
 In: a size. Out: a report of the kills, the steps and the time that they cost, and whether the final weights are those of
 a training that nothing disturbed, to the last bit.
 
-Each job is a process of its own, on documents made here. Every third victim is killed while a checkpoint is being
-written, every fifth is the driver, after which the same command is given again; the others are train workers.
+Every third victim is killed while a checkpoint is being written, every fifth is the driver, after which the same command
+is given again; the others are train workers.
 """
 
 import json
@@ -13,20 +13,15 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import psutil
-
-from reformer_dist.config import load_config
+from reformer_dist.benchmarks.trainings import Training, curve, settings, steps_again, write_documents
 from reformer_dist.training import checkpoint
 
 KILLS = {"small": 5, "paper": 25}
 CHECKPOINT_EVERY = 10
-WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
-MODEL = {"embed_dim": 32, "num_heads": 2, "feed_forward_dim": 64, "layers": "local,lsh", "max_length": 256}
-POLL_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -45,6 +40,7 @@ class Report:
     Attributes:
         kills: all of them.
         steps: optimizer steps of the training.
+        steps_again: those that were computed more than once; of a killed driver, those that it had logged.
         seconds: time of the disturbed training, and of the undisturbed one.
         equal: whether the final weights are the same to the last bit.
         points_equal: whether MLflow has the same point for each step, once.
@@ -52,6 +48,7 @@ class Report:
 
     kills: list[Kill]
     steps: int
+    steps_again: int
     seconds: tuple[float, float]
     equal: bool
     points_equal: bool
@@ -70,6 +67,7 @@ def run(size: Literal["small", "paper"], output: Path) -> None:
     )
     print(f"time: {disturbed:.0f} s for {report.steps} steps where {calm:.0f} s are undisturbed")
     print(f"time lost: {(disturbed - calm) / kills:.1f} s a kill")
+    print(f"steps computed again: {report.steps_again}, {report.steps_again / kills:.1f} a kill")
     print(f"final weights equal to the last bit: {'yes' if report.equal else 'NO'}")
     print(f"every step once in MLflow, with the same loss: {'yes' if report.points_equal else 'NO'}")
     output.mkdir(parents=True, exist_ok=True)
@@ -83,123 +81,50 @@ def run(size: Literal["small", "paper"], output: Path) -> None:
 def disturb(folder: Path, num_kills: int, seed: int) -> Report:
     """Train twice in `folder`, once in peace and once with `num_kills` kills."""
     draw = random.Random(seed)
-    (folder / "text").mkdir()
-    for index in range(20):
-        (folder / "text" / f"{index}.txt").write_text(" ".join(draw.choices(WORDS, k=300)))
+    write_documents(folder, draw)
     steps = CHECKPOINT_EVERY * (num_kills + 1)
-    settings = _settings(folder, steps)
+    values = settings(folder, workers=2, steps=steps, validate_every=steps, checkpoint_every=CHECKPOINT_EVERY)
+    values |= {"parallel.sequence_shards": 2}
     started = time.monotonic()
-    calm = _Training(settings | {"train.run_name": "calm"})
-    calm.finish()
+    Training(values | {"train.run_name": "calm"}).finish()
     middle = time.monotonic()
     kills = []
-    chaos = settings | {"train.run_name": "chaos", "train.max_failures": num_kills}
-    training = _Training(chaos)
+    chaos = values | {"train.run_name": "chaos", "train.max_failures": num_kills}
+    training = Training(chaos)
     for number in range(1, num_kills + 1):
         victim: Literal["worker", "driver"] = "driver" if number % 5 == 0 else "worker"
-        while_saving = number % 3 == 0
-        training.wait_for(CHECKPOINT_EVERY * number, while_saving, draw)
+        training.wait_until(partial(_works_after, training, CHECKPOINT_EVERY * (number - 1)))
+        worker = draw.choice(training.workers())
+        while_saving = _wait(training, CHECKPOINT_EVERY * number, number % 3 == 0, draw)
         kills.append(Kill(victim, while_saving, training.steps_done()))
-        training.kill(victim, draw)
+        if victim == "worker":
+            worker.kill()
+        else:
+            training.kill()
+            training = Training(chaos)
         print(f"kill {number}/{num_kills}: {kills[-1]}", flush=True)
-        if victim == "driver":
-            training = _Training(chaos)
     training.finish()
     end = time.monotonic()
-    return Report(kills, steps, (end - middle, middle - started), *_compare(folder))
+    again = steps_again(training.output())
+    return Report(kills, steps, again, (end - middle, middle - started), *_compare(folder))
 
 
-class _Training:
-    """A training in a process of its own, and what can be seen of it from outside."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._run = Path(settings["train.storage"]) / settings["train.run_name"] / "1"
-        self._process = get_context("spawn").Process(target=_train, args=(settings,))
-        self._process.start()
-
-    def steps_done(self) -> int:
-        """Steps of the newest complete checkpoint."""
-        return max((int(path.parent.name[5:]) for path in self._run.glob("step_*/manifest.json")), default=0)
-
-    def wait_for(self, steps: int, while_saving: bool, draw: random.Random) -> None:
-        """Wait for a random moment after the checkpoint before `steps`, or for that of `steps` to be under way."""
-        while self._alive() and not (self.steps_done() >= steps - CHECKPOINT_EVERY and self._workers()):
-            time.sleep(POLL_SECONDS)
-        if while_saving:
-            while self._alive() and not (self._run / f"step_{steps:08d}").exists():
-                time.sleep(POLL_SECONDS)
-        else:
-            time.sleep(draw.uniform(0.0, 2.0))
-
-    def kill(self, victim: str, draw: random.Random) -> None:
-        """SIGKILL to the driver, whose Ray is waited for to end, or to one of the workers."""
-        driver = psutil.Process(self._process.pid)
-        if victim == "worker":
-            draw.choice(self._workers()).kill()
-            return
-        beneath = driver.children(recursive=True)
-        driver.kill()
-        self._process.join()
-        _, alive = psutil.wait_procs(beneath, timeout=60)
-        for process in alive:
-            process.kill()
-
-    def finish(self) -> None:
-        """Wait for its end.
-
-        Raises:
-            RuntimeError: it failed.
-        """
-        self._process.join()
-        if self._process.exitcode:
-            raise RuntimeError(f"the training ended with status {self._process.exitcode}")
-
-    def _alive(self) -> bool:
-        if not self._process.is_alive():
-            raise RuntimeError("the training ended before all kills were made")
-        return True
-
-    def _workers(self) -> list[psutil.Process]:
-        """The train workers, in order of their process ids."""
-        found = []
-        for process in psutil.Process(self._process.pid).children(recursive=True):
-            try:
-                if "TrainWorker" in " ".join(process.cmdline()):
-                    found.append(process)
-            except psutil.NoSuchProcess:
-                continue
-        return sorted(found, key=lambda process: process.pid)
+def _works_after(training: Training, steps: int) -> bool:
+    """Whether it has workers and so many steps are in a checkpoint."""
+    return training.steps_done() >= steps and len(training.workers()) > 0
 
 
-def _train(settings: dict[str, Any]) -> None:
-    from reformer_dist.training.launcher import launch
-
-    launch(load_config(None, settings))
-
-
-def _settings(folder: Path, steps: int) -> dict[str, Any]:
-    return {
-        "data": {"sources": str(folder / "text"), "sequence_length": 256},
-        "model": MODEL | {"hidden_dropout": 0.1},
-        "parallel.sequence_shards": 2,
-        "train": {
-            "workers": 2,
-            "threads": 1,
-            "steps": steps,
-            "batch_size": 4,
-            "validate_every": steps,
-            "checkpoint_every": CHECKPOINT_EVERY,
-        },
-        "train.storage": str(folder / "runs"),
-    }
+def _wait(training: Training, steps: int, while_saving: bool, draw: random.Random) -> bool:
+    """Wait a random time, or for the checkpoint of `steps` to be begun; returns whether one is being written then."""
+    if not while_saving:
+        time.sleep(draw.uniform(0.0, 2.0))
+        return False
+    training.wait_until(lambda: training.saves(steps))
+    return training.steps_done() < steps
 
 
 def _compare(folder: Path) -> tuple[bool, bool]:
     """Whether both trainings ended with the same weights, and logged the same."""
-    from reformer_dist import tracking
-
     paths = [Path(checkpoint.latest(str(folder / "runs"), name)) for name in ("calm", "chaos")]
     weights = [(path / "model.safetensors").read_bytes() for path in paths]
-    uri = f"sqlite:///{folder}/runs/mlflow.db"
-    curves = [tracking.read_history(uri, checkpoint.read_state(str(path)).run_id, "train/loss") for path in paths]
-    return weights[0] == weights[1], curves[0] == curves[1]
+    return weights[0] == weights[1], curve(folder, "calm") == curve(folder, "chaos")

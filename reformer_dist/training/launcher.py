@@ -122,6 +122,8 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
                     terminal.line(message)
                 case int():
                     terminal.restart(message)
+                    if (last := run.last_step("train/loss")) > message:
+                        terminal.line(f"steps {message + 1} to {last} are computed again")
                 case FloatingPointError():
                     diverged = message  # the workers are ending; Ray must not be shut down under the thread that waits
                 case (step, metrics):

@@ -43,10 +43,10 @@ def _config(workers: int, shards: int, stage: int, **parallel: Any) -> Config:
             "hidden_dropout": 0.1,
         },
         "parallel": {"sequence_shards": shards, "zero_stage": stage, **parallel},
-        "train": {"workers": workers, "batch_size": 4, "steps": STEPS, "dtype": "float64"},
+        "train": {"workers": (workers, workers), "batch_size": 4, "steps": STEPS, "dtype": "float64"},
         "optimizer": {"warmup_steps": 3, "max_grad_norm": 0.5},
     }
-    return load_config(None, tree)
+    return load_config(None, tree).with_workers(workers)
 
 
 def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -76,6 +76,7 @@ def alone(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
     ("workers", "shards", "stage", "parallel"),
     [
         (2, 1, 1, {}),
+        (3, 1, 2, {}),  # groups of one, one and two sequences
         (2, 2, 0, {"attention": "heads"}),
         (2, 2, 3, {"attention": "buckets"}),
         (3, 3, 1, {"attention": "buckets"}),

@@ -55,6 +55,10 @@ def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
         ({"model__vocab_size": 100}, "model.vocab_size = 100 is less than data.tokenizer = bytes needs; 256 works"),
         ({"tracking__uri": "http://127.0.0.1:9"}, "tracking.uri = http://127.0.0.1:9 does not answer"),
         ({"train__storage": "/proc/runs"}, "train.storage = /proc/runs cannot be written"),
+        (
+            {"train__resume": "/nowhere", "data__sources": "/nowhere/*.txt"},
+            "train.resume = /nowhere: checkpoint /nowhere: no",
+        ),
         ({"data__sources": "/nowhere/*.txt"}, "data.sources"),
     ],
 )

@@ -132,6 +132,12 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     assert (from_path.start, from_path.step, from_path.run_id) == (path, 5, None)
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         decide(**{"model.num_hashes": 2})
+    beside = {"train.run_name": "b", "train.resume": path}
+    resume.check(make_config(str(tmp_path), **beside))
+    with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
+        resume.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+    with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
+        resume.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):

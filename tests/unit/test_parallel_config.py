@@ -1,10 +1,10 @@
-"""Combinations of workers, exchanges and attention that cannot work are refused with one that does."""
+"""Combinations of workers, exchanges and attention that cannot work are refused with one that does; elastic grids."""
 
 from typing import Any
 
 import pytest
 
-from reformer_dist.config import ConfigError, load_config
+from reformer_dist.config import Config, ConfigError, load_config, parse_command_line
 
 BASE: dict[str, Any] = {
     "data.sequence_length": 256,
@@ -87,3 +87,57 @@ def test_windows_may_reach_as_far_as_a_neighbour() -> None:
     assert load_config(None, BASE | both).parallel.head_degree == 2
     with pytest.raises(ConfigError, match="; 128 works"):
         load_config(None, BASE | both | {"model.lsh_window": 129})
+
+
+def elastic(**changes: object) -> Config:
+    """Up to eight workers, with heads that divide by two and four."""
+    fields = {"train.workers": "1,8", "train.batch_size": 8} | {k.replace("__", "."): v for k, v in changes.items()}
+    return load_config(None, BASE | fields)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shards"),
+    [
+        ({"parallel__sequence_shards": 1}, [1, 1, 1, 1, 1, 1, 1, 1]),
+        ({"parallel__sequence_shards": 2}, [1, 2, 1, 2, 1, 2, 1, 2]),
+        ({"parallel__sequence_shards": 2, "parallel__attention": "buckets", "model__lsh_window": 32,
+          "model__local_window": 32}, [1, 2, 3, 2, 5, 2, 7, 2]),
+        ({"parallel__sequence_shards": 4}, [1, 2, 1, 4, 1, 2, 1, 4]),
+        ({"parallel__sequence_shards": 4, "parallel__attention": "buckets", "model__lsh_window": 16,
+          "model__local_window": 16}, [1, 2, 3, 4, 5, 6, 7, 4]),
+    ],
+)  # fmt: skip
+def test_every_size_of_an_elastic_training_has_its_grid(changes: dict[str, object], shards: list[int]) -> None:
+    config = elastic(**changes)
+    grids = [config.with_workers(workers) for workers in range(1, 9)]
+    assert [grid.parallel.sequence_shards for grid in grids] == shards
+    assert [grid.train.workers for grid in grids] == [*range(1, 9)]
+    assert [grid.data_groups * grid.parallel.sequence_shards for grid in grids] == [*range(1, 9)]
+    assert {grid.train.batch_size for grid in grids} == {8}, "the batch is the configuration's alone"
+
+
+def test_head_shards_shrink_with_the_sequence_shards() -> None:
+    config = elastic(parallel__attention="both", parallel__head_shards=2, train__workers="3,4")
+    grids = [config.with_workers(workers).parallel for workers in (3, 4)]
+    assert [(grid.sequence_shards, grid.head_shards) for grid in grids] == [(3, 1), (4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__workers": (4, 2)}, r"train\.workers = 4,2 has the least number after the most; 2,4 works"),
+        ({"train__batch_size": 6}, r"train\.workers = 1,8 may become 7, where train\.batch_size = 6 .*; 1,6 works"),
+        ({"train__workers": 0}, r"train\.workers = 0 should be greater than 0; 1 works"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        elastic(**changes)
+
+
+@pytest.mark.parametrize(("text", "workers"), [("4", 4), ("4,8", (4, 8))])
+def test_the_command_line_takes_one_number_or_two(text: str, workers: object) -> None:
+    arguments = ["--train.workers", text, "--train.batch_size", "8", "--model.num_buckets", "16"]
+    config = parse_command_line("", arguments)
+    assert config.train.workers == workers
+    assert config.model.num_buckets == 16, "the same as in YAML, so that resuming sees no change"
