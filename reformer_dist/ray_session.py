@@ -40,6 +40,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains it: a process less to start
         ray.init(
             address="local",
             num_cpus=num_cpus,

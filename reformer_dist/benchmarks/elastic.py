@@ -23,8 +23,8 @@ from reformer_dist.benchmarks.trainings import Training, curve, settings, steps_
 
 CHECKPOINT_EVERY = 20
 DEADLINE_SECONDS = 20
-TOLERANCE = 1e-9
-"""Relative, in float64: sums over other numbers of workers are added in another order."""
+TOLERANCE = 1e-6
+"""Relative, in float64: sums are added in another order, and ZeRO keeps the norm that it clips by in float32."""
 
 
 @dataclass

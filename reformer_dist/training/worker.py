@@ -74,7 +74,7 @@ def work(
     tell = send if topology.rank == 0 else _discard
     engine, traffic, path, step = _begin(job, config, topology, device)
     if config != job.config:
-        tell(f"{topology.world_size} workers: {topology.data_groups} x {topology.sequence_shards} sequence shards")
+        tell(f"workers: {topology.world_size}, as {topology.data_groups} x {topology.sequence_shards} sequence shards")
     if path is not None:
         tell(f"continuing from step {step} of {path}")
     tell(step)

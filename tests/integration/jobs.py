@@ -13,6 +13,14 @@ import numpy as np
 from mlflow import MlflowClient
 
 ROOT = Path(__file__).parents[2]
+WHOLE = {
+    "train__steps": 30,
+    "train__checkpoint_every": 5,
+    "train__validate_every": 15,
+    "train__dtype": "float64",
+    "data__validation_fraction": 0.2,
+}
+"""Options of the training that others are compared with; in float64, what is computed again differs by the order of sums alone."""
 
 
 @dataclass

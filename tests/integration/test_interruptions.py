@@ -4,26 +4,8 @@ import os
 import signal
 from pathlib import Path
 
-import pytest
-
 from reformer_dist.training import checkpoint
-from tests.integration.jobs import Job, Running, points, run_job, write_text
-
-OPTIONS = {"train__steps": 30, "train__checkpoint_every": 5, "train__validate_every": 30, "train__log_every": 1}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with some text to train on."""
-    return write_text(tmp_path_factory.mktemp("interruptions"))
-
-
-@pytest.fixture(scope="module")
-def whole(place: Path) -> Job:
-    """The training that nothing disturbs."""
-    job = run_job(place, train__run_name="whole", **OPTIONS)
-    assert job.status == 0, job.errors
-    return job
+from tests.integration.jobs import WHOLE, Job, Running, points
 
 
 def steps_done(place: Path, name: str) -> int:
@@ -34,7 +16,7 @@ def steps_done(place: Path, name: str) -> int:
 
 def go_on(place: Path, **options: object) -> Running:
     """Give the same command once more."""
-    return Running(place, **(OPTIONS | {"train__run_name": "disturbed"} | options))
+    return Running(place, **(WHOLE | {"train__run_name": "disturbed"} | options))
 
 
 def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:

@@ -63,7 +63,9 @@ def test_a_sweep_without_a_success_fails_and_a_mistake_is_one_line(tmp_path: Pat
     documents = write_documents(tmp_path / "documents", random_documents({f"{i:02d}.txt": 400 for i in range(30)}))
     job = tune_job(tmp_path / "runs", documents, "--tune.space", '{"train.resume": ["nowhere"]}')
     assert "trial 1 of 1 (resume nowhere): failed" in job.stdout
-    assert re.search(r"^resume nowhere: checkpoint \S*nowhere: no manifest.json", job.stdout, re.MULTILINE)
+    assert re.search(
+        r"^resume nowhere: train\.resume = nowhere: checkpoint \S*nowhere: no manifest.json", job.stdout, re.MULTILINE
+    )
     assert (job.returncode, job.stderr) == (1, "tune.py: no trial succeeded\n")
 
     job = tune_job(tmp_path / "runs", documents, "--tune.space", '{"model.num_hash": [1]}')

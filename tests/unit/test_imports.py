@@ -1,6 +1,7 @@
 """The house's rules of import: layers point one way, and each large library stays behind one file."""
 
 import ast
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_model_and_parallel_need_torch_alone() -> None:
 
 def test_what_is_public_is_documented() -> None:
     assert [problem for path in FILES for problem in undocumented(name_of(path), path.read_text())] == []
+
+
+def test_what_reads_and_prepares_data_starts_without_torch() -> None:
+    """Ray starts a process for it, which would take seconds longer."""
+    modules = "reformer_dist.data.sequences, reformer_dist.data.streaming, reformer_dist.data.parts"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
 def test_jobs_are_thin() -> None:
