@@ -17,6 +17,7 @@ from reformer_dist.training.curve import running_mean
 
 TRAIN, HELD_OUT = "train/bits_per_token", "validation/bits_per_token"
 SPEED = "train/tokens_per_second"
+CAUGHT, KEYS = "hashing/caught", "hashing/keys_seen"
 COLORS = ("#12436d", "#e07b39", "#2a9d6f", "#a23b72", "#7a7a00", "#2f7fb8", "#8c564b", "#555555")
 OWN = ("train.run_name", "tracking.uri")
 """Parameters that differ between any two runs and say nothing."""
@@ -71,6 +72,8 @@ def figures(runs: Sequence[RunRecord]) -> list[list[str]]:
         ("tokens/s, median", lambda run: _format(median, run.curves.get(SPEED), "{:,.0f}")),
         ("minutes", lambda run: f"{minutes(run)[-1]:.1f}" if run.curves.get(TRAIN) else "-"),
         ("peak MiB of the largest worker", lambda run: _format(max, _memory(run), "{:,.0f}")),
+        ("attention mass caught", lambda run: f"{last.value:.3f}" if (last := _last(run, CAUGHT)) else "-"),
+        ("keys that a query sees", lambda run: f"{last.value:.1f}" if (last := _last(run, KEYS)) else "-"),
     ]
     return [[name, *map(value, runs)] for name, value in rows]
 

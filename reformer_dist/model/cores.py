@@ -7,6 +7,8 @@ Legend: B batch, T tokens of this shard, H heads, D head dimension, R hash round
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -79,11 +81,47 @@ class FullCore:
         return full_attention(*tensors, causal=self.config.causal, context=context, dropout=drop), None
 
 
+def alone(x: Tensor) -> Tensor:
+    """What a worker gathers that shares its sequences with nobody, [1, ...]."""
+    return x[None]
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """What an LSH layer has hashed, for those who look on."""
+
+    qk_BTHD: Tensor
+    """Queries-keys of this shard."""
+    buckets_BHRT: Tensor
+    """Their buckets."""
+    rotations: Tensor
+    """The rotations that led there, [D, R, F] or [H, D, R, F]."""
+    context: Context
+    """Place of the tokens and heads."""
+    gather: Callable[[Tensor], Tensor]
+    """All shards' tensors of a shape in order, [P, ...]; collective."""
+
+
 class LSHCore:
     """LSH attention by the model's configuration, with rotations drawn anew in every training step."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         self.config, self.layer = config, layer
+        self.observer: Callable[[LSHCore, Hashed], None] | None = None
+        """Is shown what is hashed; see hash_health.py."""
+
+    def show(
+        self,
+        qk_BTHD: Tensor,
+        buckets_BHRT: Tensor,
+        context: Context,
+        training: bool,
+        gather: Callable[[Tensor], Tensor] = alone,
+    ) -> None:
+        """Show the observer, if there is one, what has been hashed."""
+        if self.observer is not None:
+            rotations = self._rotations(qk_BTHD, context, training)
+            self.observer(self, Hashed(qk_BTHD, buckets_BHRT, rotations, context, gather))
 
     def rotations(self, step: int, dtype: torch.dtype) -> Tensor:
         """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F] for vectors of `dtype`."""
@@ -121,6 +159,8 @@ class LSHCore:
         config, (qk_BTHD, v_BTHD) = self.config, tensors
         rotations = self._rotations(qk_BTHD, context, training)
         buckets_BHRT = hash_buckets(qk_BTHD, rotations, config.bucket_factors) if found is None else found
+        if found is None:
+            self.show(qk_BTHD, buckets_BHRT, context, training)
         out = lsh_attention(
             qk_BTHD,
             v_BTHD,

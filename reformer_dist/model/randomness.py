@@ -26,6 +26,7 @@ class Use(enum.IntEnum):
     FEED_FORWARD_INNER = 5
     FEED_FORWARD_OUTPUT = 6
     SAMPLING = 7
+    HEALTH = 8
 
 
 def make_key(*counters: int) -> int:

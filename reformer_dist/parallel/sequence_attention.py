@@ -92,6 +92,7 @@ class BucketsExchange:
             hashes_BtH = _head_hashes(dropout.key, context, qk_BtHD)
         if found is None:
             buckets_BHRt = self.core.hash(qk_BtHD, context, training)
+            self.core.show(qk_BtHD, buckets_BHRt, context, training, self._gather)
             router = Router(rule, self.group, self.traffic, _ENTRIES_AT_A_TIME)
             hashes_Nt = None if hashes_BtH is None else hashes_BtH.transpose(1, 2).flatten(0, 1)
             found = router.routes(buckets_BHRt, context.documents_BT, math.prod(config.bucket_factors), hashes_Nt)
@@ -101,6 +102,9 @@ class BucketsExchange:
             own_keep_BtH = pair_keep(mixed_BtH, mixed_BtH, dropout.probability, v_BtHD.dtype)
         settings = Settings(rule, self.group, self.traffic, dropout, config.attention_kernel)
         return bucket_attention(qk_BtHD, v_BtHD, found, own_keep_BtH, settings), found
+
+    def _gather(self, x: Tensor) -> Tensor:
+        return all_gather(x, self.group, self.traffic)
 
 
 class HaloExchange:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 
 from reformer_dist.config import Config
 from reformer_dist.data.batch import Batch
+from reformer_dist.model import hash_health
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.training.engine import Engine, learning_rate
 from reformer_dist.training.watch import Watch, Wish
@@ -79,9 +80,18 @@ def train(
 
 
 def validate(engine: Engine, batches: Iterable[Batch]) -> dict[str, float]:
-    """Mean loss of held-out batches over all workers."""
-    loss_sum, num_tokens = engine.evaluate(batches)
-    return _loss_metrics("validation", loss_sum / num_tokens)
+    """Mean loss of held-out batches over all workers, and the health of the hashing in the first of them."""
+    with hash_health.observed(engine.model) as health:
+        loss_sum, num_tokens = engine.evaluate(batches)
+    return _loss_metrics("validation", loss_sum / num_tokens) | _health_metrics(health, engine.device)
+
+
+def _health_metrics(health: hash_health.HashHealth, device: torch.device) -> dict[str, float]:
+    """Means over all workers' sequences and heads, and the seconds that measuring took each."""
+    sums = torch.cat([health.sums().flatten(), torch.tensor([health.seconds], dtype=torch.float64)]).to(device)
+    dist.all_reduce(sums)
+    found = hash_health.metrics(sums[:-1].view_as(health.sums()))
+    return found | {"hashing/seconds": sums[-1].item() / dist.get_world_size()} if found else {}
 
 
 def memory(device: torch.device) -> dict[str, float]:

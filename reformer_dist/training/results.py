@@ -1,4 +1,4 @@
-"""What a finished training keeps beside its metrics: the configuration, the learning curve and a sample."""
+"""What a finished training keeps beside its metrics: the configuration, pictures and a sample."""
 
 import torch
 
@@ -12,6 +12,7 @@ from reformer_dist.training import checkpoint
 def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -> None:
     """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
     from reformer_dist.training.curve import learning_curve
+    from reformer_dist.training.health_picture import PREFIX, health_picture
 
     unit = corpus.tokenizer.unit
     curve = learning_curve(
@@ -22,6 +23,8 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
         unit,
     )
     run.log_figure("learning_curve.png", curve)
+    if layers := [name for name in run.last_metrics() if name.startswith(PREFIX)]:
+        run.log_figure("hash_health.png", health_picture({name: run.history(name) for name in layers}))
     run.log_text("config.yaml", checkpoint.to_yaml(config))
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 1)
     if num_tokens and config.model.causal and config.model.lsh_mode == "window":

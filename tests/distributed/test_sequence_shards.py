@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
+from reformer_dist.model import hash_health
 from reformer_dist.model.plans import window_rule
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
@@ -145,6 +146,36 @@ def test_float32_differs_by_rounding_alone(attention: str) -> None:
     for name, gradient in gradients.items():
         largest = float(expected[name].abs().max())
         torch.testing.assert_close(gradient.double(), expected[name], rtol=0, atol=5e-5 * largest, msg=name)
+
+
+def _health(config: Config) -> dict[str, float]:
+    """Hash health over all ranks."""
+    topology = make_topology(config)
+    model = ReformerLM(config.model).double().eval()
+    parallelize(model, topology)
+    place = (topology.shard, topology.sequence_shards)
+    sequences = _sequences(config.data.sequence_length, 4)
+    tokens, documents = shard_of(sequences["tokens"], *place, 0), shard_of(sequences["documents"], *place, -1)
+    with torch.no_grad(), hash_health.observed(model) as health:
+        model(tokens, documents=documents, first_position=topology.shard * tokens.shape[1])
+    sums = health.sums()
+    if topology.world_size > 1:
+        dist.all_reduce(sums)
+    return hash_health.metrics(sums)
+
+
+@pytest.mark.parametrize(
+    ("shards", "parallel"),
+    [
+        (2, {"attention": "heads"}),
+        (3, {"attention": "buckets"}),
+        (4, {"attention": "both", "head_shards": 2}),
+    ],
+)
+def test_hash_health_is_one_workers(shards: int, parallel: dict[str, Any]) -> None:
+    expected = _health(make_config(1, 47))
+    for found in run_ranks(_health, shards, make_config(shards, 47, parallel)):
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 def _own_tokens(config: Config) -> tuple[list[int], int]:

@@ -26,7 +26,10 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     run_id = whole.output.split("MLflow run ")[1].split()[0]
     client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
     assert client.get_run(run_id).info.status == "FINISHED"
-    assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "learning_curve.png", "sample.txt"}
+    pictures = {"learning_curve.png", "hash_health.png"}
+    assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "sample.txt", *pictures}
+    assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [3, 6]
+    assert all(0 < share < 1 for _, share in curves["hashing/caught"])
     path = checkpoint.latest(str(place / "runs"), "whole")
     assert path in whole.output
     model, config, _ = checkpoint.load_model(path)

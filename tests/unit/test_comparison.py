@@ -14,6 +14,7 @@ def make_run(id: str, name: str, *, steps: int = 3, sample: str = "", **paramete
         "train/bits_per_token": train,
         "train/tokens_per_second": [Point(p.step, p.milliseconds, 100.0 * p.step) for p in train],
         "validation/bits_per_token": [Point(2, 120_000, 6.25), Point(3, 180_000, 6.5)][: steps - 1],
+        "hashing/caught": [Point(2, 0, 0.5), Point(3, 0, 0.625)],
         "memory/worker_0_mib": [Point(2, 0, 500.0)],
         "memory/worker_1_mib": [Point(2, 0, 700.0)],
     }
@@ -28,6 +29,7 @@ def test_figures_are_those_of_the_runs() -> None:
     assert rows["held out, best"] == ["6.250", "-"]
     assert rows["tokens/s, median"] == ["200", "100"]
     assert rows["peak MiB of the largest worker"] == ["700", "700"]
+    assert (rows["attention mass caught"], rows["keys that a query sees"]) == (["0.625", "0.625"], ["-", "-"])
     assert minutes(make_run("a1", "a")) == [0.0, 1.0, 2.0]
 
 
