@@ -20,7 +20,7 @@ WHOLE = {
     "train__dtype": "float64",
     "data__validation_fraction": 0.2,
 }
-"""Options of the training that others are compared with; in float64, what is computed again differs by the order of sums alone."""
+"""Options of the training that others are compared with; in float64, so that only the order of sums can differ."""
 
 
 @dataclass

@@ -28,7 +28,7 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert client.get_run(run_id).info.status == "FINISHED"
     pictures = {"learning_curve.png", "hash_health.png"}
     assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "sample.txt", *pictures}
-    assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [3, 6]
+    assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [15, 30]
     assert all(0 < share < 1 for _, share in curves["hashing/caught"])
     path = checkpoint.latest(str(place / "runs"), "whole")
     assert path in whole.output
