@@ -8,17 +8,12 @@ from pathlib import Path
 
 from reformer_dist.cli import answer
 from reformer_dist.comparison import page
-from reformer_dist.config import load_config
-from reformer_dist.tracking import find_runs, tracking_uri
+from reformer_dist.tracking import add_place_options, find_runs, place_of
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Write the page and say where it is."""
-    overrides = {"train.storage": arguments.storage, "tracking.experiment": arguments.experiment}
-    if arguments.uri:
-        overrides["tracking.uri"] = arguments.uri
-    config = load_config(None, overrides)
-    runs = find_runs(tracking_uri(config), config.tracking.experiment, arguments.runs, arguments.filter)
+    runs = find_runs(*place_of(arguments), arguments.runs, arguments.filter)
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(page(runs), encoding="utf-8")
     print(f"{len(runs)} runs: {arguments.output}")
@@ -28,10 +23,8 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", metavar="RUN", help="MLflow run id, the beginning of one, or a run's name")
-    parser.add_argument("--experiment", default="reformer_dist", help="MLflow experiment (%(default)s)")
     parser.add_argument("--filter", default="", help="MLflow's filter, such as \"params.`model.num_hashes` = '4'\"")
-    parser.add_argument("--uri", help="MLflow's tracking URI (an SQLite file under --storage)")
-    parser.add_argument("--storage", default="runs", help="train.storage of the runs (%(default)s)")
+    add_place_options(parser)
     parser.add_argument("--output", type=Path, default=Path("runs/compare.html"), help="file to write (%(default)s)")
     return parser.parse_args()
 

@@ -1,16 +1,19 @@
-"""Sweep hyperparameters: train every combination of tune.space and compare them.
+"""Sweep hyperparameters: train many choices of tune.space and compare them.
 
-Each trial is a full training, a child of one MLflow run. The table at the end has the best first.
+Each trial is a full training, a child of one MLflow run. The table at the end has the best first. --suggest RUN instead
+reads a run's hash health and proposes rounds, buckets or window (--uri, --storage and --experiment say where it is).
 """
 
+import argparse
 import sys
 
 from rich.console import Console
 from rich.table import Table
 
-from reformer_dist.cli import JobFailed, run_job
+from reformer_dist.cli import JobFailed, answer, run_job
 from reformer_dist.config import Config
-from reformer_dist.tuning import SCORE, SPEED, Sweep, Trial, sweep
+from reformer_dist.tracking import add_place_options, find_runs, place_of
+from reformer_dist.tuning import Sweep, suggest, sweep
 
 
 def main(config: Config) -> None:
@@ -19,31 +22,36 @@ def main(config: Config) -> None:
     result = sweep(config, lambda line: console.print(line, markup=False))
     console.print(_table(result))
     for trial in result.trials:
-        if trial.problem and trial.config:
+        if trial.status == "failed":
             console.print(f"{trial.name}: {trial.problem}", markup=False)
     print(f"MLflow run {result.run_id} of {result.tracking_uri}")
     print(f"look at it: {result.url_hint}")
-    if all(trial.problem for trial in result.trials):
+    if not any(trial.status in ("finished", "stopped") for trial in result.trials):
         raise JobFailed("no trial succeeded")
 
 
 def _table(result: Sweep) -> Table:
     table = Table()
-    for name in result.trials[0].values:
-        table.add_column(name.rpartition(".")[2], justify="right", overflow="fold")
-    for name in ("validation bits", "tokens/s", "peak MiB", "MLflow run"):
-        table.add_column(name, justify="right")
-    for trial in result.trials:
-        table.add_row(*map(str, trial.values.values()), *_figures(trial))
+    header, *rows = result.rows()
+    for name in header:
+        table.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
-def _figures(trial: Trial) -> tuple[str, str, str, str]:
-    if trial.problem:
-        return ("failed" if trial.config else "impossible", "", "", "")
-    speed = f"{trial.metrics[SPEED]:,.0f}"
-    return (f"{trial.metrics[SCORE]:.4f}", speed, f"{trial.peak_memory:,.0f}", trial.run_id[:8])
+def read_health(arguments: argparse.Namespace) -> None:
+    """Print what the hash health of a run proposes."""
+    for run in find_runs(*place_of(arguments), [arguments.suggest]):
+        print(suggest(run))
 
 
 if __name__ == "__main__":
-    run_job(main, __doc__)
+    if "--suggest" in sys.argv:
+        parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser.add_argument("--suggest", required=True, metavar="RUN", help="MLflow run id, its beginning, or a name")
+        add_place_options(parser)
+        options = parser.parse_args()
+        answer(lambda: read_health(options))
+    else:
+        run_job(main, __doc__)

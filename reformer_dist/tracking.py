@@ -5,6 +5,7 @@ server. One process of a training logs, its driver; a step that was logged is no
 back to a checkpoint leaves one point for each step.
 """
 
+import argparse
 import logging
 import socket
 import sys
@@ -17,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from reformer_dist.cli import JobStopped
-from reformer_dist.config import Config, ConfigError, flatten
+from reformer_dist.config import Config, ConfigError, flatten, load_config
 from reformer_dist.data.stores import one_line, open_store
 
 FLUSH_SECONDS = 3.0
@@ -25,6 +26,9 @@ FLUSH_SECONDS = 3.0
 CONNECT_SECONDS = 5.0
 MAX_BATCH = 1000
 """Metrics that MLflow takes in one call; parameters are a tenth."""
+
+STOPPED_EARLY = "stopped_early"
+"""Tag of a run that a sweep ended early: the step at which."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -163,6 +167,10 @@ class Run:
             figure.savefig(path)
             self._client.log_artifact(self.id, str(path))
 
+    def log_folder(self, folder: Path) -> None:
+        """Keep the files of a folder as artifacts."""
+        self._client.log_artifacts(self.id, str(folder))
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and close the run, unless it is closed."""
         if not self._closed:
@@ -248,11 +256,37 @@ def open_experiment(config: Config) -> Experiment:
         raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
 
 
+def mark_stopped(uri: str, run_id: str, step: int) -> None:
+    """Tag a run as stopped early, after so many steps; its status becomes FINISHED if it was left running."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    client.set_tag(run_id, STOPPED_EARLY, str(step))
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, "FINISHED")
+
+
 def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
     """All (step, value) of a metric of any run, as they were logged; a step that was logged twice is there twice."""
     from mlflow import MlflowClient
 
     return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, name))
+
+
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Let a command line say where runs are."""
+    parser.add_argument("--experiment", default="reformer_dist", help="MLflow experiment (%(default)s)")
+    parser.add_argument("--uri", help="MLflow's tracking URI (an SQLite file under --storage)")
+    parser.add_argument("--storage", default="runs", help="train.storage of the runs (%(default)s)")
+
+
+def place_of(arguments: argparse.Namespace) -> tuple[str, str]:
+    """Tracking URI and experiment of a command line with those options."""
+    overrides = {"train.storage": arguments.storage, "tracking.experiment": arguments.experiment}
+    if arguments.uri:
+        overrides["tracking.uri"] = arguments.uri
+    config = load_config(None, overrides)
+    return tracking_uri(config), config.tracking.experiment
 
 
 def find_runs(uri: str, experiment: str, wanted: Sequence[str], filter_text: str = "") -> list[RunRecord]:

@@ -10,12 +10,12 @@ not reported to Ray Train either: they are verified, outlive a launch, and are f
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from signal import Signals
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import ray
 import ray.train
@@ -62,12 +62,39 @@ class RunResult:
     url_hint: str
 
 
-def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
+class Watcher(Protocol):
+    """Someone who follows a training and may end it early, such as a sweep."""
+
+    def started(self, run_id: str) -> None:
+        """Take the MLflow run."""
+
+    def reserved(self, placement_group: str) -> None:
+        """Take the id of the placement group that holds the workers' resources."""
+
+    def reported(self, step: int, metrics: dict[str, float]) -> None:
+        """Take metrics after so many steps."""
+
+    def wants_end(self) -> bool:
+        """Whether training is to end at the next logged step, with a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Reserved:
+    """A worker's message: the placement group that it is in."""
+
+    placement_group: str
+
+
+def launch(
+    config: Config, *, parent_run: str | None = None, run_id: str | None = None, watcher: Watcher | None = None
+) -> RunResult:
     """Train as the configuration says, from its own last checkpoint if there is one (`train.resume`).
 
     Args:
         config: the configuration.
         parent_run: MLflow run that this one is part of.
+        run_id: MLflow run to go on with, where the training starts from another one's checkpoint.
+        watcher: follows the training. If it ends it, the training counts as finished.
 
     Raises:
         ConfigError: a mistake of the user; all that can be known before is found before a worker is taken.
@@ -90,7 +117,9 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
         corpus = preparation.run()
         checks.check_corpus(config, corpus)
         place = decide(config, corpus)
-        run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
+        run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id or run_id)
+        if watcher is not None:
+            watcher.started(run.id)
         if place.run_id is not None and place.start is not None:
             for step, metrics in checkpoint.read_metrics(
                 place.start
@@ -99,16 +128,16 @@ def launch(config: Config, *, parent_run: str | None = None) -> RunResult:
         with run:
             if place.step < config.train.steps:
                 with Terminal(config) as terminal:
-                    _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal)
+                    _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal, watcher)
             else:
                 print(f"{place.start} has done all of train.steps = {config.train.steps}: a larger number goes on")
             path = checkpoint.newest(place.folder)
-            assert path is not None, "the last step writes a checkpoint"
+            assert path is not None, "the last step, like one at which training was ended, writes a checkpoint"
             keep_results(config, corpus, run, path)
         return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
 
 
-def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
+def _train(job: Work, run: tracking.Run, terminal: Terminal, watcher: Watcher | None) -> None:
     """Run the workers to their end, showing and logging what they send."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
@@ -116,8 +145,11 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
     fit = _Fit(_trainer(job, messages, wishes))
     diverged: FloatingPointError | None = None
     with stop_signals() as signals:
-        for message in _received(messages, fit, signals, wishes):
+        wants_end = (lambda: bool(signals)) if watcher is None else lambda: bool(signals) or watcher.wants_end()
+        for message in _received(messages, fit, wants_end, wishes):
             match message:
+                case Reserved() if watcher is not None:
+                    watcher.reserved(message.placement_group)
                 case str():
                     terminal.line(message)
                 case int():
@@ -129,6 +161,8 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
                 case (step, metrics):
                     terminal.metrics(step, metrics)
                     run.log(step, metrics)
+                    if watcher is not None:
+                        watcher.reported(step, metrics)
     if diverged is not None:
         raise JobFailed(f"{diverged}; {_what_is_left(job)}")
     if fit.error is not None:
@@ -137,7 +171,9 @@ def _train(job: Work, run: tracking.Run, terminal: Terminal) -> None:
         raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 
 
-def _received(messages: Queue, fit: "_Fit", signals: list[int], wishes: Queue) -> Iterator[Message]:
+def _received(
+    messages: Queue, fit: "_Fit", wants_end: Callable[[], bool], wishes: Queue
+) -> Iterator[Message | Reserved]:
     """What the workers put into the queue, until the trainer has ended and everything is out."""
     fit.start()
     ended = told = False
@@ -145,7 +181,7 @@ def _received(messages: Queue, fit: "_Fit", signals: list[int], wishes: Queue) -
         fit.join(POLL_SECONDS)
         ended = not fit.is_alive()
         yield from messages.get_nowait_batch(messages.qsize())
-        if signals and not told:
+        if not told and wants_end():
             told = True
             wishes.put(Wish.STOP)
             yield "stopping after a checkpoint"
@@ -193,6 +229,9 @@ def _worker(arguments: dict[str, Any]) -> None:
     job: Work = arguments["job"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
+    group = ray.util.get_current_placement_group()
+    if group is not None and ray.train.get_context().get_world_rank() == 0:
+        arguments["messages"].put(Reserved(group.id.hex()))
     work(job, get_device(), arguments["messages"].put, partial(_asked, arguments["wishes"]), _Notices().fresh)
 
 

@@ -24,7 +24,8 @@ HOMES = {
     "deepspeed": "reformer_dist/training/engine.py",
     "mlflow": "reformer_dist/tracking.py",
     "ray.train": "reformer_dist/training/launcher.py",
-    "ray.tune": "reformer_dist/tuning.py",
+    "optuna": "reformer_dist/tuning/search.py",
+    "ray.tune": "reformer_dist/tuning/runner.py",
 }
 ALLOWED = {
     "reformer_dist/model/": ("torch", "reformer_dist.config", "reformer_dist.model"),

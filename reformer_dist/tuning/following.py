@@ -1,0 +1,126 @@
+"""A training that is followed from outside while it runs: one trial of a sweep, without Ray Tune.
+
+In: a trial and what all trials share. Out: its results one after the other, at every validation and at its end.
+"""
+
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from reformer_dist.cli import JobFailed
+from reformer_dist.config import Config, ConfigError
+from reformer_dist.training import checkpoint
+from reformer_dist.training.failures import one_line
+from reformer_dist.training.launcher import launch
+from reformer_dist.tuning.trials import SCORE, SPEED, Maker, Trial
+
+CHECKPOINT_SECONDS = 60.0
+"""Longest wait for a checkpoint that is being written."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every trial is given."""
+
+    maker: Maker
+    parent: str
+    folder: str
+    one_thread: bool
+    """Whether a worker uses but the CPU that it holds, unless told otherwise."""
+    pbt: bool
+    """Whether another trial may go on from this one's checkpoints, so that all are kept."""
+
+    def config(self, trial: Trial) -> Config:
+        """The configuration of a trial."""
+        config = self.maker.config(trial)
+        changes: dict[str, Any] = {}
+        if self.one_thread and config.train.threads is None:
+            changes["threads"] = 1
+        if self.pbt:
+            changes["keep_checkpoints"] = config.train.steps
+            changes["checkpoint_every"] = min(config.train.checkpoint_every, config.train.validate_every)
+        return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+
+
+class Following:
+    """One training in a thread, and its watcher.
+
+    Results are dictionaries: run_id, placement_group, step, metrics, problem, at the end `ended` and checkpoint, and SCORE
+    and SPEED by name.
+    """
+
+    def __init__(self, job: Job, trial: Trial) -> None:
+        self._config, self._parent = job.config(trial), job.parent
+        self._results: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._end = threading.Event()
+        self._known: dict[str, Any] = {"run_id": "", "placement_group": "", "metrics": {}, "step": 0, "problem": ""}
+        self._thread = threading.Thread(target=self._train, daemon=True)
+
+    def result(self) -> dict[str, Any]:
+        """Wait for the next result; training starts with the first call."""
+        if self._thread.ident is None:
+            self._thread.start()
+        return self._results.get()
+
+    def start_from(self, path: str) -> None:
+        """Start from a checkpoint of another training, with this one's settings, in this one's MLflow run."""
+        if path:
+            train = self._config.train.model_copy(update={"resume": path})
+            self._config = self._config.model_copy(update={"train": train})
+
+    def newest_checkpoint(self) -> str:
+        """Where the training's newest checkpoint is, empty without one; waits for the one that belongs to the last result."""
+        train, due = self._config.train, self._known["step"]
+        until = time.monotonic() + CHECKPOINT_SECONDS
+        while True:
+            folder = checkpoint.current_folder(train.storage, train.run_name)
+            path = checkpoint.newest(folder) if folder else None
+            done = path is not None and checkpoint.read_state(path).step >= due
+            if done or not self._thread.is_alive() or time.monotonic() > until:
+                return path or ""
+            time.sleep(0.2)
+
+    def end(self) -> None:
+        """End the training in good order if it is under way, and wait for that."""
+        self._end.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _train(self) -> None:
+        try:
+            result = launch(self._config, parent_run=self._parent, watcher=self)
+            self._known |= {"metrics": result.metrics, "checkpoint": result.checkpoint}
+        except (ConfigError, JobFailed) as error:
+            self._known["problem"] = str(error)
+        except OSError as error:
+            self._known["problem"] = one_line(error)
+        finally:
+            self._put(ended=True, done=True)
+
+    def _put(self, **more: Any) -> None:
+        metrics = self._known["metrics"]
+        scores = {name: metrics[name] for name in (SCORE, SPEED) if name in metrics}
+        self._results.put({**self._known, "metrics": dict(metrics), **scores, **more})
+
+    def started(self, run_id: str) -> None:
+        """See `Watcher`."""
+        self._known["run_id"] = run_id
+
+    def reserved(self, placement_group: str) -> None:
+        """See `Watcher`."""
+        self._known["placement_group"] = placement_group
+        self._put()
+
+    def reported(self, step: int, metrics: dict[str, float]) -> None:
+        """See `Watcher`; the last step's validation is part of the end."""
+        self._known["metrics"] |= metrics
+        self._known["step"] = step
+        last = step == self._config.train.steps
+        if not last and any(name.startswith("memory/") for name in metrics):  # the last of a validation's metrics
+            self._put()
+
+    def wants_end(self) -> bool:
+        """See `Watcher`."""
+        return self._end.is_set()
