@@ -71,7 +71,7 @@ class Following:
             self._config = self._config.model_copy(update={"train": train})
 
     def newest_checkpoint(self) -> str:
-        """Where the training's newest checkpoint is, empty without one; waits for the one that belongs to the last result."""
+        """Where the training's newest checkpoint is, empty without one; waits for the one of the last result."""
         train, due = self._config.train, self._known["step"]
         until = time.monotonic() + CHECKPOINT_SECONDS
         while True:

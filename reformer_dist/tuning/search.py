@@ -17,6 +17,8 @@ from reformer_dist.config import ConfigError, TuneConfig
 from reformer_dist.config.space import Dimension, combinations, parse_space
 from reformer_dist.tuning.trials import Maker, Trial
 
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
 DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {"loss": "minimize", "speed": "maximize", "memory": "minimize"}
 MAX_MISSES = 200
 """Draws in a row that were impossible or had been tried, after which the space counts as used up."""
@@ -140,7 +142,6 @@ def importance(tune: TuneConfig, trials: Sequence[Trial], objective: str) -> dic
 
 
 def _study(tune: TuneConfig, space: Mapping[str, Dimension]) -> optuna.Study:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     if tune.searcher == "random":
         sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=tune.seed)
     else:

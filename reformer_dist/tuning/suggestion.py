@@ -10,7 +10,7 @@ gain is attention mass. More mass is no promise of a lower loss; a short sweep a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from reformer_dist.config import ConfigError, ModelConfig, load_config
+from reformer_dist.config import ConfigError, ModelConfig
 from reformer_dist.tracking import RunRecord
 
 GOOD = 0.9
@@ -67,8 +67,8 @@ def settings(run: RunRecord) -> list[Setting]:
         raise ConfigError(
             f"run {run.name} has no hash health; a training with LSH layers in window mode logs it with every validation"
         )
-    given = {f"model.{name}": _value(run.parameters[f"model.{name}"]) for name in FIELDS}
-    model = load_config(None, {k: v for k, v in given.items() if v is not None}).model
+    given = {name: _value(run.parameters[f"model.{name}"]) for name in FIELDS}
+    model = ModelConfig.model_validate({name: value for name, value in given.items() if value is not None})
     *first, last = model.bucket_factors
     changes: dict[str, dict[str, int | tuple[int, ...]]] = {
         "caught": {},

@@ -1,42 +1,96 @@
-"""A sweep's plan: every combination once, impossible ones named, a wrong space refused in one line, room without waiting."""
+"""Sweeps without training: what a space means, what is left out before a worker is taken, and going on from the journal."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from reformer_dist import Config, load_config
-from reformer_dist.config import ConfigError
-from reformer_dist.tuning import Trial, plan, ranked, room
+from reformer_dist.config import Config, ConfigError, load_config
+from reformer_dist.config.space import combinations, parse_space
+from reformer_dist.tracking import Point, RunRecord
+from reformer_dist.training.checks import check_config
+from reformer_dist.tuning.report import front
+from reformer_dist.tuning.runner import room
+from reformer_dist.tuning.search import Search, check_grid, importance
+from reformer_dist.tuning.suggestion import suggest
+from reformer_dist.tuning.trials import Maker, Trial, check_space, ranked, read_journal, write_journal
 
 
-def config(tmp_path: Path, space: object, **fields: object) -> Config:
-    return load_config(None, {"tune.space": space, "train.storage": str(tmp_path), "model.num_heads": 4, **fields})
+def config(storage: Path, space: object, **fields: object) -> Config:
+    return load_config(None, {"tune.space": space, "train.storage": str(storage), **fields})
 
 
-def test_every_combination_is_planned_and_the_impossible_say_why(tmp_path: Path) -> None:
-    space = {"model.num_hashes": ["1", 2], "train.workers": [2, 3], "model.layers": ["local,lsh"]}
-    fields = {"parallel.sequence_shards": 2, "train.workers": 2, "optimizer.learning_rate": 0.5}
-    trials = plan(config(tmp_path, space, **fields))
-    assert [tuple(trial.values.values()) for trial in trials] == [
-        ("1", 2, "local,lsh"), ("1", 3, "local,lsh"), (2, 2, "local,lsh"), (2, 3, "local,lsh"),
-    ]  # fmt: skip
-    configs = [trial.config for trial in trials]
-    assert configs[1] is configs[3] is None
-    assert "train.workers = 3 is not a multiple of parallel.sequence_shards = 2; 4 works" in trials[1].problem
-    assert configs[0] is not None
-    assert configs[2] is not None
-    assert (configs[0].model.num_hashes, configs[2].model.num_hashes) == (1, 2)
-    assert configs[2].model.layers == ("local", "lsh")
-    assert configs[2].optimizer.learning_rate == 0.5
+def search_of(asked: Config, earlier: tuple[Trial, ...] = ()) -> Search:
+    return Search(asked.tune, Maker(asked, "s-1", [check_config]), earlier, lambda line: None)
 
 
-def test_another_sweep_of_the_same_name_starts_anew(tmp_path: Path) -> None:
-    asked = config(tmp_path, {"train.seed": [0, 1]})
-    names = {trial.config.train.run_name for trial in plan(asked) if trial.config}
-    (tmp_path / asked.train.run_name / "1").mkdir(parents=True)
-    again = {trial.config.train.run_name for trial in plan(asked) if trial.config}
-    assert len(names) == len(again) == 2
-    assert not names & again
+def finished(trial: Trial, bits: float) -> Trial:
+    metrics = {"validation/bits_per_token": bits, "train/tokens_per_second": 10.0 * bits, "memory/worker_0_mib": 9.0}
+    return replace(trial, status="finished", metrics=metrics)
+
+
+def test_a_grid_is_every_combination_and_the_impossible_are_left_out(tmp_path: Path) -> None:
+    asked = config(tmp_path, {"model.num_hashes": [1, 2], "parallel.sequence_shards": [1, 3]})
+    search = search_of(asked)
+    assert [dict(trial.values) for trial in search.planned] == [
+        {"model.num_hashes": n, "parallel.sequence_shards": 1} for n in (1, 2)
+    ]
+    problems = [trial.problem for trial in search.trials.values() if trial.status == "impossible"]
+    assert len(problems) == 2
+    assert all("parallel.sequence_shards = 3" in problem for problem in problems)
+
+
+def test_conditions_leave_out_what_does_not_matter() -> None:
+    space = parse_space(
+        {
+            "model.layers": ["local,lsh", "local,full"],
+            "model.lsh_window": {"choice": [16, 32], "when": {"model.layers": "local,lsh"}},
+            "optimizer.learning_rate": {"loguniform": [0.001, 0.1], "points": 3},
+        }
+    )
+    every = list(combinations(space))
+    assert len(every) == 2 * 3 + 3
+    assert {values.get("model.lsh_window") for values in every if values["model.layers"] == "local,full"} == {None}
+    assert [v["optimizer.learning_rate"] for v in every[:3]] == pytest.approx([0.001, 0.01, 0.1])
+
+
+@pytest.mark.parametrize("searcher", ["random", "optuna"])
+def test_draws_stay_in_the_space_and_do_not_repeat(tmp_path: Path, searcher: str) -> None:
+    space = {"model.num_hashes": {"int": [1, 3]}, "optimizer.learning_rate": [0.001, 0.002]}
+    search = search_of(config(tmp_path, space, **{"tune.searcher": searcher, "tune.trials": 50}))
+    seen = []
+    while (trial := search.propose()) is not None:
+        seen.append(tuple(trial.values.values()))
+        search.tell(finished(trial, float(trial.values["model.num_hashes"])))
+    assert sorted(seen) == [(n, rate) for n in (1, 2, 3) for rate in (0.001, 0.002)]
+
+
+def test_several_objectives_are_told(tmp_path: Path) -> None:
+    fields = {"tune.searcher": "optuna", "tune.trials": 8, "tune.objectives": "loss,speed,memory"}
+    search = search_of(config(tmp_path, {"optimizer.learning_rate": {"loguniform": [0.001, 0.1]}}, **fields))
+    for _ in range(8):
+        trial = search.propose()
+        assert trial is not None
+        search.tell(finished(trial, float(trial.values["optimizer.learning_rate"])))
+    assert search.propose() is None
+
+
+def test_a_journal_repeats_no_trial_that_has_ended(tmp_path: Path) -> None:
+    asked = config(tmp_path, {"model.num_hashes": [1, 2, 4]})
+    search = search_of(asked)
+    first = search.propose()
+    assert first is not None
+    search.tell(finished(first, 3.0))
+    write_journal(str(tmp_path / "s"), asked, "run", search.trials.values())
+    run_id, earlier = read_journal(str(tmp_path / "s"), asked)
+    assert run_id == "run"
+    again = search_of(asked, tuple(earlier))
+    assert [trial.values["model.num_hashes"] for trial in again.planned] == [2, 4]
+    assert again.trials[0] == search.trials[0]
+    with pytest.raises(ConfigError, match=r"--tune\.resume: train\.steps = 7, but the sweep in .* has 1000"):
+        read_journal(str(tmp_path / "s"), config(tmp_path, {"model.num_hashes": [1, 2, 4]}, **{"train.steps": 7}))
+    with pytest.raises(ConfigError, match=r"has no sweep\.json"):
+        read_journal(str(tmp_path / "other"), asked)
 
 
 @pytest.mark.parametrize(
@@ -47,39 +101,87 @@ def test_another_sweep_of_the_same_name_starts_anew(tmp_path: Path) -> None:
         ({"model.num_hash": [1]}, r"unknown field model\.num_hash; did you mean model\.num_hashes\?"),
         ({"tracking.uri": ["x"]}, r"tune\.space names tracking\.uri, which does not change a training"),
         ({"train.run_name": ["x"]}, r"tune\.space names train\.run_name, which does not change a training"),
-        ({"model.num_hashes": ["many"]}, r"none of 1 combinations is possible: model\.num_hashes = 'many'"),
+        ({"model.num_hashes": {"int": [4, 1]}}, r"int = \[4, 1\] must be smallest < largest"),
+        ({"optimizer.learning_rate": {"loguniform": [0, 1]}}, r"must be 0 < smallest < largest"),
+        ({"model.num_hashes": {"into": [1, 4]}}, r"has into, which is none of choice"),
+        ({"optimizer.learning_rate": {"uniform": [0.1, 1]}}, r"grid needs points of an interval"),
+        ({"train.seed": {"choice": [1], "when": {"model.causal": True}}}, r"must stand before it in the space"),
     ],
 )
 def test_a_wrong_space_is_one_line(tmp_path: Path, space: object, message: str) -> None:
+    def ask() -> None:
+        asked = config(tmp_path, space)
+        check_space(asked)
+        check_grid(asked.tune)
+
     with pytest.raises(ConfigError, match=message) as error:
-        plan(config(tmp_path, space))
+        ask()
     assert "\n" not in str(error.value)
 
 
+def test_population_based_training_changes_the_optimizer_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"names model\.num_hashes, which a checkpoint does not allow"):
+        check_space(config(tmp_path, {"model.num_hashes": [1, 2]}, **{"tune.scheduler": "pbt"}))
+
+
 @pytest.mark.parametrize(
-    ("workers", "resources", "expected"),
+    ("workers", "use_gpu", "resources", "expected"),
     [
-        ([1], {"CPU": 2.0}, 2),
-        ([2], {"CPU": 2.0}, 1),
-        ([1, 3], {"CPU": 8.0}, 2),
-        ([8], {"CPU": 2.0}, 1),
+        (1, False, {"CPU": 2.0}, 2),
+        (2, False, {"CPU": 2.0}, 1),
+        (3, False, {"CPU": 8.0}, 2),
+        (8, False, {"CPU": 2.0}, 1),
+        (2, True, {"CPU": 64.0, "GPU": 5.0}, 2),
     ],
 )
 def test_trials_at_a_time_all_have_room_for_their_workers(
-    tmp_path: Path, workers: list[int], resources: dict[str, float], expected: int
+    workers: int, use_gpu: bool, resources: dict[str, float], expected: int
 ) -> None:
-    configs = [config(tmp_path, {}, **{"train.workers": number, "train.batch_size": number}) for number in workers]
-    assert room(configs, resources) == expected
-
-
-def test_gpus_bound_the_trials_at_a_time(tmp_path: Path) -> None:
-    asked = config(tmp_path, {}, **{"train.workers": 2, "train.batch_size": 2, "train.use_gpu": True})
-    assert room([asked], {"CPU": 64.0, "GPU": 5.0}) == 2
+    assert room(workers, use_gpu, resources) == expected
 
 
 def test_the_best_trial_comes_first_and_those_with_a_problem_last() -> None:
-    some = Config()
-    impossible = Trial({}, problem="does not fit")
-    failed = Trial({}, some, problem="died")
-    bad, good = (Trial({}, some, metrics={"validation/bits_per_token": bits}) for bits in (3.0, 2.0))
+    impossible, failed = Trial(0, {}, status="impossible"), Trial(1, {}, status="failed")
+    bad, good = finished(Trial(2, {}), 3.0), finished(Trial(3, {}), 2.0)
     assert ranked([impossible, bad, failed, good]) == (good, bad, failed, impossible)
+    assert ranked([good, bad], "speed") == (bad, good)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(1.0, 3.0), (2.0, 2.0), (3.0, 3.0), (2.0, 4.0), (4.0, 3.5)]
+    assert front(points, maximize=False) == [0, 1]
+    assert front(points, maximize=True) == [1, 2, 4]
+
+
+def test_importance_finds_the_field_that_matters(tmp_path: Path) -> None:
+    asked = config(tmp_path, {"model.num_hashes": [1, 2, 4], "train.seed": [0, 1, 2]})
+    trials = [finished(t, float(t.values["model.num_hashes"])) for t in search_of(asked).planned]
+    shares = importance(asked.tune, trials, "loss")
+    assert shares["model.num_hashes"] > 0.9
+    assert importance(asked.tune, trials[:2], "loss") == {}
+
+
+def record(**hashing: float) -> RunRecord:
+    parameters = {
+        "model.num_hashes": "2",
+        "model.num_buckets": "16",
+        "model.lsh_window": "8",
+        "model.max_length": "512",
+    }
+    return RunRecord(
+        "id", "a", "FINISHED", parameters, {f"hashing/{k}": [Point(9, 0, v)] for k, v in hashing.items()}, ""
+    )
+
+
+def test_a_suggestion_weighs_mass_against_its_price() -> None:
+    more = suggest(
+        record(caught=0.5, caught_one_round_more=0.7, caught_half_the_buckets=0.5, caught_one_round_less=0.3)
+    )
+    assert "to try: --model.num_buckets 8" in more
+    less = suggest(record(caught=0.95, caught_one_round_less=0.94))
+    assert "to try: --model.num_hashes 1" in less
+    gain = suggest(record(caught=0.5, caught_one_round_more=0.7, caught_twice_the_window=0.55))
+    assert "to try: --model.num_hashes 3" in gain
+    assert "keep it" in suggest(record(caught=0.95, caught_one_round_more=0.97))
+    with pytest.raises(ConfigError, match="has no hash health"):
+        suggest(record())
