@@ -162,7 +162,7 @@ def check_space(config: Config) -> None:
         if name not in field_names():
             load_config(None, {name: None})  # names the nearest field
         section = name.split(".")[0]
-        if section not in SECTIONS or name in ("train.run_name", "train.storage", "train.resume"):
+        if section not in SECTIONS or name in ("train.run_name", "train.storage"):
             raise ConfigError(f"tune.space names {name}, which does not change a training; {example}")
         if config.tune.scheduler == "pbt" and section != "optimizer":
             raise ConfigError(
