@@ -34,14 +34,14 @@ class TuneConfig(Section):
     """Trials of random and optuna; a grid has as many as there are combinations."""
     objectives: tuple[Objective, ...] = Field(("loss",), min_length=1)
     """What optuna searches for, one or several: loss (held-out bits a token), speed (tokens/s), memory (peak of a worker). The first one ranks the trials."""
-    scheduler: Literal["none", "asha", "pbt"] = "none"
-    """What ends trials early: nothing; asha (those that are behind at grace_steps, grace_steps x reduction, ...); pbt (population-based training: the worst go on from the best's checkpoint with changed values; optimizer fields only)."""
+    scheduler: Literal["none", "asha"] = "none"
+    """What ends trials early: nothing, or asha (those that are behind at grace_steps, grace_steps x reduction, ...)."""
     grace_steps: PositiveInt | None = None
-    """Steps of asha before a trial may be stopped, and of pbt between two exchanges. By default train.validate_every."""
+    """Steps of asha before a trial may be stopped. By default train.validate_every."""
     reduction: PositiveInt = Field(3, ge=2)
     """With asha: one in so many trials goes on."""
     seed: NonNegativeInt = 0
-    """Seed of random, optuna and pbt."""
+    """Seed of random and optuna."""
     max_concurrent: PositiveInt | None = None
     """Trials at a time. By default as many as the cluster has room for now; more wait for nodes that an autoscaler adds."""
     resume: CliToggleFlag[bool] = False

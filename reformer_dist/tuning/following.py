@@ -5,19 +5,14 @@ In: a trial and what all trials share. Out: its results one after the other, at 
 
 import queue
 import threading
-import time
 from dataclasses import dataclass
 from typing import Any
 
 from reformer_dist.cli import JobFailed
 from reformer_dist.config import Config, ConfigError
-from reformer_dist.training import checkpoint
 from reformer_dist.training.failures import one_line
 from reformer_dist.training.launcher import launch
 from reformer_dist.tuning.trials import SCORE, SPEED, Maker, Trial
-
-CHECKPOINT_SECONDS = 60.0
-"""Longest wait for a checkpoint that is being written."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +24,13 @@ class Job:
     folder: str
     one_thread: bool
     """Whether a worker uses but the CPU that it holds, unless told otherwise."""
-    pbt: bool
-    """Whether another trial may go on from this one's checkpoints, so that all are kept."""
 
     def config(self, trial: Trial) -> Config:
         """The configuration of a trial."""
         config = self.maker.config(trial)
-        changes: dict[str, Any] = {}
-        if self.one_thread and config.train.threads is None:
-            changes["threads"] = 1
-        if self.pbt:
-            changes["keep_checkpoints"] = config.train.steps
-            changes["checkpoint_every"] = min(config.train.checkpoint_every, config.train.validate_every)
-        return config.model_copy(update={"train": config.train.model_copy(update=changes)})
+        if not self.one_thread or config.train.threads is not None:
+            return config
+        return config.model_copy(update={"train": config.train.model_copy(update={"threads": 1})})
 
 
 class Following:
@@ -63,24 +52,6 @@ class Following:
         if self._thread.ident is None:
             self._thread.start()
         return self._results.get()
-
-    def start_from(self, path: str) -> None:
-        """Start from a checkpoint of another training, with this one's settings, in this one's MLflow run."""
-        if path:
-            train = self._config.train.model_copy(update={"resume": path})
-            self._config = self._config.model_copy(update={"train": train})
-
-    def newest_checkpoint(self) -> str:
-        """Where the training's newest checkpoint is, empty without one; waits for the one of the last result."""
-        train, due = self._config.train, self._known["step"]
-        until = time.monotonic() + CHECKPOINT_SECONDS
-        while True:
-            folder = checkpoint.current_folder(train.storage, train.run_name)
-            path = checkpoint.newest(folder) if folder else None
-            done = path is not None and checkpoint.read_state(path).step >= due
-            if done or not self._thread.is_alive() or time.monotonic() > until:
-                return path or ""
-            time.sleep(0.2)
 
     def end(self) -> None:
         """End the training in good order if it is under way, and wait for that."""

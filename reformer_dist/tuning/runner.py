@@ -39,7 +39,7 @@ for _name, _value in _SETTINGS.items():
 
 import ray  # noqa: E402
 from ray import PlacementGroupID, tune  # noqa: E402
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler  # noqa: E402
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 from ray.util.placement_group import PlacementGroup, remove_placement_group  # noqa: E402
 
@@ -110,15 +110,13 @@ def _run(config: Config, maker: Maker, search: Search, book: "_Book") -> None:
     number = "up to " * (config.tune.searcher == "optuna") + str(max(len(planned), config.tune.trials))
     book.report(f"trials: {number if config.tune.searcher == 'optuna' else len(planned)}, {concurrent} at a time")
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are reported in one line each
-    job = Job(maker, book.run_id, book.folder, one_thread=concurrent > 1, pbt=config.tune.scheduler == "pbt")
+    job = Job(maker, book.run_id, book.folder, one_thread=concurrent > 1)
     storage, _, name = f"{book.folder}/tune".rpartition("/")
-    population = config.tune.scheduler == "pbt"  # does not take a searcher
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_Training, job=job), {_here(): 0.001}),
-        param_space={"trial": tune.grid_search([_plain(trial) for trial in planned])} if population else None,
         tune_config=tune.TuneConfig(
-            search_alg=None if population else _Proposals(search),
-            num_samples=1 if population else -1,
+            search_alg=_Proposals(search),
+            num_samples=-1,
             scheduler=_scheduler(config),
             max_concurrent_trials=concurrent,
             trial_name_creator=_trial_name,
@@ -157,26 +155,7 @@ def _scheduler(config: Config) -> TrialScheduler:
             max_t=config.train.steps + 1,  # the last step ends a trial by itself
             reduction_factor=config.tune.reduction,
         )
-    if config.tune.scheduler == "pbt":
-        space = {
-            name: list(dimension.values) if dimension.kind == "choice" else _draw(dimension.kind, dimension.values)
-            for name, dimension in parse_space(config.tune.space).items()
-        }
-        return PopulationBasedTraining(
-            time_attr="step",
-            metric=SCORE,
-            mode="min",
-            perturbation_interval=grace,
-            hyperparam_mutations={"trial": {"values": space}},
-        )
     return FIFOScheduler()
-
-
-def _draw(kind: str, values: Sequence[Any]) -> Any:
-    low, high = values
-    return {"uniform": tune.uniform, "loguniform": tune.loguniform, "int": tune.randint}[kind](
-        low, high + (kind == "int")
-    )
 
 
 def _plain(trial: Trial) -> dict[str, Any]:
@@ -205,14 +184,6 @@ class _Training(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Wait for the next validation, or the end."""
         return self._following.result()
-
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Name the training's newest checkpoint, from which another trial may go on."""
-        return {"path": self._following.newest_checkpoint()}
-
-    def load_checkpoint(self, checkpoint: dict[str, Any]) -> None:  # type: ignore[override]
-        """Go on from a checkpoint that `save_checkpoint` has named."""
-        self._following.start_from(checkpoint["path"])
 
     def cleanup(self) -> None:
         """End the training in good order if it is under way."""
@@ -259,7 +230,7 @@ class _Book(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell; after a trial's process was lost, give back what its workers had reserved."""
         again = self._free(self._of(trial))
-        self._tell(trial, "starts again from its last checkpoint" if again else "started")
+        self._tell(trial, "starts again" if again else "started")
         self._write()
 
     def on_trial_result(

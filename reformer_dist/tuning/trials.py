@@ -153,7 +153,7 @@ def check_space(config: Config) -> None:
     """Whether the space names fields that a training has.
 
     Raises:
-        ConfigError: an empty space, or a field that does not exist, cannot be swept or cannot change under way (pbt).
+        ConfigError: an empty space, or a field that does not exist or cannot be swept.
     """
     example = '{"model.num_hashes": [1, 4]} works'
     if not config.tune.space:
@@ -164,11 +164,6 @@ def check_space(config: Config) -> None:
         section = name.split(".")[0]
         if section not in SECTIONS or name in ("train.run_name", "train.storage"):
             raise ConfigError(f"tune.space names {name}, which does not change a training; {example}")
-        if config.tune.scheduler == "pbt" and section != "optimizer":
-            raise ConfigError(
-                f"tune.space names {name}, which a checkpoint does not allow to change under way; tune.scheduler = pbt"
-                " works with fields of the optimizer section"
-            )
 
 
 def write_journal(folder: str, config: Config, run_id: str, trials: Iterable[Trial]) -> None:

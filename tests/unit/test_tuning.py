@@ -119,11 +119,6 @@ def test_a_wrong_space_is_one_line(tmp_path: Path, space: object, message: str) 
     assert "\n" not in str(error.value)
 
 
-def test_population_based_training_changes_the_optimizer_alone(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"names model\.num_hashes, which a checkpoint does not allow"):
-        check_space(config(tmp_path, {"model.num_hashes": [1, 2]}, **{"tune.scheduler": "pbt"}))
-
-
 @pytest.mark.parametrize(
     ("workers", "use_gpu", "resources", "expected"),
     [
