@@ -26,7 +26,7 @@ Objective = Literal["loss", "speed", "memory"]
 class TuneConfig(Section):
     """A sweep with Ray Tune."""
 
-    space: dict[str, Any] = Field({"model.num_buckets": (16, 64), "model.num_hashes": (1, 4)})
+    space: dict[str, Any] = Field({"model.num_buckets": [16, 64], "model.num_hashes": [1, 4]})
     """Fields and what to try: a list of values, or choice, uniform, loguniform or int with points (for a grid) and when (the values of other fields with which it matters), such as {"model.num_hashes": [1, 4], "optimizer.learning_rate": {"loguniform": [1e-4, 1e-2]}}."""
     searcher: Literal["grid", "random", "optuna"] = "grid"
     """What chooses trials: every combination (grid), draws (random), or draws that learn from the trials before (optuna: TPE)."""
