@@ -85,15 +85,12 @@ class Reserved:
     placement_group: str
 
 
-def launch(
-    config: Config, *, parent_run: str | None = None, run_id: str | None = None, watcher: Watcher | None = None
-) -> RunResult:
+def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | None = None) -> RunResult:
     """Train as the configuration says, from its own last checkpoint if there is one (`train.resume`).
 
     Args:
         config: the configuration.
         parent_run: MLflow run that this one is part of.
-        run_id: MLflow run to go on with, where the training starts from another one's checkpoint.
         watcher: follows the training. If it ends it, the training counts as finished.
 
     Raises:
@@ -117,7 +114,7 @@ def launch(
         corpus = preparation.run()
         checks.check_corpus(config, corpus)
         place = decide(config, corpus)
-        run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id or run_id)
+        run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         if watcher is not None:
             watcher.started(run.id)
         if place.run_id is not None and place.start is not None:

@@ -76,8 +76,9 @@ def settings(run: RunRecord) -> list[Setting]:
         "caught_one_round_more": {"num_hashes": model.num_hashes + 1},
         "caught_half_the_buckets": {"num_buckets": (*first, last // 2)},
         "caught_twice_the_buckets": {"num_buckets": (*first, 2 * last)},
-        "caught_half_the_window": {"lsh_window": model.lsh_window // 2},
-        "caught_twice_the_window": {"lsh_window": 2 * model.lsh_window},
+        # Buckets that are not given follow the window; the mass was measured with those of now.
+        "caught_half_the_window": {"lsh_window": model.lsh_window // 2, "num_buckets": model.bucket_factors},
+        "caught_twice_the_window": {"lsh_window": 2 * model.lsh_window, "num_buckets": model.bucket_factors},
     }
     return [
         Setting(_name(name), change, _last(run, name), _price(model, change))
@@ -108,14 +109,9 @@ def choose(own: Setting, others: Sequence[Setting]) -> tuple[Setting | None, str
 
 
 def _price(model: ModelConfig, changes: Mapping[str, int | tuple[int, ...]]) -> float:
-    """Products of vectors of a head's width for a token; buckets are taken to be evenly filled."""
+    """Products of vectors of a head's width for a token; windows are taken to be full, as where buckets are uneven."""
     changed = model.model_copy(update=dict(changes))
-    factors, tokens = changed.bucket_factors, model.max_length
-    num_buckets = 1
-    for factor in factors:
-        num_buckets *= factor
-    keys = min(changed.lsh_window, tokens / num_buckets)
-    return changed.num_hashes * (sum(factor // 2 for factor in factors) + keys)
+    return changed.num_hashes * (sum(factor // 2 for factor in changed.bucket_factors) + changed.lsh_window)
 
 
 def _name(metric: str) -> str:

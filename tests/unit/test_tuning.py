@@ -177,6 +177,10 @@ def test_a_suggestion_weighs_mass_against_its_price() -> None:
     assert "to try: --model.num_hashes 1" in less
     gain = suggest(record(caught=0.5, caught_one_round_more=0.7, caught_twice_the_window=0.55))
     assert "to try: --model.num_hashes 3" in gain
+    twice = next(line for line in gain.splitlines() if "twice the window" in line)
+    assert "--model.num_buckets" in twice, (
+        "the mass was measured with the buckets of now, which follow the window if not given"
+    )
     assert "keep it" in suggest(record(caught=0.95, caught_one_round_more=0.97))
     with pytest.raises(ConfigError, match="has no hash health"):
         suggest(record())
