@@ -36,7 +36,7 @@ class Size:
     memory_workers: tuple[int, ...] = (1, 2, 4)
 
 
-SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(4096, 3, (8192, 16384))}
+SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(4096, 5, (16384, 32768))}
 MODEL: dict[str, Any] = {"embed_dim": 512, "num_heads": 8, "feed_forward_dim": 2048, "layers": "local,lsh,local,lsh"}
 """Twice as wide as the library's default, which is made for a laptop; four hash rounds as there."""
 

@@ -125,6 +125,7 @@ class ForwardPass {
   void read(int64_t slice, int64_t panel) {
     ring_.read_keys(slice, panel, kKeys, kKeysTransposed);
     gather(problem_.v, problem_, slice, ring_.labels(panel), ring_.matrix(panel, kValues));
+    prefetch_next(problem_, slice, panel, problem_.k, problem_.v, results_.out);
   }
 
   // Scores of the tile, their maxima, exponentials and sums, and the weighted sums of values.
@@ -268,6 +269,7 @@ class BackwardPass {
     const int64_t size = problem_.width * kTile;
     std::fill(values, values + size, T{0});
     std::fill(ring_.matrix(panel, kKeyGrads), ring_.matrix(panel, kKeyGrads) + size, T{0});
+    prefetch_next(problem_, slice, panel, problem_.k, problem_.v, results_.grad, results_.dk, results_.dv);
   }
 
   void attend(int64_t slice) {

@@ -83,6 +83,22 @@ struct Problem {
     if (rule.circular) return {low, high};
     return {std::max(low, start), std::min(high, end - 1)};
   }
+
+  // Where the list of a panel's round begins, the panel's first place in it, and how many entries it has (none below 1).
+  struct Entries {
+    int64_t list, first, count;
+  };
+  Entries entries(int64_t slice, int64_t panel) const {
+    const int64_t per_round = tiles_of_round(), total = per_round * R, wrapped = ((panel % total) + total) % total;
+    const int64_t tile = wrapped % per_round, list = (slice * R + wrapped / per_round) * length;
+    if (rule.chunk == 0) return {list, tile * kTile, length - tile * kTile};
+    const int64_t size = tiles_of_chunk(), offset = tile % size * kTile, first = tile / size * rule.chunk + offset;
+    return {list, first, std::min(rule.chunk - offset, length - first)};
+  }
+
+  int32_t token(int64_t list, int64_t place) const {
+    return orders_NRT ? orders_NRT[list + place] : static_cast<int32_t>(place);
+  }
 };
 
 inline uint64_t mix(uint64_t x) {  // the finaliser of splitmix64, as in randomness.py
@@ -108,21 +124,13 @@ struct Labels {
   bool empty;
 
   void read(const Problem<T>& problem, int64_t slice, int64_t panel) {
-    const int64_t per_round = problem.tiles_of_round(), total = per_round * problem.R;
-    const int64_t wrapped = ((panel % total) + total) % total;
-    const int64_t round = wrapped / per_round, tile = wrapped % per_round, b = slice / problem.H;
-    int64_t first = tile * kTile, count = problem.length - first;
-    if (const int64_t chunk = problem.rule.chunk; chunk > 0) {
-      const int64_t size = problem.tiles_of_chunk(), offset = tile % size * kTile;
-      first = tile / size * chunk + offset;
-      count = std::min(chunk - offset, problem.length - first);
-    }
-    const int64_t list = (slice * problem.R + round) * problem.length;
+    const int64_t b = slice / problem.H;
+    const auto [list, first, count] = problem.entries(slice, panel);
     document_low = bucket_low = position_low = std::numeric_limits<Integer<T>>::max();
     document_high = bucket_high = position_high = std::numeric_limits<Integer<T>>::min();
     empty = true;
     for (int64_t i = 0; i < kTile; ++i) {
-      token[i] = i >= count ? -1 : problem.orders_NRT ? problem.orders_NRT[list + first + i] : static_cast<int32_t>(first + i);
+      token[i] = i < count ? problem.token(list, first + i) : -1;
       place[i] = static_cast<Integer<T>>(panel * kTile + i);
       position[i] = token[i];
       bucket[i] = 0;
@@ -209,6 +217,18 @@ inline void gather(const Rows<const T>& rows, const Problem<T>& problem, int64_t
     if (copied > 0) std::memcpy(to, rows.of(b, h, labels.token[i]), copied * sizeof(T));
     std::fill(to + copied, to + problem.width, T{0});
   }
+}
+
+// Ask for the rows of the panel after this one, whose tokens lie anywhere in memory, while this one is worked on.
+template <typename T, typename... Tensors>
+inline void prefetch_next(const Problem<T>& problem, int64_t slice, int64_t panel, const Tensors&... tensors) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  if (problem.orders_NRT == nullptr) return;
+  const auto [list, first, count] = problem.entries(slice, panel + 1);
+  const int64_t b = slice / problem.H, h = slice % problem.H;
+  for (int64_t i = 0; i < std::min<int64_t>(count, kTile); ++i)
+    for (int64_t d = 0; d < problem.D; d += kLine)
+      (__builtin_prefetch(tensors.of(b, h, problem.token(list, first + i)) + d), ...);
 }
 
 // [kTile, width] -> [width, kTile].
