@@ -4,7 +4,9 @@ In: a size. Out: tables, CSV files and a picture of strong scaling (the same seq
 the sequence on twice the workers), peak memory of a worker, and the longest sequence that fits a given memory.
 
 Workers are processes of this machine with one thread each, which talk by gloo. Times are medians of steps taken in turns by
-one worker and by two, so that a machine that drifts drifts for all. Memory is that of fresh processes, one for every figure.
+one worker and by two, so that a machine that drifts drifts for all. Two workers share the way to the machine's memory: what
+that alone costs is shown by two that know nothing of each other, each with a sequence of its own ("apart"). Memory is of
+fresh processes, one for every figure.
 """
 
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from reformer_dist.benchmarks.ranks import Ranks, Step
 from reformer_dist.config import Config, load_config
 
 EXCHANGES = ("heads", "buckets")
+NONE, APART = "none", "apart"
 SHORT = 256
 """Tokens of the step that loads code."""
 
@@ -46,8 +49,10 @@ class Time:
     """A step of some workers."""
 
     exchange: str
+    """"none" for one worker, "apart" for two that share nothing."""
     workers: int
     length: int
+    """Tokens of all workers together."""
     seconds: float
     """Of the slowest worker."""
     cpu_seconds: float
@@ -94,27 +99,37 @@ def make_config(workers: int, exchange: str, max_length: int) -> Config:
 def measure_times(size: Size) -> list[Time]:
     """Steps of one worker and of two, for the length and for twice the length, in turns."""
     max_length = 2 * size.length
-    cases = [("heads", 1, size.length)]
+    cases = [(APART, 2, max_length)]
     cases += [(exchange, 2, length) for length in (size.length, max_length) for exchange in EXCHANGES]
     with ExitStack() as stack:
-        pools = {
-            (exchange, workers): stack.enter_context(Ranks(make_config(workers, exchange, max_length)))
-            for exchange, workers in dict.fromkeys(case[:2] for case in cases)
-        }
-        for ranks in pools.values():
+        alone, other = (stack.enter_context(Ranks(make_config(1, "heads", max_length))) for _ in range(2))
+        pools = {exchange: stack.enter_context(Ranks(make_config(2, exchange, max_length))) for exchange in EXCHANGES}
+        for ranks in (alone, other, *pools.values()):
             ranks.step(SHORT)
-        turns = [[pools[case[:2]].step(case[2]) for case in cases] for _ in range(size.turns)]
+
+        def take(exchange: str, length: int) -> list[Step]:
+            if exchange != APART:
+                return pools[exchange].step(length)
+            for ranks in (alone, other):
+                ranks.begin(length // 2)
+            return alone.end() + other.end()
+
+        turns = [
+            [alone.step(size.length), *(take(exchange, length) for exchange, _, length in cases)]
+            for _ in range(size.turns)
+        ]
+    cases.insert(0, (NONE, 1, size.length))
     steps = dict(zip(cases, zip(*turns, strict=True), strict=True))
-    alone = _seconds(steps[cases[0]])
-    return [_time(case, taken, alone, size.length) for case, taken in steps.items()]
+    seconds = _seconds(steps[cases[0]])
+    return [_time(case, taken, seconds, size.length) for case, taken in steps.items()]
 
 
 def measure_memory(size: Size) -> Iterator[Memory]:
     """Peaks by exchange, workers and length; a single worker exchanges nothing."""
     for workers in size.memory_workers:
-        for exchange in EXCHANGES if workers > 1 else ("none",):
+        for exchange in EXCHANGES if workers > 1 else (NONE,):
             for length in size.memory_lengths:
-                config = make_config(workers, "heads" if exchange == "none" else exchange, max(size.memory_lengths))
+                config = make_config(workers, "heads" if exchange == NONE else exchange, max(size.memory_lengths))
                 with Ranks(config) as ranks:
                     ranks.step(SHORT)
                     peak = max(step.peak_bytes for step in ranks.step(length))
@@ -132,4 +147,4 @@ def _time(case: tuple[str, int, int], taken: tuple[list[Step], ...], alone: floa
     waited = median(sum(step.waited for step in steps) / workers for steps in taken)
     sent = sum(step.bytes_sent for step in taken[0]) / workers / 2**20
     ratio = alone / seconds if here == length else seconds / alone
-    return Time("none" if workers == 1 else exchange, workers, here, seconds, cpu_seconds, waited, sent, ratio)
+    return Time(exchange, workers, here, seconds, cpu_seconds, waited, sent, ratio)

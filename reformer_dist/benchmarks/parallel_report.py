@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BUDGET_MIB = 1024.0
 """Memory of a worker for the longest sequence."""
-_COLORS = {"none": "#444444", "heads": "#2f7fb8", "buckets": "#e07b39"}
+_COLORS = {"none": "#444444", "apart": "#999999", "heads": "#2f7fb8", "buckets": "#e07b39"}
 
 
 def time_table(times: Sequence["Time"]) -> str:

@@ -64,8 +64,16 @@ class Ranks:
             EOFError: a worker died; its own traceback is on the terminal.
 
         """
+        self.begin(length)
+        return self.end()
+
+    def begin(self, length: int) -> None:
+        """Let all workers begin a step; `end` waits for it."""
         for connection in self._connections:
             connection.send(length)
+
+    def end(self) -> list[Step]:
+        """What each worker measured of the step that was begun, by rank."""
         return [connection.recv() for connection in self._connections]
 
     def __enter__(self) -> Self:

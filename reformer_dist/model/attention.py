@@ -48,31 +48,35 @@ class Attention(nn.Module):
         self,
         x_BTE: Tensor,
         context: Context,
-        found: Any = None,
+        found: list[Any] | None = None,
         tensors: Replay | None = None,
         anchor: Tensor | None = None,
-    ) -> tuple[Tensor, Any]:
-        """The layer's contribution to the stream [B, T, E], and what its core found; with `tensors`, what replays it."""
+    ) -> tuple[Tensor, list[Any] | None]:
+        """The layer's contribution to the stream [B, T, E], and what its core found; with `tensors`, what replays it.
+
+        What is found is by turns of heads, and only of use without a gradient, where the layer is replayed later.
+        """
         parameters = list(self.parameters())
         if tensors is not None:
             assert anchor is not None
             work = partial(self._replay, x_BTE, context, found, tensors)
             return replay(work, anchor, parameters), found
         if torch.is_grad_enabled():
-            attended_BTHD, found = self.core(self.project(x_BTE), context, found, self.training)
-            return self.join(attended_BTHD, context), found
+            attended_BTHD, _ = self.core(self.project(x_BTE), context, None, self.training)
+            return self.join(attended_BTHD, context), None
         out_BTE = torch.zeros_like(x_BTE)
         if self._is_local():
             for own, seen in self._stretches(x_BTE.shape[1]):
                 out_BTE[:, own] = self._stretch(context, x_BTE[:, seen], (own, seen), parameters)
             return out_BTE, None
-        parts = []
-        for heads in self._heads_together(x_BTE):
-            attended_BTHD, part = self._attend_heads(self._project_by_pieces(x_BTE, heads), context, found, heads)
+        turns, parts = self._turns(x_BTE), []
+        for heads, known in zip(turns, found or [None] * len(turns), strict=True):
+            attended_BTHD, part = self._attend_heads(self._project_by_pieces(x_BTE, heads), context, known, heads)
             parts.append(part)
             for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
                 out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, heads, parameters)
-        return out_BTE, torch.cat(parts, dim=1) if len(parts) > 1 and parts[0] is not None else parts[0]
+            del attended_BTHD
+        return out_BTE, parts
 
     def project(self, x_BTE: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (LSH: queries-keys and values), each [B, T, H, D]."""
@@ -120,11 +124,12 @@ class Attention(nn.Module):
         inner_BTHD = attended_BTHD[:, own.start - seen.start : own.stop - seen.start]
         return self._join(inner_BTHD, context, own.start, heads, parameters)
 
-    def _heads_together(self, x_BTE: Tensor) -> list[slice]:
-        """Heads that are worked on at a time: fewer, the longer the sequence; all of them where an exchange needs them."""
-        H, tokens = self.config.num_heads, x_BTE.shape[0] * x_BTE.shape[1]
-        count = max(1, _ELEMENTS_AT_A_TIME // (tokens * self.config.head_width))
-        count = H if not isinstance(self.core, tuple(CORES.values())) else min(count, H)
+    def _turns(self, x_BTE: Tensor) -> list[slice]:
+        """Heads that are worked on at a time: fewer, the longer the sequence."""
+        tokens, shards = x_BTE.shape[0] * x_BTE.shape[1], self.core.head_shards
+        fitting = _ELEMENTS_AT_A_TIME // (tokens * self.config.head_width)
+        count = max(1, fitting // shards) * shards
+        H = self.config.num_heads
         return [slice(first, min(first + count, H)) for first in range(0, H, count)]
 
     def _project_by_pieces(
@@ -145,21 +150,19 @@ class Attention(nn.Module):
         self, projected: tuple[Tensor, ...], context: Context, found: Any, heads: slice
     ) -> tuple[Tensor, Any]:
         here = replace(context, first_head=context.first_head + heads.start)
-        return self.core(projected, here, found if found is None else self._found_of(found, heads), self.training)
-
-    def _found_of(self, found: Any, heads: slice) -> Any:
-        """What was found for some heads (LSH: their buckets [B, H, R, T]); an exchange's own kind is for all of them."""
-        whole = heads == slice(0, self.config.num_heads)
-        return found if whole else found[:, heads]
+        return self.core(projected, here, found, self.training)
 
     @torch.no_grad()
-    def _replay(self, x_BTE: Tensor, context: Context, found: Any, tensors: Replay, leaves: Leaves) -> None:
+    def _replay(
+        self, x_BTE: Tensor, context: Context, found: list[Any] | None, tensors: Replay, leaves: Leaves
+    ) -> None:
         if self._is_local():
             stretches = self._stretches(x_BTE.shape[1])
             replay_pieces(partial(self._stretch, context), stretches, x_BTE, tensors, leaves)
             return
-        for heads in self._heads_together(x_BTE):
-            self._replay_heads(x_BTE, context, found, heads, tensors, leaves)
+        turns = self._turns(x_BTE)
+        for heads, known in zip(turns, found or [None] * len(turns), strict=True):
+            self._replay_heads(x_BTE, context, known, heads, tensors, leaves)
 
     def _replay_heads(
         self, x_BTE: Tensor, context: Context, found: Any, heads: slice, tensors: Replay, leaves: Leaves

@@ -27,6 +27,9 @@ from reformer_dist.model.randomness import Use, make_key
 class Core(Protocol):
     """Attention of some heads over some tokens."""
 
+    head_shards: int
+    """Workers among whom the heads that it is given are divided."""
+
     def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
         """Attend.
 
@@ -44,6 +47,8 @@ class Core(Protocol):
 
 class LocalCore:
     """Local attention by the model's configuration."""
+
+    head_shards = 1
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         self.config, self.layer = config, layer
@@ -69,6 +74,8 @@ class LocalCore:
 
 class FullCore:
     """Exact attention by the model's configuration."""
+
+    head_shards = 1
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         self.config, self.layer = config, layer
@@ -104,6 +111,8 @@ class Hashed:
 
 class LSHCore:
     """LSH attention by the model's configuration, with rotations drawn anew in every training step."""
+
+    head_shards = 1
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         self.config, self.layer = config, layer

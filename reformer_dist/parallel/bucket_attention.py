@@ -145,4 +145,4 @@ def _dispatched(routes: Sequence[Route], parts: list[Tensor], settings: Settings
 
 
 def _matrix(x_BtHD: Tensor) -> Tensor:
-    return x_BtHD.reshape(-1, x_BtHD.shape[-1])
+    return x_BtHD.reshape(-1, x_BtHD.shape[-1]).contiguous()

@@ -1,6 +1,6 @@
 """Attention over a sequence whose shards lie on several workers, equal to one worker's.
 
-In: this shard's queries, keys and values for all heads. Out: this shard's outputs. Each class wraps an attention core:
+In: this shard's queries, keys and values of some heads. Out: this shard's outputs. Each class wraps an attention core:
 
 - `HeadsExchange` (Ulysses, Jacobs et al. 2023): an all-to-all gives each worker the whole sequence for its part of the
   heads, another brings the outputs back. Any attention; at most as many workers as heads.
@@ -38,6 +38,7 @@ class HeadsExchange:
         """Wrap `core`; `length` is the whole sequence's without padding, None where the group holds only a part of it."""
         self.core, self.group, self.traffic, self.length = core, group, traffic, length
         self.num_workers, self.rank = dist.get_world_size(group), dist.get_rank(group)
+        self.head_shards = self.num_workers
 
     def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
         """See `Core`; what was found is of this worker's heads and the group's tokens."""
@@ -45,7 +46,7 @@ class HeadsExchange:
         return self._to_shards(out_BTHD), found
 
     def _to_heads(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """[B, t, H, D] of this shard -> [B, T, H / P, D] of this worker's heads, each; views where B is 1."""
+        """[B, t, H, D] of this shard -> [B, T, H / P, D] of this worker's part of these heads, each; views where B is 1."""
         by_heads = [x_BtHD.unflatten(2, (self.num_workers, -1)).movedim(2, 0) for x_BtHD in tensors]
         by_shards = all_to_all(torch.stack(by_heads, dim=3), self.group, self.traffic)  # [P, B, t, n, H / P, D]
         return by_shards.movedim(0, 1).flatten(1, 2)[:, : self.length].unbind(2)
@@ -67,12 +68,14 @@ class HeadsExchange:
             context,
             documents_BT=documents_BT,
             first_position=context.first_position - self.rank * t,
-            first_head=self.rank * (H // self.num_workers),
+            first_head=context.first_head + self.rank * (H // self.num_workers),
         )
 
 
 class BucketsExchange:
     """Replaces an LSH core: tokens travel to their sorted place in every round. What it finds and reuses are routes."""
+
+    head_shards = 1
 
     def __init__(self, core: LSHCore, group: dist.ProcessGroup, traffic: Traffic) -> None:
         """Take the settings of `core`."""
@@ -109,6 +112,8 @@ class BucketsExchange:
 
 class HaloExchange:
     """Wraps a local core in window mode, which then sees its shard with the neighbours' nearest tokens around it."""
+
+    head_shards = 1
 
     def __init__(self, core: Core, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> None:
         """Wrap `core`, which looks `before` tokens back and `after` ahead."""

@@ -1,6 +1,7 @@
 """Loss and gradients of a sharded sequence equal one process's, by every exchange."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
-from reformer_dist.model import hash_health
+from reformer_dist.model import attention, hash_health
 from reformer_dist.model.plans import window_rule
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
@@ -118,6 +119,26 @@ def test_buckets_equal_one_process(shards: int, length: int, causal: bool, chang
 @pytest.mark.parametrize(("length", "head_shards"), [(64, 2), (47, 2), (50, 4), (50, 1)])
 def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> None:
     _check(4, length, {"attention": "both", "head_shards": head_shards}, causal=causal)
+
+
+def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
+    """As above, with as few heads at a time as can be."""
+    with mock.patch.object(attention, "_ELEMENTS_AT_A_TIME", 1):
+        return _loss_and_gradients(config)
+
+
+@pytest.mark.parametrize(
+    ("shards", "parallel"),
+    [(3, {"attention": "heads"}), (2, {"attention": "buckets"}), (4, {"attention": "both", "head_shards": 2})],
+    ids=str,
+)
+def test_heads_that_take_turns_equal_one_process(shards: int, parallel: dict[str, Any]) -> None:
+    """Long sequences are worked through a few heads at a time by every exchange; none of it changes the result."""
+    loss, _, expected = _loss_and_gradients(make_config(1, 47))
+    for loss_in_turns, _, gradients in run_ranks(_in_turns, shards, make_config(shards, 47, parallel)):
+        assert loss_in_turns == pytest.approx(loss, rel=1e-12)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
 @pytest.mark.parametrize("causal", [True, False])
