@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from reformer_dist.config import Config, DataConfig, load_config
 from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.parts import write_part
+from reformer_dist.data.parts import Part, write_part
 from reformer_dist.data.prepare import Preparation, plan_preparation
 from reformer_dist.data.stores import open_store
 from reformer_dist.data.vocabulary import trained_tokenizer
-from reformer_dist.data.writing import complete_folder, write_manifest
+from reformer_dist.data.writing import complete_folder, write_manifest, write_parts
 
 
 def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:
@@ -42,13 +43,16 @@ def run_here(preparation: Preparation) -> Corpus:
     tokenizer = preparation.tokenizer or trained_tokenizer(preparation.parts, data)
     with complete_folder(open_store(preparation.folder)) as store:
         assert store is not None
-        for part in preparation.parts:
-            table = pa.Table.from_pylist([{"part": part.to_json()}])
-            (row,) = write_part(table, data, tokenizer.to_json(), store.url(store.path)).to_pylist()
-            if row["error"]:
-                raise OSError(row["error"])
+        definition, folder = tokenizer.to_json(), store.url(store.path)
+        write_parts(preparation.parts, lambda parts: (write_here(part, data, definition, folder) for part in parts))
         write_manifest(len(preparation.parts), data, tokenizer, store, preparation.num_binary)
     return Corpus.open(preparation.folder)
+
+
+def write_here(part: Part, data: DataConfig, tokenizer: str, folder: str) -> dict[str, Any]:
+    """The row that `write_part` answers with."""
+    (row,) = write_part(pa.Table.from_pylist([part.to_row()]), data, tokenizer, folder).to_pylist()
+    return row
 
 
 def grid_config(data_groups: int, shards: int, **overrides: object) -> Config:

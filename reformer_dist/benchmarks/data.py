@@ -1,12 +1,10 @@
 """How fast and in how much memory Ray Data prepares and feeds: a 2 GB document, a million tiny ones, long sequences.
 
-Each preparation is compared with a loop that only reads and tokenises the same bytes, run before it in this process; both
-in CPU-seconds, which others on the machine change little. Memory is the peak of each of Ray's worker processes and of
-the object store.
+What a task does is also run in this process, beside plain loops over the same files (`data_loops`), in CPU-seconds, which
+others on the machine change little. Memory is the peak of each of Ray's worker processes and of the object store.
 """
 
 import csv
-import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -18,30 +16,24 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from reformer_dist.benchmarks.data_loops import rates
 from reformer_dist.config import DataConfig, load_config
 from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.documents import read_records
 from reformer_dist.data.loader import batches_from, training_dataset
 from reformer_dist.data.prepare import Preparation, plan_preparation
-from reformer_dist.data.vocabulary import trained_tokenizer
+from reformer_dist.data.sources import list_files
 from reformer_dist.ray_session import ray_session
 
 SIZES = {"small": (2 << 30, 1_000_000, 200), "paper": (16 << 30, 10_000_000, 1000)}
 """Bytes of the single document, number of tiny ones, steps that are fed."""
-BPE_BYTES = 24 << 20
-LOOP_SECONDS = 10.0
-"""The loop of one core reads for so long, or to the end: its rate does not depend on it."""
+LOOP_BYTES = 256 << 20
+BPE_BYTES, BPE_LOOP_BYTES = 24 << 20, 4 << 20
+FOLDER_FILES = 1000
+"""Tiny files in a folder."""
 SAMPLE_SECONDS = 0.1
 WORDS = ("the", "sea", "was", "grey", "and", "nobody", "spoke", "of", "what", "they", "had", "seen", "there", "before")
-PREPARED = (
-    "corpus",
-    "MB",
-    "seconds",
-    "MB a CPU-second",
-    "MB a CPU-second of the loop",
-    "worker MiB",
-    "object store MiB",
-)
+PREPARED = ("corpus", "MB", "listing s", "seconds", "MB/s", "worker MiB", "object store MiB", "driver MiB")
+RATES = ("corpus, MB a CPU-second of", "reading and tokenising", "reading, tokenising, writing", "a task")
 FED = ("sequence", "batch", "steps", "steps a second", "tokens a second", "seconds to the first")
 
 
@@ -51,22 +43,29 @@ def run(size: str, output: Path) -> None:
     folder = output / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    long, tiny, books = folder / "long.txt", folder / "tiny.jsonl", folder / "books.txt"
-    _write(long, document_bytes, b"", b" ")
-    _write(tiny, num_tiny * 120, b'{"text": "', b'"}\n')
-    _write(books, BPE_BYTES, b"", b"\n")
-    prepared = []
+    long, lines, files, books = folder / "long.txt", folder / "lines.jsonl", folder / "files", folder / "books.txt"
+    code = b"".join(Path(file.url).read_bytes() for file in list_files(["stdlib"]))
+    _write(long, code, document_bytes)
+    _write(books, code, BPE_BYTES)
+    _write_lines(lines, num_tiny)
+    _write_files(files, num_tiny)
+    corpora: tuple[tuple[str, Path, dict[str, Any], int], ...] = (
+        ("one document", long, {}, LOOP_BYTES),
+        (f"{num_tiny:,} lines of JSON", lines, {}, LOOP_BYTES),
+        (f"{num_tiny:,} files", files, {}, LOOP_BYTES),
+        ("BPE, 8,192 tokens", books, {"tokenizer": "bpe"}, BPE_LOOP_BYTES),
+    )
+    prepared, compared = [], []
     with ray_session():
-        for name, source, fields in (
-            ("one document", long, {}),
-            (f"{num_tiny:,} documents", tiny, {}),
-            ("BPE, 8,192 tokens", books, {"tokenizer": "bpe"}),
-        ):
-            row, corpus = _prepare(name, DataConfig.model_validate({"sources": (str(source),), **fields}), folder)
+        for name, source, fields, loop_bytes in corpora:
+            data = DataConfig.model_validate({"sources": (str(source),), **fields})
+            row, preparation, corpus = _prepare(name, data, folder)
             prepared.append(row)
+            compared.append([name, *rates(preparation, corpus.tokenizer, loop_bytes)])
             if source == long:
                 fed = [_feed(corpus, length, batch, num_steps) for length, batch in FED_LENGTHS]
     _show(PREPARED, prepared, output / "data_prepared.csv")
+    _show(RATES, compared, output / "data_rates.csv")
     _show(FED, fed, output / "data_fed.csv")
     shutil.rmtree(folder)
 
@@ -74,42 +73,47 @@ def run(size: str, output: Path) -> None:
 FED_LENGTHS = ((4096, 8), (65536, 1), (524288, 1))
 
 
-def _write(path: Path, num_bytes: int, before: bytes, after: bytes) -> None:
-    """A file of lines of random words, about `num_bytes` long."""
+def _texts(num_words: int) -> list[bytes]:
+    """Texts of random words."""
     generator = np.random.default_rng(0)
-    lines = []
-    for words in generator.choice(WORDS, (4096, 20)).tolist():
-        lines.append(before + " ".join(words).encode() + after)
-    block = b"".join(lines)
+    return [" ".join(words).encode() for words in generator.choice(WORDS, (4096, num_words)).tolist()]
+
+
+def _write(path: Path, content: bytes, num_bytes: int) -> None:
+    """A file of the same content again and again."""
     with path.open("wb") as file:
-        for _ in range(max(1, num_bytes // len(block))):
-            file.write(block)
+        for start in range(0, num_bytes, len(content)):
+            file.write(content[: num_bytes - start])
 
 
-def _prepare(name: str, data: DataConfig, folder: Path) -> tuple[list[Any], Corpus]:
+def _write_lines(path: Path, num_lines: int) -> None:
+    """A JSONL file of texts of about 110 bytes."""
+    lines = [b'{"text": "%s"}\n' % text for text in _texts(20)]
+    with path.open("wb") as file:
+        file.writelines(lines[number % len(lines)] for number in range(num_lines))
+
+
+def _write_files(folder: Path, num_files: int) -> None:
+    """Files of about 40 bytes, FOLDER_FILES in a folder."""
+    contents = _texts(9)
+    for number in range(num_files):
+        name, rest = divmod(number, FOLDER_FILES)
+        if not rest:
+            (folder / f"{name:05d}").mkdir(parents=True)
+        (folder / f"{name:05d}" / f"{rest:03d}.txt").write_bytes(contents[number % len(contents)])
+
+
+def _prepare(name: str, data: DataConfig, folder: Path) -> tuple[list[Any], Preparation, Corpus]:
+    start = time.perf_counter()
     preparation = plan_preparation(data, str(folder))
-    loop_rate = _loop_rate(preparation)
+    listed = time.perf_counter()
     with _Peaks() as peaks:
-        start = time.perf_counter()
         corpus = preparation.run(lambda line: None)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - listed
     megabytes = preparation.num_bytes / 1e6
-    rate = megabytes / peaks.cpu_seconds
-    return [name, megabytes, seconds, rate, loop_rate, peaks.worker, peaks.object_store], corpus
-
-
-def _loop_rate(preparation: Preparation) -> float:
-    """MB a CPU-second at which this process reads and tokenises, and does nothing else."""
-    tokenizer = preparation.tokenizer or trained_tokenizer(preparation.parts, preparation.data)
-    num_bytes, start = 0, time.process_time()
-    for part in preparation.parts:
-        for piece in part.slices:
-            for record in read_records(piece, preparation.data, "text"):
-                tokenizer.encode(record.content)
-                num_bytes += len(record.content)
-            if time.process_time() - start > LOOP_SECONDS:
-                break
-    return num_bytes / 1e6 / (time.process_time() - start)
+    rate = megabytes / (listed - start + seconds)
+    memory = (peaks.worker, peaks.object_store, _mebibytes(Path("/proc/self/status").read_text(), "VmHWM"))
+    return [name, megabytes, listed - start, seconds, rate, *memory], preparation, corpus
 
 
 def _feed(corpus: Corpus, length: int, batch_size: int, num_steps: int) -> list[Any]:
@@ -134,18 +138,15 @@ def _feed(corpus: Corpus, length: int, batch_size: int, num_steps: int) -> list[
 
 
 class _Peaks:
-    """Samples the memory and the time of Ray's processes while its block runs.
+    """Samples the memory of Ray's processes while its block runs.
 
     Attributes:
-        cpu_seconds: of all processes that run tasks, while the block ran.
         worker: largest peak of a process that runs tasks, in MiB, what it maps of the object store included.
         object_store: largest part of the object store that was in memory, in MiB.
     """
 
     def __init__(self) -> None:
         self.worker = self.object_store = 0.0
-        self._before = {process: seconds for process, _, _, seconds in _processes()}
-        self._after: dict[str, float] = {}
         self._ended = Event()
         self._thread = Thread(target=self._sample, daemon=True)
 
@@ -157,30 +158,22 @@ class _Peaks:
         self._ended.set()
         self._thread.join()
 
-    @property
-    def cpu_seconds(self) -> float:
-        """See above."""
-        return sum(seconds - self._before.get(process, 0.0) for process, seconds in self._after.items())
-
     def _sample(self) -> None:
         while not self._ended.wait(SAMPLE_SECONDS):
-            for process, title, status, seconds in _processes():
+            for title, status in _processes():
                 if title.startswith("ray::"):
-                    self._after[process] = seconds
                     self.worker = max(self.worker, _mebibytes(status, "VmHWM"))
                 elif "/raylet" in title.split("\0")[0]:
                     self.object_store = max(self.object_store, _mebibytes(status, "RssShmem"))
 
 
-def _processes() -> Iterator[tuple[str, str, str, float]]:
-    """Number, command line, status and CPU-seconds of every process of this machine that can be seen."""
+def _processes() -> Iterator[tuple[str, str]]:
+    """Command line and status of every process of this machine that can be seen."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            title, status = (folder / "cmdline").read_text(errors="replace"), (folder / "status").read_text()
-            user, system = (folder / "stat").read_text().rpartition(")")[2].split()[11:13]
+            yield (folder / "cmdline").read_text(errors="replace"), (folder / "status").read_text()
         except OSError:
             continue  # it has ended
-        yield folder.name, title, status, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def _mebibytes(status: str, name: str) -> float:

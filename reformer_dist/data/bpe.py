@@ -1,7 +1,7 @@
 """Byte-pair encoding through the `tokenizers` library: trained on a sample of a corpus, or read from a tokenizer.json."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from reformer_dist.config.data import TokenizerName
-from reformer_dist.data.tokenizers import BadDocument, Kind
+from reformer_dist.data.tokenizers import BadDocument, Encoded, Kind, join_encoded
 
 BOUNDARY = "<|document|>"
 BOUNDARIES = (BOUNDARY, "<|endoftext|>", "</s>", "[SEP]", "<eos>")
@@ -60,6 +60,10 @@ class BPETokenizer:
         if (ids == self.boundary).any():
             raise BadDocument(f"it holds {self._tokenizer.id_to_token(self.boundary)}, which marks a document's end")
         return ids
+
+    def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
+        """What `encode` makes of several texts."""
+        return join_encoded([self.encode(document) for document in documents])
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n]; boundaries are left out."""

@@ -1,8 +1,9 @@
 """From a slice's records to a part's tokens: encoding, leaving out what is bad, and noting which document has what."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
@@ -11,14 +12,18 @@ from reformer_dist.config.data import DataConfig
 from reformer_dist.data.files import StoreError
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import SPLITS
-from reformer_dist.data.records import NotText, Record, read_fasta, read_jsonl, read_text
+from reformer_dist.data.records import NotText, Record, is_small_text, read_fasta, read_jsonl, read_text
 from reformer_dist.data.stores import one_line
 from reformer_dist.data.tables import decode_image, read_array, read_csv, read_image, read_parquet
 from reformer_dist.data.token_rows import TokenRows
-from reformer_dist.data.tokenizers import BadDocument, Kind, Tokenizer
+from reformer_dist.data.tokenizers import BadDocument, Kind, Tokenizer, join_encoded
 
-HELD_TOKENS = 32 << 20
-"""Tokens of a document that are held back until all of it is known to be good."""
+HELD_TOKENS = 8 << 20
+"""Tokens of a text that are held back until all of it is known to be good, so that nothing is written twice."""
+BATCH_BYTES = 1 << 18
+"""Text of small documents that is encoded at a time."""
+Batch = list[tuple[Record, FileSlice]]
+"""Whole documents, each with where it is from."""
 PARTS_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -40,57 +45,103 @@ def split_of(key: str, data: DataConfig) -> int:
 
 
 class Documents:
-    """Takes documents from slices to the token file, and keeps count of them."""
+    """Takes documents from slices to the token file, and keeps count of them.
 
-    def __init__(self, data: DataConfig, tokenizer: Tokenizer, rows: TokenRows) -> None:
+    Small documents are collected and encoded together; a long text is encoded piece by piece.
+
+    Attributes:
+        bad_files: URLs of texts that must be left out but are already written in part, here or in another part, and why.
+    """
+
+    def __init__(self, data: DataConfig, tokenizer: Tokenizer, rows: TokenRows, left_out: Sequence[str] = ()) -> None:
         self._data = data
         self._tokenizer = tokenizer
         self._rows = rows
-        self._entries: list[tuple[Any, ...]] = []
+        self._batches: list[pa.RecordBatch] = []
+        self._waiting: list[tuple[Record, FileSlice]] = []  # whole documents that are not yet encoded
+        self._num_waiting_bytes = 0
         self._binary: list[str] = []
-        self._num_bad = 0
-        self._problems: list[str] = []
+        self._num_bad = len(left_out)
+        self._problems = list(left_out[:SHOWN_PROBLEMS])
+        self.bad_files: dict[str, str] = {}
 
     def table(self) -> pa.Table:
         """What was written, a row for each document, as PARTS_SCHEMA says."""
-        columns = [list(column) for column in zip(*self._entries, strict=True)] or [[] for _ in PARTS_SCHEMA]
-        return pa.table(columns, schema=PARTS_SCHEMA)
+        return pa.Table.from_batches(self._batches, PARTS_SCHEMA).combine_chunks()
 
     def left_out(self) -> dict[str, Any]:
         """The fields of PartResult on what was left out."""
         return {"binary": self._binary, "num_bad": self._num_bad, "problems": self._problems}
 
     def read(self, piece: FileSlice) -> None:
-        """Write the documents of a slice.
+        """Write the documents of a slice, or collect them for `finish`.
 
         Raises:
-            StoreError: the file cannot be read, or a document is bad and must not or cannot be left out.
+            StoreError: the file cannot be read, or a document is bad and must not be left out.
         """
-        current: Record | None = None
+        if piece.format == "text" and not is_small_text(piece):
+            self.finish()
+            self._read_long(piece)
+            return
+        is_text = self._tokenizer.kind == "text"
+        for record in self._records(piece):
+            if record.problem:
+                self._leave_out(record.name, piece, record.problem)
+                continue
+            self._waiting.append((record, piece))
+            self._num_waiting_bytes += len(record.content) if is_text else BATCH_BYTES  # images come one by one
+            if self._num_waiting_bytes >= BATCH_BYTES:
+                self.finish()
+
+    def finish(self) -> None:
+        """Write what is collected.
+
+        Raises:
+            StoreError: a document is bad and must not be left out.
+        """
+        waiting, self._waiting, self._num_waiting_bytes = self._waiting, [], 0
+        if not waiting:
+            return
+        try:
+            tokens, lengths = self._tokenizer.encode_all([self._content(record) for record, _ in waiting])
+        except BadDocument:
+            waiting, encoded = self._good(waiting)
+            if not waiting:
+                return
+            tokens, lengths = join_encoded(encoded)
+        self._write(waiting, tokens, lengths)
+
+    def _good(self, waiting: Batch) -> tuple[Batch, list[NDArray[Any]]]:
+        """Those of some documents that can be encoded, and their tokens; the others are left out."""
+        good, encoded = [], []
+        for record, piece in waiting:
+            try:
+                encoded.append(self._tokenizer.encode(self._content(record)))
+                good.append((record, piece))
+            except BadDocument as error:
+                self._leave_out(record.name, piece, str(error))
+        return good, encoded
+
+    def _read_long(self, piece: FileSlice) -> None:
+        """Write a text of several pieces, which is held back as long as it may still turn out to be bad and small."""
         held: list[NDArray[Any]] = []
         num_held = 0
-        # Part of the document is in another slice, or was written already, so that it cannot be left out any more.
-        is_spread = in_slices = piece.format == "text" and bool(piece.start or piece.stop)
-        is_bad = False
-        for record in self._records(piece):
-            if current is None or not record.continues:
-                self._write(current, held, piece)
-                current, held, num_held, is_bad, is_spread = record, [], 0, False, in_slices
-            if is_bad:
-                continue
-            try:
-                tokens = self._encode(record)
-            except BadDocument as error:
-                self._leave_out(record.name, piece, str(error), is_spread)
-                held, is_bad = [], True
-                continue
-            held.append(tokens)
-            num_held += len(tokens)
-            if num_held > HELD_TOKENS:
-                self._write(current, held, piece)
-                current, held, num_held = Record(current.name, group=current.group, continues=True), [], 0
-                is_spread = True
-        self._write(current, held, piece)
+        # Part of the text is in another slice or is written already: leaving it out is more than not writing the rest.
+        is_spread = bool(piece.start or piece.stop)
+        begins = not piece.start
+        try:
+            for record in self._records(piece):
+                if record.problem:
+                    raise BadDocument(record.problem)
+                held.append(self._tokenizer.encode(record.content))
+                num_held += len(held[-1])
+                if num_held > HELD_TOKENS or is_spread:
+                    self._write_held(held, piece, continues=not begins)
+                    held, num_held, is_spread, begins = [], 0, True, False
+        except BadDocument as error:
+            self._leave_out(piece.file.name, piece, str(error), is_spread=is_spread)
+            return
+        self._write_held(held, piece, continues=not begins)
 
     def _records(self, piece: FileSlice) -> Iterator[Record]:
         """The records of a slice; where the file breaks off, a last one that says so."""
@@ -103,36 +154,39 @@ class Documents:
         except BadDocument as error:
             yield Record(piece.file.name, problem=str(error))
         except (EOFError, OSError, pa.ArrowException) as error:
-            problem = f"it breaks off or is no {piece.format}: {one_line(error)}"
-            yield Record(piece.file.name, problem=problem, continues=piece.format == "text")
+            yield Record(piece.file.name, problem=f"it breaks off or is no {piece.format}: {one_line(error)}")
 
-    def _leave_out(self, name: str, piece: FileSlice, problem: str, is_spread: bool) -> None:
+    def _leave_out(self, name: str, piece: FileSlice, problem: str, *, is_spread: bool = False) -> None:
         where = piece.file.url + (name.removeprefix(piece.file.name) if name.startswith(piece.file.name) else "")
         if not self._data.skip_bad_documents:
             raise StoreError(f"data.sources: {where}: {problem}; --data.skip_bad_documents true leaves it out")
         if is_spread:
-            raise StoreError(f"data.sources: {where}: {problem}; it is too large to be left out, name the others alone")
+            self.bad_files.setdefault(piece.file.url, f"{where}: {problem}")
+            return
         self._num_bad += 1
         if len(self._problems) < SHOWN_PROBLEMS:
             self._problems.append(f"{where}: {problem}")
 
-    def _encode(self, record: Record) -> NDArray[Any]:
-        if record.problem:
-            raise BadDocument(record.problem)
-        content = record.content
-        if self._tokenizer.kind == "image" and isinstance(content, bytes):
-            content = decode_image(content, "RGB" if self._tokenizer.name == "rgb" else "L")
-        return self._tokenizer.encode(content)
+    def _content(self, record: Record) -> Any:
+        """What the tokenizer takes. Raises BadDocument for bytes that are no image."""
+        if self._tokenizer.kind == "image" and isinstance(record.content, bytes):
+            return decode_image(record.content, "RGB" if self._tokenizer.name == "rgb" else "L")
+        return record.content
 
-    def _write(self, record: Record | None, tokens: list[NDArray[Any]], piece: FileSlice) -> None:
-        """Write what is held of a document, if anything is."""
-        if record is None or not tokens:
-            return
-        split = split_of(record.name if record.group is None else record.group, self._data)
-        for some in tokens:
-            self._rows.write(some, split)
-        num_tokens = sum(map(len, tokens))
-        self._entries.append((record.name, num_tokens, split, piece.file.source, record.continues))
+    def _write_held(self, held: list[NDArray[Any]], piece: FileSlice, *, continues: bool) -> None:
+        """Write pieces of a text, if there are any."""
+        if held:
+            tokens = held[0] if len(held) == 1 else np.concatenate(held)
+            self._write([(Record(piece.file.name, continues=continues), piece)], tokens, [len(tokens)])
+
+    def _write(self, documents: Batch, tokens: NDArray[Any], lengths: list[int]) -> None:
+        names = [record.name for record, _ in documents]
+        keys = (record.name if record.group is None else record.group for record, _ in documents)
+        splits = [split_of(key, self._data) for key in keys]
+        self._rows.write(tokens, lengths, splits)
+        sources = [piece.file.source for _, piece in documents]
+        continues = [record.continues for record, _ in documents]
+        self._batches.append(pa.record_batch([names, lengths, splits, sources, continues], schema=PARTS_SCHEMA))
 
 
 def read_records(piece: FileSlice, data: DataConfig, kind: Kind) -> Iterator[Record]:

@@ -1,8 +1,8 @@
 """What a file is: its format by its name or by `data.format`, and the slices that its tasks read it in."""
 
+import posixpath
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from reformer_dist.config.data import DataConfig, FormatName
 from reformer_dist.data.files import compression_of
@@ -44,8 +44,7 @@ KINDS: dict[FormatName, tuple[Kind, ...]] = {
 """What the documents of a format can be."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileSlice:
+class FileSlice(NamedTuple):
     """What one task reads of a file: the documents that begin in its bytes `start` to `stop`.
 
     Attributes:
@@ -67,7 +66,7 @@ def format_of(name: str, data: DataConfig) -> FormatName:
         return data.format
     if compression_of(name):
         name = name.rpartition(".")[0]
-    return SUFFIXES.get(PurePosixPath(name.lower()).suffix, "text")
+    return SUFFIXES.get(posixpath.splitext(name)[1].lower(), "text")
 
 
 def slices_of(file: SourceFile, format_name: FormatName) -> Iterator[FileSlice]:

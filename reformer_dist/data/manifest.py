@@ -9,7 +9,7 @@ from reformer_dist.config import ConfigError
 from reformer_dist.config.data import TokenizerName
 from reformer_dist.data.stores import Store, one_line
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST, DOCUMENTS, TOKENIZER = "manifest.json", "documents.parquet", "tokenizer.json"
 SplitName = Literal["train", "validation", "test"]
 HeldOut = Literal["documents", "ends"]

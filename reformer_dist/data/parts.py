@@ -1,7 +1,9 @@
 """One part of a corpus: slices of files in, one token file and a table of its documents out. Ray Data's tasks run this."""
 
 import json
-from dataclasses import asdict, dataclass, field
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -16,28 +18,56 @@ from reformer_dist.data.files import StoreError
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import StoredFile, TokenFile
 from reformer_dist.data.sources import SourceFile
-from reformer_dist.data.stores import STORE_ERRORS, HashingFile, Store, one_line, open_store, parquet_writer, patiently
+from reformer_dist.data.stores import (
+    STORE_ERRORS,
+    HashingFile,
+    Store,
+    not_written,
+    open_store,
+    parquet_writer,
+    patiently,
+)
 from reformer_dist.data.token_rows import TokenRows
 from reformer_dist.data.tokenizers import Tokenizer, read_tokenizer
 
 
 @dataclass(frozen=True)
 class Part:
-    """Slices of consecutive files, written as one file; `index` is its number."""
+    """Slices of consecutive files, written as one file.
+
+    Attributes:
+        index: its number.
+        slices: what is read.
+        left_out: files that began in this part and are not read, since they turned out to be bad: each in one line.
+    """
 
     index: int
     slices: tuple[FileSlice, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """What `from_json` makes the same part of."""
-        return json.dumps(asdict(self))
+        slices = [(piece.format, piece.start, piece.stop, *piece.file) for piece in self.slices]
+        return json.dumps({"index": self.index, "slices": slices, "left_out": self.left_out})
 
     @classmethod
     def from_json(cls, text: str) -> "Part":
         """The part that was written down."""
         tree = json.loads(text)
-        slices = tuple(FileSlice(**{**piece, "file": SourceFile(**piece["file"])}) for piece in tree["slices"])
-        return cls(tree["index"], slices)
+        slices = tuple(FileSlice(SourceFile(*row[3:]), *row[:3]) for row in tree["slices"])
+        return cls(tree["index"], slices, tuple(tree["left_out"]))
+
+    def to_row(self) -> dict[str, bytes]:
+        """A row for Ray Data, compressed: names and places of a million files are alike."""
+        return {"part": zlib.compress(self.to_json().encode(), 1)}
+
+    def without(self, bad: Mapping[str, str]) -> "Part":
+        """The same part where files with these URLs are left out, each for the reason given; itself if it has none."""
+        slices = tuple(piece for piece in self.slices if piece.file.url not in bad)
+        if len(slices) == len(self.slices):
+            return self
+        reasons = (bad[piece.file.url] for piece in self.slices if piece.file.url in bad and not piece.start)
+        return Part(self.index, slices, (*self.left_out, *reasons))
 
 
 @dataclass
@@ -66,25 +96,27 @@ def write_part(table: pa.Table, data: DataConfig, tokenizer: str, folder: str) -
     """Read, tokenise and write one part, unless an earlier attempt has finished it (the task of Ray Data).
 
     Args:
-        table: one row, a `Part` as JSON.
+        table: one row, as `Part.to_row` makes it.
         data: formats, fields and splits.
         tokenizer: the tokenizer's JSON.
         folder: where the token file goes.
 
     Returns:
-        One row: the part's index, whether it was there, and in `error` what went wrong in one line.
+        One row: the part's index, whether it was there, in `error` what went wrong in one line, and in `bad` as JSON
+        the files that must be left out of all parts before this one can be written, with the reasons.
     """
-    text = table["part"][0].as_py()
+    text = zlib.decompress(table["part"][0].as_py()).decode()
     part, store = Part.from_json(text), open_store(folder)
     plan = xxhash.xxh3_64_hexdigest(json.dumps([text, tokenizer]).encode())  # the folder's name stands for `data`
-    row: dict[str, Any] = {"index": part.index, "was_there": False, "error": ""}
+    row: dict[str, Any] = {"index": part.index, "was_there": False, "error": "", "bad": "{}"}
     name = f"tokens-{part.index:05d}.parquet"
     try:
         row["was_there"] = _is_finished(store, part.index, plan)
         if not row["was_there"]:
-            row["error"] = patiently(lambda: _write(part, plan, data, _tokenizer(tokenizer), store, name))
+            _delete_result(store, part.index)
+            row |= patiently(lambda: _write(part, plan, data, _tokenizer(tokenizer), store, name))
     except STORE_ERRORS as error:
-        row["error"] = f"train.storage: {store.child(name)} cannot be written: {one_line(error)}"
+        row["error"] = not_written(store, name, error)
     return pa.Table.from_pylist([row])
 
 
@@ -107,6 +139,13 @@ def _is_finished(store: Store, index: int, plan: str) -> bool:
     return result.plan == plan and bool(info.size == result.file.size)
 
 
+def _delete_result(store: Store, index: int) -> None:
+    """Delete the note of a part whose token file is about to be replaced."""
+    path = store.child(_result_name(index))
+    if store.filesystem.get_file_info(path).type == pafs.FileType.File:
+        store.filesystem.delete_file(path)
+
+
 def _result_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
@@ -116,15 +155,18 @@ def _tokenizer(text: str) -> Tokenizer:
     return read_tokenizer(text)
 
 
-def _write(part: Part, plan: str, data: DataConfig, tokenizer: Tokenizer, store: Store, name: str) -> str:
-    """Write a part; returns what is wrong with its sources, or nothing."""
+def _write(part: Part, plan: str, data: DataConfig, tokenizer: Tokenizer, store: Store, name: str) -> dict[str, str]:
+    """Write a part; returns the fields `error` or `bad` of `write_part`'s row if its sources are not as they should be."""
     with HashingFile(store, name) as file, TokenRows(file, tokenizer) as rows:
-        documents = Documents(data, tokenizer, rows)
+        documents = Documents(data, tokenizer, rows, part.left_out)
         try:
             for piece in part.slices:
                 documents.read(piece)
+            documents.finish()
         except StoreError as error:
-            return str(error)
+            return {"error": str(error)}
+    if documents.bad_files:
+        return {"bad": json.dumps(documents.bad_files)}
     stored = StoredFile(name=name, size=file.size, xxh3=file.hexdigest)
     entry = TokenFile(**stored.model_dump(), tokens=rows.num_tokens, tokens_xxh3=rows.hexdigest)
     fields = {"plan": plan, "file": entry.model_dump(), "counts": rows.counts(), **documents.left_out()}
@@ -134,4 +176,4 @@ def _write(part: Part, plan: str, data: DataConfig, tokenizer: Tokenizer, store:
         parquet_writer(file, table.schema, store_schema=True) as writer,
     ):
         writer.write_table(table)
-    return ""
+    return {}

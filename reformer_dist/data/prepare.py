@@ -8,7 +8,7 @@ an object store the manifest is written last. Either way a folder with a manifes
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import pyarrow.fs as pafs
 import xxhash
@@ -25,6 +25,8 @@ from reformer_dist.data.vocabulary import chosen_tokenizer, trained_tokenizer
 from reformer_dist.data.writing import complete_folder, write_corpus
 
 MIN_PART_BYTES, MAX_PART_BYTES, PARTS = 4 << 20, 128 << 20, 64
+FILE_BYTES = 4096
+"""Bytes that a smaller file counts as: opening it takes as long."""
 UNKNOWN_SIZE = 1 << 20
 """Bytes that a file is taken to have, for dividing the work, when its store does not say."""
 
@@ -128,7 +130,7 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         )
     parts = tuple(_parts([piece for file in files for piece in slices_of(file, format_of(file.name, data))]))
     relevant = data.model_dump(include=set(MADE_FROM))
-    made_from = [SCHEMA_VERSION, SLICE_BYTES, relevant, [list(asdict(file).values()) for file in files]]
+    made_from = [SCHEMA_VERSION, SLICE_BYTES, relevant, files]
     definition = tokenizer.to_json() if tokenizer else f"bpe trained to {data.bpe_vocab_size}"
     fingerprint = xxhash.xxh3_64_hexdigest(json.dumps([*made_from, definition]).encode())
     return Preparation(
@@ -167,7 +169,7 @@ def _is_taken(file: SourceFile, data: DataConfig, kind: Kind) -> bool:
 
 def _parts(slices: Sequence[FileSlice]) -> Iterator[Part]:
     """Runs of consecutive slices of about the same size, a function of the listing alone."""
-    sizes = [(piece.stop or piece.file.size or UNKNOWN_SIZE) - piece.start for piece in slices]
+    sizes = [max((piece.stop or piece.file.size or UNKNOWN_SIZE) - piece.start, FILE_BYTES) for piece in slices]
     part_bytes = min(max(sum(sizes) // PARTS, MIN_PART_BYTES), MAX_PART_BYTES)
     run: list[FileSlice] = []
     run_bytes = index = 0

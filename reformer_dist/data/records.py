@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from reformer_dist.config.data import DataConfig
-from reformer_dist.data.files import StoreError, compression_of, open_bytes
+from reformer_dist.data.files import StoreError, compression_of, open_bytes, read_small
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.tokenizers import BadDocument
 
@@ -18,6 +20,7 @@ PIECE_BYTES = 1 << 20
 """Bytes of a text that are tokenised at a time; it is cut after a line where there is one."""
 BINARY_PROBE = 8192
 """Leading bytes of a file in which a NUL means binary, as git has it."""
+TEXT = (str, bytes)
 CUT_WINDOW = 1 << 16
 """Bytes in which the cut between two slices of a text looks for the end of a line."""
 
@@ -60,12 +63,34 @@ def open_slice(piece: FileSlice) -> io.BufferedIOBase:
     return stream
 
 
+def is_small_text(piece: FileSlice) -> bool:
+    """Whether a slice is a whole text of at most PIECE_BYTES, which is known before it is read."""
+    if piece.format != "text" or piece.start or piece.stop is not None:
+        return False
+    size = piece.file.size
+    return size is not None and size <= PIECE_BYTES and compression_of(piece.file.name) is None
+
+
 def read_text(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
-    """A file as one document, in pieces.
+    """A file as one document: a small one whole, others in pieces.
 
     Raises:
         NotText: at the first piece, for a binary file that was found in a folder.
     """
+    if not is_small_text(piece):
+        yield from _pieces(piece)
+        return
+    content = read_small(piece.file.url, piece.file.size or 0)
+    if content is None:
+        with open_slice(piece) as stream:
+            content = stream.read()
+    if piece.file.found and b"\0" in content[:BINARY_PROBE]:
+        raise NotText
+    yield Record(piece.file.name, content)
+
+
+def _pieces(piece: FileSlice) -> Iterator[Record]:
+    """The pieces of a text's slice."""
     with open_slice(piece) as stream:
         head = stream.read(BINARY_PROBE)
         if piece.file.found and b"\0" in head:
@@ -92,11 +117,11 @@ def read_jsonl(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
     """A document for each line's field; lists of strings are joined by line ends. Named by where its line begins."""
     field = data.field_of(piece.file.source) or "text"
     for offset, line in _delimited(piece, b"\n"):
-        if not line.strip():
+        if not line or line.isspace():
             continue
         name = f"{piece.file.name}#{offset}"
         try:
-            tree = json.loads(line.decode())
+            tree = _parsed(line)
         except (ValueError, RecursionError) as error:
             yield Record(name, problem=f"the line is no JSON: {error}")
             continue
@@ -121,11 +146,19 @@ def read_fasta(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
         yield Record(f"{piece.file.name}#{name}", sequence.translate(None, b" \t\r\n"))
 
 
+def _parsed(line: bytes) -> Any:
+    """A line of JSON; what orjson does not take (NaN, half of a surrogate pair), the standard library may."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return json.loads(line.decode())
+
+
 def text_record(name: str, value: Any, group: Any) -> Record:
     """A record of a field that should hold text."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         value = "\n".join(value)
-    if not isinstance(value, str | bytes):
+    if not isinstance(value, TEXT):
         kind = "nothing" if value is None else f"a {type(value).__name__}"
         return Record(name, problem=f"its field holds {kind} instead of text")
     return Record(name, value, None if group is None else str(group))
@@ -137,26 +170,24 @@ def _delimited(piece: FileSlice, delimiter: bytes) -> Iterator[tuple[int, bytes]
         offset = max(piece.start - len(delimiter), 0)
         if offset:
             stream.seek(offset)
-        buffer = bytearray()
-        searched = 0
+        rest = bytearray()  # what follows the last delimiter
         skipping = piece.start > 0  # until the first delimiter that ends in the slice
-        while True:
-            while (found := buffer.find(delimiter, searched)) >= 0:
+        while block := stream.read(PIECE_BYTES):
+            searched = max(len(rest) - len(delimiter) + 1, 0)
+            rest += block
+            if rest.find(delimiter, searched) < 0:
+                continue
+            *entries, last = bytes(rest).split(delimiter)
+            for entry in entries:
                 if not skipping:
-                    yield offset, bytes(buffer[:found])
+                    yield offset, entry
                 skipping = False
-                offset += found + len(delimiter)
-                del buffer[: found + len(delimiter)]
-                searched = 0
+                offset += len(entry) + len(delimiter)
                 if piece.stop is not None and offset >= piece.stop:
                     return
-            searched = max(len(buffer) - len(delimiter) + 1, 0)
-            block = stream.read(PIECE_BYTES)
-            if not block:
-                break
-            buffer += block
-        if buffer and not skipping:
-            yield offset, bytes(buffer)
+            rest = bytearray(last)
+        if rest and not skipping:
+            yield offset, bytes(rest)
 
 
 def _line_start(stream: io.BufferedIOBase, at: int) -> int:

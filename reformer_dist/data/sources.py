@@ -9,7 +9,7 @@ same wherever it lies.
 import re
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
@@ -25,9 +25,8 @@ STDLIB_SKIPPED = frozenset(
 STDLIB_GENERATED = "_sysconfigdata"
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """One file of the sources.
+class SourceFile(NamedTuple):
+    """One file of the sources; a tuple, since there may be millions.
 
     Attributes:
         name: path relative to its source's root.
@@ -55,7 +54,7 @@ def list_files(sources: Sequence[str]) -> list[SourceFile]:
     found: dict[str, SourceFile] = {}
     for number, source in enumerate(sources):
         for file in _list_source(source):
-            found.setdefault(file.url, replace(file, source=number) if number else file)
+            found.setdefault(file.url, file._replace(source=number) if number else file)
     files = sorted((file for file in found.values() if file.size != 0), key=lambda file: (file.name, file.source))
     if not files:
         raise ConfigError(f"data.sources = {','.join(sources)}: holds only empty files; name a file with text in it")

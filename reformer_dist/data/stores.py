@@ -123,6 +123,11 @@ def naming(store: Store, name: str) -> Iterator[None]:
         raise OSError(f"prepared corpus: {store.child(name)} cannot be read: {one_line(error)}") from error
 
 
+def not_written(store: Store, name: str, error: BaseException) -> str:
+    """The line that says that a file of a corpus cannot be written."""
+    return f"train.storage: {store.child(name)} cannot be written: {one_line(error)}"
+
+
 class HashingFile:
     """A writable file that knows the size and the xxh3-128 of what went through it."""
 
@@ -166,6 +171,16 @@ class HashingFile:
     def hexdigest(self) -> str:
         """xxh3-128 of the bytes written so far."""
         return self._digest.hexdigest()
+
+
+@contextmanager
+def new_file(store: Store, name: str) -> Iterator[HashingFile]:
+    """A file of a corpus to write; what its store raises inside the block becomes an OSError that names the file."""
+    try:
+        with HashingFile(store, name) as file:
+            yield file
+    except STORE_ERRORS as error:
+        raise OSError(not_written(store, name, error)) from error
 
 
 def hash_file(store: Store, name: str) -> str:

@@ -16,6 +16,10 @@ from reformer_dist.data.tokenizers import Tokenizer
 
 ROW_TOKENS = 65536
 """Tokens of a row, which is a row group: small enough that reading one sequence reads little else."""
+BUFFERED_TOKENS = 4 * ROW_TOKENS
+"""Tokens that are collected before their rows are written."""
+PAIRS = 1 << 16
+"""Number of pairs of bytes."""
 TOKENS_SCHEMA = pa.schema([pa.field("tokens", pa.binary(), nullable=False)])
 
 
@@ -31,8 +35,7 @@ class TokenRows:
         self._content = xxhash.xxh3_128()
         self._counts = np.zeros((len(SPLITS), tokenizer.vocab_size), np.int64)
         self._dtype = tokenizer.dtype
-        self._pending: list[NDArray[Any]] = []  # documents that are not yet in a row
-        self._splits: list[int] = []  # the split of each of them
+        self._pending: list[NDArray[Any]] = []  # what is not yet in a row
         self._num_pending = 0
         self.num_tokens = 0
 
@@ -43,12 +46,18 @@ class TokenRows:
         self._write_rows(everything=True)
         self._writer.close()
 
-    def write(self, tokens: NDArray[Any], split: int) -> None:
-        """Append tokens [n] of a document of the split with that index."""
+    def write(self, tokens: NDArray[Any], lengths: Sequence[int], splits: Sequence[int]) -> None:
+        """Append documents, or pieces of them.
+
+        Args:
+            tokens: all of them end to end [n], in the tokenizer's dtype.
+            lengths: tokens of each.
+            splits: index of each one's split.
+        """
+        self._count(tokens, lengths, splits)
         self._pending.append(tokens)
-        self._splits.append(split)
         self._num_pending += len(tokens)
-        if self._num_pending >= ROW_TOKENS:
+        if self._num_pending >= BUFFERED_TOKENS:
             self._write_rows(everything=False)
 
     def counts(self) -> list[list[int]]:
@@ -63,27 +72,45 @@ class TokenRows:
 
     def _write_rows(self, *, everything: bool) -> None:
         """Write the full rows of what is pending, and the rest of it too if that is `everything`."""
-        if not self._pending:
+        if not self._num_pending:
             return
         tokens = np.concatenate(self._pending, dtype=self._dtype)
-        splits = np.repeat(np.array(self._splits, np.uint8), [len(some) for some in self._pending])
         end = len(tokens) if everything else len(tokens) - len(tokens) % ROW_TOKENS
-        for start in range(0, end, ROW_TOKENS):
-            row = slice(start, min(start + ROW_TOKENS, end))
-            self._count(tokens[row], splits[row])
-            data = tokens[row].tobytes()
-            self._content.update(data)
-            self._writer.write_table(pa.table([pa.array([data], pa.binary())], schema=TOKENS_SCHEMA))
+        if end:
+            written = tokens[:end].view(np.uint8)
+            self._content.update(written.data)
+            self._writer.write_table(_rows(written, ROW_TOKENS * self._dtype.itemsize), row_group_size=1)
         self.num_tokens += end
-        # What is left is of the last document, which filled a row that those before it did not.
-        self._pending, self._splits = ([], []) if end == len(tokens) else ([tokens[end:]], self._splits[-1:])
-        self._num_pending = len(tokens) - end
+        self._pending, self._num_pending = [tokens[end:]], len(tokens) - end
 
-    def _count(self, tokens: NDArray[Any], splits: NDArray[np.uint8]) -> None:
-        present = set(self._splits)
-        for split in present:
-            of_split = tokens if len(present) == 1 else tokens[splits == split]
-            self._counts[split] += np.bincount(of_split, minlength=self._counts.shape[1])
+    def _count(self, tokens: NDArray[Any], lengths: Sequence[int], splits: Sequence[int]) -> None:
+        of_first = _histogram(tokens, self._counts.shape[1])
+        first, *others = sorted(set(splits))
+        split_of_token = np.repeat(np.array(splits, np.uint8), lengths) if others else None
+        for split in others:
+            of_split = _histogram(tokens[split_of_token == split], self._counts.shape[1])
+            self._counts[split] += of_split
+            of_first -= of_split
+        self._counts[first] += of_first
+
+
+def _rows(data: NDArray[np.uint8], row_bytes: int) -> pa.Table:
+    """A table whose rows are `row_bytes` of data each, the last one what is left; nothing is copied."""
+    offsets = np.append(np.arange(0, len(data), row_bytes), len(data)).astype(np.int32)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.table([pa.Array.from_buffers(pa.binary(), len(offsets) - 1, buffers)], schema=TOKENS_SCHEMA)
+
+
+def _histogram(tokens: NDArray[Any], vocab_size: int) -> NDArray[np.int64]:
+    """How often each token occurs, int64 [vocab_size]; bytes are counted two at a time, which takes half as long."""
+    if tokens.dtype != np.uint8 or len(tokens) < PAIRS:
+        return np.bincount(tokens, minlength=vocab_size)
+    num_pairs, odd = divmod(len(tokens), 2)
+    pairs = np.bincount(tokens[: 2 * num_pairs].view(np.uint16), minlength=PAIRS).reshape(256, 256)
+    counts = pairs.sum(axis=0) + pairs.sum(axis=1)
+    if odd:
+        counts[tokens[-1]] += 1
+    return counts[:vocab_size]
 
 
 class TokenReader:

@@ -5,6 +5,7 @@ and that marks where a document starts and ends, its boundary.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,8 @@ from reformer_dist.config.data import TokenizerName
 
 Kind = Literal["text", "image"]
 """What a tokenizer takes."""
+Encoded = tuple[NDArray[Any], list[int]]
+"""Documents end to end: their token ids [n], and how many each document has."""
 RESIDUES = "ABCDEFGHIKLMNPQRSTVWYZUOXJ*-"
 """FASTA's codes for amino acids: the twenty, ambiguous and rare ones, a stop and a gap."""
 
@@ -65,6 +68,9 @@ class Tokenizer(Protocol):
     def encode(self, document: Any) -> NDArray[Any]:
         """Token ids [n] of a document, in `dtype`. Raises BadDocument for what has no token."""
 
+    def encode_all(self, documents: Sequence[Any]) -> Encoded:
+        """What `encode` makes of several documents. Raises BadDocument if one of them has no tokens, not saying which."""
+
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n]; boundaries are left out."""
 
@@ -90,6 +96,11 @@ class BytesTokenizer:
     def encode(self, document: str | bytes) -> NDArray[Any]:
         """Token ids [n] uint8 of a document; str is taken as UTF-8."""
         return np.frombuffer(_to_bytes(document), np.uint8)
+
+    def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
+        """What `encode` makes of several documents."""
+        contents = list(map(_to_bytes, documents))
+        return np.frombuffer(b"".join(contents), np.uint8), list(map(len, contents))
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n] (any integer type, 0-255); boundaries are left out, broken UTF-8 becomes U+FFFD."""
@@ -124,11 +135,16 @@ class AminoAcidTokenizer:
 
     def encode(self, document: str | bytes) -> NDArray[Any]:
         """Token ids [n] uint8 of a protein's sequence."""
-        data = np.frombuffer(_to_bytes(document).translate(None, b" \t\r\n"), np.uint8)
+        return self.encode_all([document])[0]
+
+    def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
+        """What `encode` makes of several proteins."""
+        contents = [_to_bytes(document).translate(None, b" \t\r\n") for document in documents]
+        data = np.frombuffer(b"".join(contents), np.uint8)
         ids: NDArray[Any] = self._ids[data]
         if unknown := data[ids == self.boundary][:1].tobytes():
             raise BadDocument(f"{unknown.decode('latin-1')!r} is no code of an amino acid ({RESIDUES})")
-        return ids
+        return ids, list(map(len, contents))
 
     def decode(self, ids: ArrayLike) -> str:
         """Letters of token ids [n]."""
@@ -167,6 +183,10 @@ class PixelTokenizer:
             raise BadDocument(f"{levels.dtype} levels {_extremes(levels)}; whole numbers from 0 to 255 work")
         return levels.astype(self.dtype).ravel()
 
+    def encode_all(self, documents: Sequence[ArrayLike | str]) -> Encoded:
+        """What `encode` makes of several images."""
+        return join_encoded([self.encode(document) for document in documents])
+
     def _check_shape(self, shape: tuple[int, ...]) -> None:
         if shape[2:] not in (((3,),) if self.name == "rgb" else ((), (1,))) or len(shape) < 2:
             other = "grey" if len(shape) == 2 or shape[2:] == (1,) else "rgb"
@@ -188,6 +208,11 @@ class PixelTokenizer:
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""
         return _to_json(self)
+
+
+def join_encoded(documents: Sequence[NDArray[Any]]) -> Encoded:
+    """Several documents, each as `encode` gives it, at least one."""
+    return np.concatenate(documents), list(map(len, documents))
 
 
 def make_tokenizer(name: TokenizerName) -> Tokenizer:

@@ -1,9 +1,10 @@
 """Writing a corpus: parts in; a folder that holds their token files, the table of documents and the manifest out."""
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,7 @@ from reformer_dist.data.manifest import (
     StoredFile,
 )
 from reformer_dist.data.parts import Part, PartResult, read_part, write_part
-from reformer_dist.data.stores import HashingFile, Store, parquet_writer
+from reformer_dist.data.stores import Store, new_file, parquet_writer
 from reformer_dist.data.streaming import iterate_tables, quiet
 from reformer_dist.data.token_rows import ROW_TOKENS, TokenReader
 from reformer_dist.data.tokenizers import Tokenizer
@@ -52,7 +53,8 @@ def write_corpus(
 ) -> None:
     """Write every part as a Ray Data dataset with a row for each, then the table of documents and the manifest.
 
-    Parts that an interrupted attempt has finished are kept.
+    Parts that an interrupted attempt has finished are kept. Where a text that is written in part turns out to be bad and
+    `data.skip_bad_documents` is set, the parts that hold some of it are written again without it.
 
     Args:
         parts: all parts of the corpus.
@@ -69,22 +71,51 @@ def write_corpus(
     assert ray.is_initialized(), "Ray must be running: reformer_dist.ray_session"
     definition = tokenizer.to_json()
     write: Any = partial(write_part, data=data, tokenizer=definition, folder=store.url(store.path))
-    listing = ray.data.from_items([{"part": part.to_json()} for part in parts], override_num_blocks=len(parts))
-    dataset = quiet(listing.map_batches(write, batch_size=1, batch_format="pyarrow"))
-    num_done = num_kept = 0
+
+    def with_ray_data(some: Sequence[Part]) -> Iterator[dict[str, Any]]:
+        listing = ray.data.from_items([part.to_row() for part in some], override_num_blocks=len(some))
+        dataset = quiet(listing.map_batches(write, batch_size=1, batch_format="pyarrow"))
+        for table in iterate_tables(dataset.iterator()):
+            yield from table.to_pylist()
+
+    write_parts(parts, with_ray_data, report)
+    write_manifest(len(parts), data, tokenizer, store, num_binary)
+
+
+def write_parts(
+    parts: Sequence[Part],
+    write: Callable[[Sequence[Part]], Iterable[dict[str, Any]]],
+    report: Callable[[str], None] = print,
+) -> None:
+    """Have all parts written; those with a piece of a text that must be left out a second time, without it.
+
+    Args:
+        parts: all parts of the corpus.
+        write: hands parts to `write_part` and yields its rows as they come.
+        report: takes lines of progress.
+
+    Raises:
+        OSError: a document that cannot be read or a file that cannot be written.
+    """
+    num_kept = 0
     last_report = time.monotonic()
-    for table in iterate_tables(dataset.iterator()):
-        for row in table.to_pylist():
+    while parts:
+        bad: dict[str, str] = {}
+        for num_done, row in enumerate(write(parts), start=1):
             if row["error"]:
                 raise OSError(row["error"])
-            num_done += 1
             num_kept += row["was_there"]
-        if time.monotonic() - last_report > REPORT_SECONDS:
-            last_report = time.monotonic()
-            report(f"prepared {num_done} of {len(parts)} files")
+            for url, problem in json.loads(row["bad"]).items():
+                bad[url] = min(problem, bad.get(url, problem))  # whichever part was first
+            if time.monotonic() - last_report > REPORT_SECONDS:
+                last_report = time.monotonic()
+                report(f"prepared {num_done} of {len(parts)} files")
+        pairs = [(part, part.without(bad)) for part in parts]
+        parts = [without for part, without in pairs if without is not part]
+        if parts:
+            report(f"{len(bad)} large documents are bad; {len(parts)} files are made again without them")
     if num_kept:
-        report(f"{num_kept} of {len(parts)} files were there from an interrupted attempt")
-    write_manifest(len(parts), data, tokenizer, store, num_binary)
+        report(f"{num_kept} files were there from an interrupted attempt")
 
 
 @contextmanager
@@ -129,6 +160,7 @@ def write_manifest(num_parts: int, data: DataConfig, tokenizer: Tokenizer, store
 
     Raises:
         ConfigError: a split without a token.
+        OSError: a file that cannot be written; the message names it.
     """
     results = [read_part(store, index) for index in range(num_parts)]
     files = tuple(result.file for result in results)
@@ -140,11 +172,11 @@ def write_manifest(num_parts: int, data: DataConfig, tokenizer: Tokenizer, store
         counts = _count_ends(reader, counts, lengths_by_split)
     _check_splits(lengths_by_split, data, results)
     table = pa.table([names, pa.array(sources), *map(pa.array, lengths_by_split)], schema=DOCUMENTS_SCHEMA)
-    with HashingFile(store, DOCUMENTS) as file, parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
+    with new_file(store, DOCUMENTS) as file, parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
         writer.write_table(table)
     documents_file = StoredFile(name=DOCUMENTS, size=file.size, xxh3=file.hexdigest)
     definition = tokenizer.to_json()
-    with HashingFile(store, TOKENIZER) as file:
+    with new_file(store, TOKENIZER) as file:
         file.write(definition.encode())
     content = xxhash.xxh3_128(f"{SCHEMA_VERSION} {definition} {documents_file.xxh3}".encode())
     for token_file in files:
@@ -167,8 +199,8 @@ def write_manifest(num_parts: int, data: DataConfig, tokenizer: Tokenizer, store
         tokenizer_file=StoredFile(name=TOKENIZER, size=file.size, xxh3=file.hexdigest),
         token_files=files,
     )
-    with store.filesystem.open_output_stream(store.child(MANIFEST), compression=None) as stream:
-        stream.write((manifest.model_dump_json(indent=1) + "\n").encode())
+    with new_file(store, MANIFEST) as file:
+        file.write((manifest.model_dump_json(indent=1) + "\n").encode())
     _delete_others(store, {MANIFEST, *(stored.name for stored in manifest.files)})
 
 

@@ -3,18 +3,17 @@
 import gzip
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from reformer_dist.config import ConfigError, DataConfig, load_config
 from reformer_dist.data import documents as reading
 from reformer_dist.data import files, formats, prepare, records
 from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.parts import write_part
+from reformer_dist.data.manifest import DOCUMENTS, MANIFEST
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.tokenizers import make_tokenizer
 from reformer_dist.training.checks import check_config, check_corpus
-from tests.corpora import grid_config, prepare_here, write_documents
+from tests.corpora import grid_config, prepare_here, run_here, write_documents, write_here
 from tests.unit.test_data_formats import PICTURES, documents, fasta, jsonl, npz, parquet, png
 
 GOOD = [f"document {i} " * 5 for i in range(30)]
@@ -83,30 +82,49 @@ def test_a_broken_text_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(reading, "HELD_TOKENS", 10)
     monkeypatch.setattr(files, "BUFFER_BYTES", 64)
     monkeypatch.setattr(records, "PIECE_BYTES", 100)
-    with pytest.raises(OSError, match=r"bad\.txt\.gz: .*too large to be left out"):
-        prepare_here(source, tmp_path / "again", 0.3, skip_bad_documents=True)
+    again = prepare_here(source, tmp_path / "again", 0.3, skip_bad_documents=True)
+    assert again.manifest == corpus.manifest, "also when some of it was written before it was known to be bad"
 
 
-def test_a_text_in_slices_cannot_be_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_text_in_slices_of_several_parts_is_left_out_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(formats, "SLICE_BYTES", 50)
     monkeypatch.setattr(prepare, "MIN_PART_BYTES", 60)
-    source = write_documents(tmp_path / "s", {"a.txt": b"MKV\n" * 40 + b"1\n"})
-    with pytest.raises(OSError, match=r"a\.txt: '1' is no code .* too large to be left out"):
-        prepare_here(source, tmp_path, tokenizer="amino_acids", skip_bad_documents=True)
-    good = prepare_here(write_documents(tmp_path / "t", {"a.txt": b"MKV\n" * 50}), tmp_path, tokenizer="amino_acids")
-    assert len(good.manifest.token_files) > 2
-    assert good.document_lengths("train").tolist() == [120]
-    assert good.document_lengths("validation").tolist() == [30]
+    monkeypatch.setattr(prepare, "FILE_BYTES", 1)
+    monkeypatch.setattr(records, "PIECE_BYTES", 20)
+    good = {"a.txt": b"MKV\n" * 50, "z.txt": b"AC\n" * 50}
+    bad = {"b.txt": b"MKV\n" * 40 + b"1\n" + b"MKV\n" * 40 + b"2\n", "c.txt": b"1\n" + b"MKV\n" * 60}
+    source = write_documents(tmp_path / "s", good | bad)
+    with pytest.raises(OSError, match=r"b\.txt: '1' is no code .* --data\.skip_bad_documents true leaves it out"):
+        prepare_here(source, tmp_path, tokenizer="amino_acids")
+    corpus = prepare_here(source, tmp_path, tokenizer="amino_acids", skip_bad_documents=True)
+    assert len(corpus.manifest.token_files) > 6
+    assert corpus.manifest.bad == 2
+    assert corpus.tokenizer.decode(corpus.read(0, 250)) == "MKV" * 50 + "AC" * 50
+    assert [corpus.document_lengths(split).tolist() for split in ("train", "validation")] == [[120, 80], [30, 20]]
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "s", {"a.txt": b"text " * 9999})
     preparation = plan_preparation(DataConfig(sources=(str(source),)), str(tmp_path))
     (tmp_path / "tokens-00000.parquet").symlink_to("/dev/full")
-    table = pa.Table.from_pylist([{"part": preparation.parts[0].to_json()}])
-    (row,) = write_part(table, preparation.data, make_tokenizer("bytes").to_json(), str(tmp_path)).to_pylist()
+    row = write_here(preparation.parts[0], preparation.data, make_tokenizer("bytes").to_json(), str(tmp_path))
     assert row["error"].startswith(f"train.storage: {tmp_path}/tokens-00000.parquet cannot be written: ")
     assert "No space left on device" in row["error"]
+
+
+def test_a_disk_that_is_full_at_the_end_is_named(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "s", {"a.txt": b"text " * 9999})
+    preparation = plan_preparation(DataConfig(sources=(str(source),)), str(tmp_path))
+    for name in (DOCUMENTS, MANIFEST):
+        folder = Path(f"{preparation.folder}.partial")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to("/dev/full")
+        with pytest.raises(OSError, match=rf"train\.storage: .*{name} cannot be written: .*No space left") as caught:
+            run_here(preparation)
+        assert "\n" not in str(caught.value)
+        (folder / name).unlink()
 
 
 def small_corpus(tmp_path: Path, **fields: object) -> Corpus:

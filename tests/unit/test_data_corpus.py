@@ -6,7 +6,6 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import xxhash
 
@@ -14,12 +13,12 @@ from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data import prepare as preparing
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.manifest import SPLITS, SplitName
-from reformer_dist.data.parts import Part, write_part
+from reformer_dist.data.parts import Part
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.stores import open_store
 from reformer_dist.data.tokenizers import make_tokenizer
 from reformer_dist.data.writing import complete_folder
-from tests.corpora import prepare_here, random_documents, run_here, write_documents
+from tests.corpora import prepare_here, random_documents, run_here, write_documents, write_here
 
 DOCUMENTS = random_documents({f"{i:02d}.txt": 50 + 7 * i for i in range(30)})
 
@@ -184,9 +183,7 @@ def test_an_interrupted_attempt_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     definition = make_tokenizer("bytes").to_json()
 
     def write(part: Part) -> dict[str, object]:
-        table = pa.Table.from_pylist([{"part": part.to_json()}])
-        (row,) = write_part(table, preparation.data, definition, str(aside)).to_pylist()
-        return row
+        return write_here(part, preparation.data, definition, str(aside))
 
     first, second, third = preparation.parts[:3]
     assert [write(part)["was_there"] for part in (first, second, third, first)] == [False, False, False, True]

@@ -135,6 +135,20 @@ def test_documents_of_one_group_stay_together(tmp_path: Path) -> None:
         prepare_here(tmp_path / "b.npz", tmp_path, 0.4, field="tiles", split_by="photo", tokenizer="rgb")
 
 
+def test_lines_that_only_the_standard_library_takes_are_read(tmp_path: Path) -> None:
+    lines = b'{"n": NaN, "text": "one"}\n \r\n{"n": "\\ud800", "text": "two"}\r\n{"n": 1, "text": "three"}'
+    write_documents(tmp_path, {"a.jsonl": lines})
+    assert sliced(tmp_path / "a.jsonl", DataConfig(), 1000) == [
+        ("a.jsonl#0", b"one"), ("a.jsonl#29", b"two"), ("a.jsonl#61", b"three")]  # fmt: skip
+
+
+def test_a_line_longer_than_what_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PIECE_BYTES", 7)
+    texts = ["x" * 100, "y", "z" * 50]
+    write_documents(tmp_path, {"a.jsonl": jsonl(texts)})
+    assert [content.decode() for _, content in sliced(tmp_path / "a.jsonl", DataConfig(), 1000)] == texts
+
+
 def test_a_field_for_each_source(tmp_path: Path) -> None:
     write_documents(tmp_path, {"a.jsonl": b'{"en": ["one", "two"]}\n' * 9, "b.jsonl": b'{"body": "three"}\n' * 9})
     corpus = prepare_here(f"{tmp_path}/a.jsonl", tmp_path, sources=(f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"),

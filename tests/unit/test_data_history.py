@@ -1,6 +1,7 @@
 """Whatever happens to a training (kills, other numbers of workers), every step sees the tokens it would have seen."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from tests.corpora import grid_config, prepare_here, random_documents, write_doc
 LENGTH, BATCH = 24, 6
 GRIDS = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (1, 4), (6, 1), (4, 1), (5, 1)]
 """(data groups, sequence shards) of 1 to 6 workers; in the last two groups have batches of other sizes."""
-WEIGHTS = (None, (2.0, 1.0))
+ORDERS: tuple[dict[str, object], ...] = ({}, {"data__weights": (2.0, 1.0)}, {"data__order": "documents"})
+"""Fields of what decides the order: every sequence on its own, a mixture, documents kept together."""
 
 Tokens = Counter[tuple[int, int, int]]
 """How often a (row of the batch, position, token) was consumed."""
@@ -31,9 +33,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare_here(folder / "a", folder, sources=(f"{folder}/a", f"{folder}/b"))
 
 
-def config_of(grid: tuple[int, int], weights: tuple[float, ...] | None, steps: int, micro: int = 1) -> Config:
-    return grid_config(*grid, data__sequence_length=LENGTH, data__weights=weights, data__sources=("a", "b"),
-        train__batch_size=BATCH, train__micro_batch_size=micro, train__steps=steps)  # fmt: skip
+def config_of(grid: tuple[int, int], order: Mapping[str, object], steps: int, micro: int = 1) -> Config:
+    return grid_config(*grid, data__sequence_length=LENGTH, data__sources=("a", "b"), train__batch_size=BATCH,
+        train__micro_batch_size=micro, train__steps=steps, **order)  # fmt: skip
 
 
 def consumed(corpus: Corpus, config: Config, start_step: int) -> list[Tokens]:
@@ -65,24 +67,24 @@ def expected(corpus: Corpus, config: Config) -> list[Tokens]:
 @settings(deadline=None)  # a busy machine is slow, not wrong
 @given(
     history=st.lists(st.tuples(st.sampled_from(GRIDS), st.integers(1, 9), st.integers(0, 5)), min_size=1, max_size=5),
-    weights=st.sampled_from(WEIGHTS),
+    order=st.sampled_from(ORDERS),
     micro=st.integers(1, 4),
 )
 def test_kills_and_resizes_change_nothing(
-    corpus: Corpus, history: list[tuple[tuple[int, int], int, int]], weights: tuple[float, ...] | None, micro: int
+    corpus: Corpus, history: list[tuple[tuple[int, int], int, int]], order: dict[str, object], micro: int
 ) -> None:
     num_steps = 20
-    reference = expected(corpus, config_of((1, 1), weights, num_steps))
+    reference = expected(corpus, config_of((1, 1), order, num_steps))
     step = 0  # of the last checkpoint, which is all that a training keeps of its place
     for grid, steps_run, steps_lost in [*history, ((1, 1), num_steps, 0)]:
         end = min(step + steps_run, num_steps)
         if end > step:
-            assert consumed(corpus, config_of(grid, weights, end, micro), step) == reference[step:end]
+            assert consumed(corpus, config_of(grid, order, end, micro), step) == reference[step:end]
         step = max(step, end - steps_lost)
 
 
 def test_an_epoch_is_every_position_once(corpus: Corpus) -> None:
-    config = config_of((1, 1), None, 40)
+    config = config_of((1, 1), {}, 40)
     reader = SequenceReader(corpus, "train", config.data, 1)
     size = reader.plan.num_sequences
     stream = np.concatenate([reader.samples(config, step) for step in range(40)])

@@ -46,6 +46,25 @@ def test_text_comes_back(bpe: BPETokenizer) -> None:
     assert len(bpe.encode(TEXT)) < len(TEXT) * 2 / 3
 
 
+def test_several_documents_are_what_each_is(bpe: BPETokenizer) -> None:
+    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 2, 5, 3), np.uint8))
+    documents = {
+        "bytes": ["a", b"", TEXT],
+        "amino_acids": ["MK v\n", b"", b"A"],
+        "rgb": pictures,
+        "bpe": ["a", b"", TEXT],
+    }
+    for tokenizer in all_tokenizers(bpe):
+        some = documents.get(tokenizer.name, [picture[..., 0] for picture in pictures])
+        each = [tokenizer.encode(document) for document in some]
+        tokens, lengths = tokenizer.encode_all(some)
+        assert tokens.dtype == tokenizer.dtype
+        assert tokens.tolist() == np.concatenate(each).tolist()
+        assert lengths == [len(ids) for ids in each]
+    with pytest.raises(BadDocument):
+        AminoAcidTokenizer().encode_all(["MKV", "1"])
+
+
 def test_bpe_takes_utf8_alone(bpe: BPETokenizer) -> None:
     for document in (b"\xff\xfe", "\ud800"):
         with pytest.raises(BadDocument, match="no UTF-8"):
