@@ -7,7 +7,8 @@ others on the machine change little. Memory is the peak of each of Ray's worker 
 import csv
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -38,32 +39,31 @@ FED = ("sequence", "batch", "steps", "steps a second", "tokens a second", "secon
 
 
 def run(size: str, output: Path) -> None:
-    """Prepare and feed; print two tables and write them as CSV."""
+    """Prepare and feed; print three tables and write them as CSV."""
     document_bytes, num_tiny, num_steps = SIZES[size]
     folder = output / "data"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    long, lines, files, books = folder / "long.txt", folder / "lines.jsonl", folder / "files", folder / "books.txt"
     code = b"".join(Path(file.url).read_bytes() for file in list_files(["stdlib"]))
-    _write(long, code, document_bytes)
-    _write(books, code, BPE_BYTES)
-    _write_lines(lines, num_tiny)
-    _write_files(files, num_tiny)
-    corpora: tuple[tuple[str, Path, dict[str, Any], int], ...] = (
-        ("one document", long, {}, LOOP_BYTES),
-        (f"{num_tiny:,} lines of JSON", lines, {}, LOOP_BYTES),
-        (f"{num_tiny:,} files", files, {}, LOOP_BYTES),
-        ("BPE, 8,192 tokens", books, {"tokenizer": "bpe"}, BPE_LOOP_BYTES),
+    corpora: tuple[tuple[str, str, Callable[[Path], None], int], ...] = (
+        (f"{num_tiny:,} lines of JSON", "lines.jsonl", partial(_write_lines, num_lines=num_tiny), LOOP_BYTES),
+        (f"{num_tiny:,} files", "files", partial(_write_files, num_files=num_tiny), LOOP_BYTES),
+        ("BPE, 8,192 tokens", "bpe.txt", partial(_write, content=code, num_bytes=BPE_BYTES), BPE_LOOP_BYTES),
+        ("one document", "long.txt", partial(_write, content=code, num_bytes=document_bytes), LOOP_BYTES),
     )
     prepared, compared = [], []
     with ray_session():
-        for name, source, fields, loop_bytes in corpora:
-            data = DataConfig.model_validate({"sources": (str(source),), **fields})
+        for name, source, write, loop_bytes in corpora:
+            write(folder / source)
+            tokenizer = "bpe" if source.startswith("bpe") else "bytes"
+            data = DataConfig.model_validate({"sources": (str(folder / source),), "tokenizer": tokenizer})
             row, preparation, corpus = _prepare(name, data, folder)
             prepared.append(row)
             compared.append([name, *rates(preparation, corpus.tokenizer, loop_bytes)])
-            if source == long:
-                fed = [_feed(corpus, length, batch, num_steps) for length, batch in FED_LENGTHS]
+            print(
+                ", ".join(f"{value:.1f}" if isinstance(value, float) else value for value in (*row, *compared[-1][1:]))
+            )
+        fed = [_feed(corpus, length, batch, num_steps) for length, batch in FED_LENGTHS]
     _show(PREPARED, prepared, output / "data_prepared.csv")
     _show(RATES, compared, output / "data_rates.csv")
     _show(FED, fed, output / "data_fed.csv")
