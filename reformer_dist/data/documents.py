@@ -1,6 +1,6 @@
 """From a slice's records to a part's tokens: encoding, leaving out what is bad, and noting which document has what."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,12 +36,14 @@ PARTS_SCHEMA = pa.schema(
 SHOWN_PROBLEMS = 3
 
 
-def split_of(key: str, data: DataConfig) -> int:
-    """Index in SPLITS of the split that the hash of a document's name or group puts it in."""
-    share = xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) / 2**64
-    if share < data.validation_fraction:
-        return SPLITS.index("validation")
-    return SPLITS.index("test" if share < data.validation_fraction + data.test_fraction else "train")
+def splits_of(keys: Iterable[str], data: DataConfig) -> list[int]:
+    """Index in SPLITS of the split that the hash of each document's name or group puts it in."""
+    hashes = [xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys]
+    shares = np.array(hashes, np.uint64) / 2.0**64
+    held_out = np.where(shares < data.validation_fraction, SPLITS.index("validation"), SPLITS.index("test"))
+    is_train = shares >= data.validation_fraction + data.test_fraction
+    splits: list[int] = np.where(is_train, SPLITS.index("train"), held_out).tolist()
+    return splits
 
 
 class Documents:
@@ -103,7 +105,10 @@ class Documents:
         if not waiting:
             return
         try:
-            tokens, lengths = self._tokenizer.encode_all([self._content(record) for record, _ in waiting])
+            contents = [record.content for record, _ in waiting]
+            if self._tokenizer.kind == "image":
+                contents = list(map(self._levels, contents))
+            tokens, lengths = self._tokenizer.encode_all(contents)
         except BadDocument:
             waiting, encoded = self._good(waiting)
             if not waiting:
@@ -116,7 +121,8 @@ class Documents:
         good, encoded = [], []
         for record, piece in waiting:
             try:
-                encoded.append(self._tokenizer.encode(self._content(record)))
+                content = record.content if self._tokenizer.kind == "text" else self._levels(record.content)
+                encoded.append(self._tokenizer.encode(content))
                 good.append((record, piece))
             except BadDocument as error:
                 self._leave_out(record.name, piece, str(error))
@@ -167,11 +173,11 @@ class Documents:
         if len(self._problems) < SHOWN_PROBLEMS:
             self._problems.append(f"{where}: {problem}")
 
-    def _content(self, record: Record) -> Any:
-        """What the tokenizer takes. Raises BadDocument for bytes that are no image."""
-        if self._tokenizer.kind == "image" and isinstance(record.content, bytes):
-            return decode_image(record.content, "RGB" if self._tokenizer.name == "rgb" else "L")
-        return record.content
+    def _levels(self, content: Any) -> Any:
+        """An image's levels. Raises BadDocument for bytes that are no image."""
+        if isinstance(content, bytes):
+            return decode_image(content, "RGB" if self._tokenizer.name == "rgb" else "L")
+        return content
 
     def _write_held(self, held: list[NDArray[Any]], piece: FileSlice, *, continues: bool) -> None:
         """Write pieces of a text, if there are any."""
@@ -182,7 +188,7 @@ class Documents:
     def _write(self, documents: Batch, tokens: NDArray[Any], lengths: list[int]) -> None:
         names = [record.name for record, _ in documents]
         keys = (record.name if record.group is None else record.group for record, _ in documents)
-        splits = [split_of(key, self._data) for key in keys]
+        splits = splits_of(keys, self._data)
         self._rows.write(tokens, lengths, splits)
         sources = [piece.file.source for _, piece in documents]
         continues = [record.continues for record, _ in documents]

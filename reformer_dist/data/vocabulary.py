@@ -5,7 +5,7 @@ from itertools import chain
 
 from reformer_dist.config import ConfigError, DataConfig
 from reformer_dist.data.bpe import train_bpe
-from reformer_dist.data.documents import read_records, split_of
+from reformer_dist.data.documents import read_records, splits_of
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import SPLITS
 from reformer_dist.data.parts import Part
@@ -76,7 +76,7 @@ def _texts(piece: FileSlice, data: DataConfig, limit: int, held_out: bool) -> It
     taken = 0
     try:
         for record in read_records(piece, data, "text"):
-            is_train = split_of(record.group or record.name, data) == SPLITS.index("train")
+            is_train = splits_of([record.group or record.name], data) == [SPLITS.index("train")]
             if record.problem or not (is_train or held_out):
                 continue
             text = record.content
