@@ -5,7 +5,18 @@ import importlib
 from pathlib import Path
 
 SPEED = ("attention", "model", "memory", "scaling")
-SUITES = (*SPEED, "parallel", "duplication", "buckets", "ties", "chaos", "elastic", "checkpoint", "data")
+SUITES = (
+    *SPEED,
+    "parallel",
+    "duplication",
+    "duplication_corpus",
+    "buckets",
+    "ties",
+    "chaos",
+    "elastic",
+    "checkpoint",
+    "data",
+)
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 
 

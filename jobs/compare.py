@@ -8,7 +8,8 @@ from pathlib import Path
 
 from reformer_dist.cli import answer
 from reformer_dist.comparison import page
-from reformer_dist.tracking import add_place_options, find_runs, place_of
+from reformer_dist.run_records import find_runs
+from reformer_dist.tracking_place import add_place_options, place_of
 
 
 def main(arguments: argparse.Namespace) -> None:

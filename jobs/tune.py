@@ -12,8 +12,11 @@ from rich.table import Table
 
 from reformer_dist.cli import JobFailed, answer, run_job
 from reformer_dist.config import Config
-from reformer_dist.tracking import add_place_options, find_runs, place_of
-from reformer_dist.tuning import Sweep, suggest, sweep
+from reformer_dist.run_records import find_runs
+from reformer_dist.sweeps.suggestion import suggest
+from reformer_dist.sweeps.trials import Sweep
+from reformer_dist.tracking_place import add_place_options, place_of
+from reformer_dist.tuning import sweep
 
 
 def main(config: Config) -> None:
@@ -43,8 +46,7 @@ def _table(result: Sweep) -> Table:
 
 def read_health(arguments: argparse.Namespace) -> None:
     """Print what the hash health of a run proposes."""
-    for run in find_runs(*place_of(arguments), [arguments.suggest]):
-        print(suggest(run))
+    print(*map(suggest, find_runs(*place_of(arguments), [arguments.suggest])), sep="\n")
 
 
 if __name__ == "__main__":

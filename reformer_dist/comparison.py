@@ -12,7 +12,7 @@ from statistics import median
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reformer_dist.tracking import Point, RunRecord
+from reformer_dist.run_records import Point, RunRecord
 from reformer_dist.training.curve import running_mean
 
 TRAIN, HELD_OUT = "train/bits_per_token", "validation/bits_per_token"

@@ -16,6 +16,7 @@ _SETTINGS = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every start warns of the change
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_maximum_startup_concurrency": "64",  # a sweep's many small actors are meant, and no cause for warnings
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)

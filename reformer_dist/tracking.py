@@ -2,99 +2,49 @@
 
 In: a configuration, metrics by step, texts and pictures. Out: a run in an SQLite file under the storage folder or on a
 server. One process of a training logs, its driver; a step that was logged is not logged again, so a training that went
-back to a checkpoint leaves one point for each step.
+back to a checkpoint leaves one point for each step. Metrics are sent by a thread beside the training, which goes on while
+a server is away; all else waits for the server (see patience.py).
 """
 
-import argparse
 import logging
-import socket
+import math
+import os
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self
 
 from reformer_dist.cli import JobStopped
-from reformer_dist.config import Config, ConfigError, flatten, load_config
+from reformer_dist.config import Config, ConfigError, flatten
 from reformer_dist.data.stores import one_line, open_store
+from reformer_dist.patience import Patient, ServerAway
+from reformer_dist.tracking_place import check_reachable, tracking_uri
+
+# Read by MLflow when it sends or fetches.
+_SETTINGS = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # waiting is ours; with its seven a call is silent for four minutes
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
 
 FLUSH_SECONDS = 3.0
-"""Metrics reach MLflow at most this much later."""
-CONNECT_SECONDS = 5.0
+"""Metrics reach MLflow at most this much later, while it answers."""
 MAX_BATCH = 1000
 """Metrics that MLflow takes in one call; parameters are a tenth."""
 
 STOPPED_EARLY = "stopped_early"
 """Tag of a run that a sweep ended early: the step at which."""
 
+AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+"""MLflow's codes of errors that pass; no connection at all is its first."""
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-
-def tracking_uri(config: Config) -> str:
-    """Where the runs are kept: `tracking.uri`, or an SQLite file under `train.storage`.
-
-    Raises:
-        ConfigError: neither is possible, since SQLite needs a local folder.
-    """
-    if config.tracking.uri is not None:
-        return config.tracking.uri
-    store = open_store(config.train.storage)
-    if not store.is_local:
-        raise ConfigError(
-            f"tracking.uri is not given and an SQLite file cannot lie at train.storage = {config.train.storage};"
-            " a server such as http://localhost:5000 works, or a file of this machine: sqlite:////tmp/mlflow.db"
-        )
-    return f"sqlite:///{store.child('mlflow.db')}"
-
-
-def check_reachable(uri: str) -> None:
-    """Fail within seconds when a tracking server does not answer.
-
-    Raises:
-        ConfigError: nothing listens at the server's address.
-    """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https"):
-        return
-    address = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
-    try:
-        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"tracking.uri = {uri} does not answer ({error}); start it, or leave tracking.uri out for an SQLite file"
-        ) from None
-
-
-class Point(NamedTuple):
-    """A value of a metric: after so many steps, at a time in milliseconds since 1970."""
-
-    step: int
-    milliseconds: int
-    value: float
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """A run as MLflow has it.
-
-    Attributes:
-        id: MLflow's id.
-        name: the run's name.
-        status: RUNNING, FINISHED, FAILED or KILLED.
-        parameters: the configuration by dotted name.
-        curves: all points of each metric, in order of step.
-        sample: the sampled text, empty without one.
-    """
-
-    id: str
-    name: str
-    status: str
-    parameters: dict[str, str]
-    curves: dict[str, list[Point]]
-    sample: str
 
 
 @dataclass
@@ -112,10 +62,12 @@ class Run:
     id: str
     uri: str
     experiment_id: str
-    _client: Any
+    _client: Patient
     _points: list[Any] = field(default_factory=list)
     _last_steps: dict[str, int] = field(default_factory=dict)
     _last_flush: float = field(default_factory=time.monotonic)
+    _thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    _sending: Future[None] | None = None
     _closed: bool = False
 
     def __enter__(self) -> Self:
@@ -124,7 +76,9 @@ class Run:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.finish("FINISHED")
-        else:
+            return
+        self._client.give_up()  # what ended the block is to be told now
+        with suppress(ServerAway):
             self.finish("KILLED" if issubclass(kind, KeyboardInterrupt | JobStopped) else "FAILED")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -136,20 +90,37 @@ class Run:
             if step > self.last_step(name):
                 self._points.append(Metric(name, value, now, step))
                 self._last_steps[name] = step
-        if time.monotonic() - self._last_flush > FLUSH_SECONDS:
-            self.flush()
+        idle = self._sending is None or self._sending.done()
+        if idle and time.monotonic() - self._last_flush > FLUSH_SECONDS:
+            self._start_sending()
 
     def flush(self) -> None:
-        """Send what is buffered."""
-        while self._points:
-            self._client.log_batch(self.id, metrics=self._points[:MAX_BATCH])
-            del self._points[:MAX_BATCH]
-        self._last_flush = time.monotonic()
+        """Send what is buffered and wait until MLflow has it.
 
-    def history(self, name: str) -> list[tuple[int, float]]:
-        """All (step, value) of a metric, in order of step, from before a resumption too."""
+        Raises:
+            ServerAway: MLflow has not answered for too long.
+        """
+        self._start_sending().result()
+
+    def _start_sending(self) -> Future[None]:
+        """Let the thread send what is buffered, after what it sends already; a refusal is raised here."""
+        if self._sending is not None:
+            with suppress(ServerAway):  # what it had is still buffered
+                self._sending.result()
+        self._last_flush = time.monotonic()
+        self._sending = self._thread.submit(self._send)
+        return self._sending
+
+    def _send(self) -> None:
+        while self._points:
+            batch = self._points[:MAX_BATCH]
+            self._client.log_batch(self.id, metrics=batch)
+            del self._points[: len(batch)]
+
+    def history(self, name: str, run_id: str | None = None) -> list[tuple[int, float]]:
+        """All (step, value) of a metric, in order of step, from before a resumption too; of any run of the same store."""
         self.flush()
-        return sorted((point.step, point.value) for point in self._client.get_metric_history(self.id, name))
+        return sorted((p.step, p.value) for p in self._client.get_metric_history(run_id or self.id, name))
 
     def last_metrics(self) -> dict[str, float]:
         """The last value of every metric."""
@@ -171,12 +142,27 @@ class Run:
         """Keep the files of a folder as artifacts."""
         self._client.log_artifacts(self.id, str(folder))
 
+    def close_other(self, run_id: str, status: Status, stopped_at: int | None = None) -> None:
+        """Close another run of the same store if it was left open; tag it as stopped early, after so many steps."""
+        if stopped_at is not None:
+            self._client.set_tag(run_id, STOPPED_EARLY, str(stopped_at))
+        if self._client.get_run(run_id).info.status == "RUNNING":
+            self._client.set_terminated(run_id, status)
+
     def finish(self, status: Status = "FINISHED") -> None:
-        """Send what is buffered and close the run, unless it is closed."""
-        if not self._closed:
+        """Send what is buffered and close the run, unless it is closed.
+
+        Raises:
+            ServerAway: MLflow has not answered for too long.
+        """
+        if self._closed:
+            return
+        try:
             self.flush()
             self._client.set_terminated(self.id, status)
             self._closed = True
+        finally:
+            self._client.give_up()  # or the thread would hold up the end of a job that is interrupted here
 
     def url_hint(self) -> str:
         """How to look at the run: a server's address of it, or the command that starts the UI."""
@@ -199,115 +185,112 @@ class Experiment:
     id: str
     uri: str
     _client: Any
+    _tell: Callable[[str], object]
 
     def start(self, config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
         """Begin a run, or go on with one.
 
         Args:
-            config: every value becomes a parameter, by dotted name; `train.run_name` is the run's name.
+            config: every value becomes a parameter, by dotted name, and so does `derived`; `train.run_name` is the
+                run's name.
             parent_run: id of the run that this one is part of, such as a sweep.
             run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
         """
         from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
 
-        run = self._reopen(run_id) if run_id else None
+        client = Patient(self._client, (MlflowException, OSError), _is_away, f"MLflow at {self.uri}", self._tell)
+        run = self._reopen(client, run_id) if run_id else None
         if run is not None:
             return run
         tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
-        new_id = self._client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
-        parameters = [Param(name, str(value)) for name, value in flatten(config.model_dump(mode="json"))]
+        new_id = client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
+        values = {**dict(flatten(config.model_dump(mode="json"))), **derived(config)}
+        parameters = [Param(name, str(value)) for name, value in values.items()]
         for first in range(0, len(parameters), MAX_BATCH // 10):
-            self._client.log_batch(new_id, params=parameters[first : first + MAX_BATCH // 10])
-        return Run(new_id, self.uri, self.id, self._client)
+            client.log_batch(new_id, params=parameters[first : first + MAX_BATCH // 10])
+        return Run(new_id, self.uri, self.id, client)
 
-    def _reopen(self, run_id: str) -> Run | None:
+    def _reopen(self, client: Patient, run_id: str) -> Run | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            found = self._client.get_run(run_id)
+            found = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        self._client.update_run(run_id, status="RUNNING")
-        run = Run(run_id, self.uri, found.info.experiment_id, self._client)
+        client.update_run(run_id, status="RUNNING")
+        run = Run(run_id, self.uri, found.info.experiment_id, client)
         for name in found.data.metrics:
             run._last_steps[name] = run.history(name)[-1][0]
         return run
 
 
-def open_experiment(config: Config) -> Experiment:
+def derived(config: Config) -> dict[str, int]:
+    """What a configuration leads to, as plain numbers, which MLflow's plots can order.
+
+    `derived.num_buckets`: LSH buckets of a round, chosen or given, factors multiplied. `derived.tokens_a_step`.
+    """
+    return {
+        "derived.num_buckets": math.prod(config.model.bucket_factors),
+        "derived.tokens_a_step": config.train.batch_size * config.data.sequence_length,
+    }
+
+
+def open_experiment(config: Config, tell: Callable[[str], object] = print) -> Experiment:
     """Connect to the tracking store and find the experiment, or make it (an SQLite file too, in some seconds).
+
+    Args:
+        config: the configuration.
+        tell: takes a line when the server goes away later on, and one when it is back.
 
     Raises:
         ConfigError: the tracking server does not answer, or refuses.
     """
     uri = tracking_uri(config)
     check_reachable(uri)
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
+
+    client = _quiet_client(uri)
+    try:
+        experiment_id = _experiment_id(client, config)
+    except MlflowException as error:
+        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
+    return Experiment(experiment_id, uri, client, tell)
+
+
+def _quiet_client(uri: str) -> Any:
+    from mlflow import MlflowClient
 
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    try:
-        client = MlflowClient(uri)
-        return Experiment(_experiment_id(client, config), uri, client)
-    except MlflowException as error:
-        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
+    return MlflowClient(uri)
 
 
-def mark_stopped(uri: str, run_id: str, step: int) -> None:
-    """Tag a run as stopped early, after so many steps; its status becomes FINISHED if it was left running."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(uri)
-    client.set_tag(run_id, STOPPED_EARLY, str(step))
-    if client.get_run(run_id).info.status == "RUNNING":
-        client.set_terminated(run_id, "FINISHED")
+def _is_away(error: Any) -> bool:
+    """Whether the store cannot be reached or is busy, and does not refuse."""
+    if isinstance(error, OSError):  # of a server of artifacts; those of this machine's disk have a number
+        response = getattr(error, "response", None)
+        return error.errno is None and (response is None or response.status_code >= 500)
+    return error.error_code in AWAY
 
 
 def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
     """All (step, value) of a metric of any run, as they were logged; a step that was logged twice is there twice."""
-    from mlflow import MlflowClient
-
-    return sorted((point.step, point.value) for point in MlflowClient(uri).get_metric_history(run_id, name))
+    return sorted((point.step, point.value) for point in _quiet_client(uri).get_metric_history(run_id, name))
 
 
-def add_place_options(parser: argparse.ArgumentParser) -> None:
-    """Let a command line say where runs are."""
-    parser.add_argument("--experiment", default="reformer_dist", help="MLflow experiment (%(default)s)")
-    parser.add_argument("--uri", help="MLflow's tracking URI (an SQLite file under --storage)")
-    parser.add_argument("--storage", default="runs", help="train.storage of the runs (%(default)s)")
-
-
-def place_of(arguments: argparse.Namespace) -> tuple[str, str]:
-    """Tracking URI and experiment of a command line with those options."""
-    overrides = {"train.storage": arguments.storage, "tracking.experiment": arguments.experiment}
-    if arguments.uri:
-        overrides["tracking.uri"] = arguments.uri
-    config = load_config(None, overrides)
-    return tracking_uri(config), config.tracking.experiment
-
-
-def find_runs(uri: str, experiment: str, wanted: Sequence[str], filter_text: str = "") -> list[RunRecord]:
-    """Read runs of an experiment, oldest first.
-
-    Args:
-        uri: tracking URI.
-        experiment: its name.
-        wanted: ids, beginnings of ids or names of runs, in the order of the result; empty for all.
-        filter_text: MLflow's own filter.
+def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[Any]]:
+    """MLflow's client of a store, and the runs of an experiment as MLflow has them, oldest first.
 
     Raises:
-        ConfigError: no such experiment or run, or a filter that MLflow does not understand.
+        ConfigError: no such experiment, or a filter that MLflow does not understand.
     """
     check_reachable(uri)
-    from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for library in ("mlflow", "alembic"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    client = MlflowClient(uri)
+    client = _quiet_client(uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
         raise ConfigError(f"experiment {experiment}: there is none at {uri}")
@@ -315,35 +298,18 @@ def find_runs(uri: str, experiment: str, wanted: Sequence[str], filter_text: str
         runs = client.search_runs([found.experiment_id], filter_text, order_by=["attributes.start_time"])
     except MlflowException as error:
         raise ConfigError(f"filter {filter_text}: {one_line(error)}") from None
-    chosen = [run for name in wanted for run in _named(runs, name)] if wanted else list(runs)
-    if not chosen:
-        raise ConfigError(f"experiment {experiment}: no run there that filter {filter_text} leaves")
-    return [_record(client, run) for run in chosen]
+    return client, list(runs)
 
 
-def _named(runs: Sequence[Any], name: str) -> list[Any]:
-    found = [run for run in runs if run.info.run_name == name or run.info.run_id.startswith(name)]
-    if not found:
-        names = ", ".join(dict.fromkeys(run.info.run_name for run in runs))
-        raise ConfigError(f"run {name}: no run has that id or name; {names} work")
-    return found
-
-
-def _record(client: Any, run: Any) -> RunRecord:
-    """Everything that is shown of a run."""
-    id = run.info.run_id
-    histories = {name: client.get_metric_history(id, name) for name in run.data.metrics}
-    curves = {name: sorted(Point(p.step, p.timestamp, p.value) for p in points) for name, points in histories.items()}
-    sample = ""
-    if any(artifact.path == "sample.txt" for artifact in client.list_artifacts(id)):
-        with tempfile.TemporaryDirectory() as folder:
-            sample = Path(client.download_artifacts(id, "sample.txt", folder)).read_text(encoding="utf-8")
-    return RunRecord(id, run.info.run_name, run.info.status, dict(run.data.params), curves, sample)
-
-
-def start(config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
+def start(
+    config: Config,
+    *,
+    parent_run: str | None = None,
+    run_id: str | None = None,
+    tell: Callable[[str], object] = print,
+) -> Run:
     """`open_experiment` and `Experiment.start` in one."""
-    return open_experiment(config).start(config, parent_run=parent_run, run_id=run_id)
+    return open_experiment(config, tell).start(config, parent_run=parent_run, run_id=run_id)
 
 
 def _experiment_id(client: Any, config: Config) -> str:

@@ -32,6 +32,7 @@ from reformer_dist.cli import JobFailed, JobStopped
 from reformer_dist.config import Config
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.ray_session import ray_session
+from reformer_dist.tracking_place import check_reachable, tracking_uri
 from reformer_dist.training import checkpoint, checks, failures
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
@@ -99,7 +100,7 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
         JobStopped: Ctrl-C or SIGTERM; the workers have written a checkpoint first. A second signal does not wait for it.
     """
     checks.check_config(config)
-    tracking.check_reachable(tracking.tracking_uri(config))
+    check_reachable(tracking_uri(config))
     check(config)
     preparation = plan_preparation(config.data, config.train.storage)
     joins = ray.is_initialized() or "RAY_ADDRESS" in os.environ

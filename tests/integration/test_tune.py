@@ -1,78 +1,107 @@
-"""A sweep with a trial that finishes, one that fails and one that is impossible: table, MLflow runs and exit status."""
+"""A sweep that is killed and goes on, with a trial that fails and impossible ones: table, MLflow runs, artifacts."""
 
 import csv
 import io
-import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from reformer_dist.config import load_config
 from tests.corpora import random_documents, write_documents
 
 ROOT = Path(__file__).parents[2]
+STEPS = 300
+SPACE = '{"optimizer.learning_rate": [0.001, 1e+38, 0.002], "parallel.sequence_shards": [1, 3]}'
 
 
-def tune_job(storage: Path, documents: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def start(storage: Path, documents: Path, *options: str) -> "subprocess.Popen[str]":
+    """A sweep of trainings with one worker, one at a time; the last one takes some seconds."""
     command = [sys.executable, str(ROOT / "jobs/tune.py"), "--config", str(ROOT / "jobs/configs/tiny.yaml")]
     command += ["--data.sources", str(documents), "--data.validation_fraction", "0.2", "--train.storage", str(storage)]
-    command += ["--train.steps", "3", "--train.workers", "1", "--parallel.sequence_shards", "1", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    command += [
+        "--train.steps",
+        str(STEPS),
+        "--train.validate_every",
+        str(STEPS // 2),
+        "--train.checkpoint_every",
+        "20",
+    ]
+    command += ["--train.workers", "1", "--parallel.sequence_shards", "1", "--train.log_every", "5"]
+    command += ["--tracking.sample_tokens", "0", "--tune.space", SPACE, "--tune.max_concurrent", "1", *options]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_sweep_reports_every_trial_and_goes_on_past_failures(tmp_path: Path) -> None:
+def test_a_killed_sweep_goes_on_and_reports_every_trial(tmp_path: Path) -> None:
     documents = write_documents(tmp_path / "documents", random_documents({f"{i:02d}.txt": 400 for i in range(30)}))
     storage = tmp_path / "runs"
-    space = '{"optimizer.learning_rate": [0.001, 1e+38], "parallel.sequence_shards": [1, 3]}'
-    job = tune_job(storage, documents, "--tune.space", space, "--tracking.sample_tokens", "0")
-    assert (job.returncode, job.stderr) == (0, "")
-    lines = job.stdout.splitlines()
-    assert sum(line.startswith("left out: ") and "sequence_shards" in line for line in lines) == 2
-    assert any(line.startswith("trials: 2, ") for line in lines)
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
-    assert [(row[0], row[1]) for row in rows[:2]] == [("0.001", "1"), ("1e+38", "1")]
-    assert float(rows[0][2]) > 0
-    assert [row[-2] for row in rows] == ["finished", "failed", "impossible", "impossible"]
+    job = start(storage, documents)
+    while not list(storage.glob("tiny-1-04/1/step_*/manifest.json")):  # the third trial, of six combinations the fifth
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    job.send_signal(signal.SIGKILL)
+    lines = job.communicate()[0].splitlines()
+    assert sum(line.startswith("left out: ") and "sequence_shards" in line for line in lines) == 3
+    assert "trials: 3, 1 at a time" in lines
     assert any(
-        line.startswith("learning_rate 1e+38, sequence_shards 1: the loss or gradient of step") for line in lines
+        line.startswith("trial 1 (learning_rate 0.001, sequence_shards 1): ") and "bits" in line for line in lines
     )
+    assert "trial 3 (learning_rate 1e+38, sequence_shards 1): failed" in lines
+    assert "trial 5 (learning_rate 0.002, sequence_shards 1): started" in lines
+
+    job = start(storage, documents, "--tune.resume")
+    output, errors = job.communicate()
+    assert (job.returncode, errors) == (0, "")
+    lines = output.splitlines()
+    assert "trials: 1, 1 at a time" in lines
+    assert [line.split(":")[0] for line in lines if line.startswith("trial ")] == [
+        "trial 5 (learning_rate 0.002, sequence_shards 1)"
+    ] * 2
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    assert {row[0] for row in rows[:2]} == {"1", "5"}
+    assert [row[-2] for row in rows] == ["finished"] * 2 + ["failed"] + ["impossible"] * 3
+    assert any(line.startswith("learning_rate 1e+38, sequence_shards 1: the loss or gradient of") for line in lines)
 
     client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    parent, children = runs_of(client)
+    assert f"MLflow run {parent.info.run_id} of sqlite:///{storage}/mlflow.db" in lines
+    rates = {run.data.params["optimizer.learning_rate"]: run for run in children}
+    assert {rate: run.info.status for rate, run in rates.items()} == {
+        "0.001": "FINISHED",
+        "1e+38": "FAILED",
+        "0.002": "FINISHED",
+    }
+    points = client.get_metric_history(rates["0.002"].info.run_id, "train/loss")
+    assert [point.step for point in points] == list(range(5, STEPS + 1, 5)), "in one run, and no step twice"
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert artifacts == {"trials.csv", "best.yaml", "pareto.png", "learning_curves.png", "hash_health.png"}
+    check_artifacts(client, parent, rows[0], tmp_path)
+
+
+def runs_of(client: MlflowClient) -> tuple[Run, list[Run]]:
+    """The sweep's run and those of its three trials."""
     experiment = client.get_experiment_by_name("reformer_dist")
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = (run for run in runs if run.info.run_name == "tiny")
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
-    assert len(children) == len(runs) - 1 == 2
-    assert f"MLflow run {parent.info.run_id} of sqlite:///{storage}/mlflow.db" in lines
-    assert {run.data.params["optimizer.learning_rate"]: run.info.status for run in [*children, parent]} == {
-        "0.001": "FINISHED",
-        "1e+38": "FAILED",
-    }
-    (child,) = (run for run in children if run.info.status == "FINISHED")
-    assert float(rows[0][2]) == round(child.data.metrics["validation/bits_per_token"], 4)
-    kept = {artifact.path for artifact in client.list_artifacts(parent.info.run_id)}
-    assert kept == {"trials.csv", "best.yaml", "pareto.png", "learning_curves.png"}
-    best = Path(client.download_artifacts(parent.info.run_id, "best.yaml", str(tmp_path)))
-    assert load_config(best).optimizer.learning_rate == 0.001
-    artifact = Path(client.download_artifacts(parent.info.run_id, "trials.csv", str(tmp_path)))
-    table = list(csv.DictReader(io.StringIO(artifact.read_text())))
-    assert len(table) == 4
-    assert table[0]["run_id"] == child.info.run_id
-    assert float(table[0]["validation/bits_per_token"]) == child.data.metrics["validation/bits_per_token"]
+    assert len(children) == len(runs) - 1 == 3
+    assert parent.info.status == "FINISHED"
+    return parent, children
 
 
-def test_a_sweep_without_a_success_fails_and_a_mistake_is_one_line(tmp_path: Path) -> None:
-    documents = write_documents(tmp_path / "documents", random_documents({f"{i:02d}.txt": 400 for i in range(30)}))
-    job = tune_job(tmp_path / "runs", documents, "--tune.space", '{"train.resume": ["nowhere"]}')
-    assert "trial 1 (resume nowhere): failed" in job.stdout
-    assert re.search(
-        r"^resume nowhere: train\.resume = nowhere: checkpoint \S*nowhere: no manifest.json", job.stdout, re.MULTILINE
-    )
-    assert (job.returncode, job.stderr) == (1, "tune.py: no trial succeeded\n")
-
-    job = tune_job(tmp_path / "runs", documents, "--tune.space", '{"model.num_hash": [1]}')
-    assert (job.returncode, job.stdout) == (2, "")
-    assert job.stderr == "tune.py: unknown field model.num_hash; did you mean model.num_hashes?\n"
+def check_artifacts(client: MlflowClient, parent: Run, best_row: list[str], folder: Path) -> None:
+    """The table has every trial, the best first, with its last metrics; the best configuration is that trial's."""
+    path = Path(client.download_artifacts(parent.info.run_id, "trials.csv", str(folder)))
+    table = list(csv.DictReader(io.StringIO(path.read_text())))
+    assert len(table) == 6
+    best = client.get_run(table[0]["run_id"])
+    bits = best.data.metrics["validation/bits_per_token"]
+    assert float(table[0]["validation/bits_per_token"]) == bits
+    assert float(best_row[3]) == round(bits, 4)
+    config = load_config(client.download_artifacts(parent.info.run_id, "best.yaml", str(folder)))
+    assert str(config.optimizer.learning_rate) == best.data.params["optimizer.learning_rate"] == best_row[1]

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 
 from reformer_dist.comparison import differences, figures, labels, minutes, page
-from reformer_dist.tracking import Point, RunRecord
+from reformer_dist.run_records import Point, RunRecord
 
 
 def make_run(id: str, name: str, *, steps: int = 3, sample: str = "", **parameters: str) -> RunRecord:

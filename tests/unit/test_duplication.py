@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reformer_dist.benchmarks import buckets, duplication
+from reformer_dist.benchmarks import buckets, duplication, duplication_corpus
 from reformer_dist.benchmarks.duplication import SIZES, attention, evaluate, keys_seen, sequences, train
 from reformer_dist.benchmarks.duplication_report import Point, Score, steps_to_learn, tables
 from reformer_dist.model.lsh_attention import lsh_attention, unit_keys
@@ -31,6 +31,16 @@ def test_sequences_hold_a_random_word_twice_and_score_only_the_second() -> None:
 def test_sequences_are_the_same_for_the_same_seed_only() -> None:
     assert torch.equal(sequences(4, 8, seed=5)[0], sequences(4, 8, seed=5)[0])
     assert not torch.equal(sequences(4, 8, seed=5)[0], sequences(4, 8, seed=6)[0])
+
+
+def test_documents_hold_a_random_word_twice_half_a_sequence_apart() -> None:
+    texts = list(duplication_corpus.documents(100, 32))
+    assert {len(text) + 1 for text in texts} == {32}, "with its boundary a document is a sequence"
+    assert all(text[:15] == text[16:] and text[15] == "\n" for text in texts)
+    assert set("".join(texts)) == {*duplication_corpus.LETTERS, "\n"}
+    assert len({*duplication_corpus.LETTERS, "\n"}) == 65
+    assert len(set(texts)) == 100
+    assert duplication_corpus.bits(32, copies=False) == 2 * duplication_corpus.bits(32, copies=True) == 30 * 6 / 32
 
 
 @pytest.mark.parametrize("length", [2, 13])

@@ -14,9 +14,11 @@ FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 LAYERS = (
     ("config", "version", "ray_session"),
     ("cli", "data", "model"),
+    ("patience", "tracking_place"),
     ("parallel", "tracking", "generation"),
-    ("training",),
-    ("comparison", "evaluation", "tuning", "benchmarks"),
+    ("training", "run_records"),
+    ("comparison", "evaluation", "sweeps", "benchmarks"),
+    ("tuning",),
     ("jobs",),
 )
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
@@ -24,8 +26,8 @@ HOMES = {
     "deepspeed": "reformer_dist/training/engine.py",
     "mlflow": "reformer_dist/tracking.py",
     "ray.train": "reformer_dist/training/launcher.py",
-    "optuna": "reformer_dist/tuning/search.py",
-    "ray.tune": "reformer_dist/tuning/runner.py",
+    "optuna": "reformer_dist/sweeps/search.py",
+    "ray.tune": "reformer_dist/tuning.py",
 }
 ALLOWED = {
     "reformer_dist/model/": ("torch", "reformer_dist.config", "reformer_dist.model"),

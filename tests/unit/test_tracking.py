@@ -1,15 +1,21 @@
 """MLflow: what a run holds, and that steps are logged once whatever happens to the training."""
 
+import dataclasses
+import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
-from reformer_dist import tracking
+from reformer_dist import patience, tracking
 from reformer_dist.cli import JobFailed, JobStopped
 from reformer_dist.config import Config, ConfigError, load_config
+from reformer_dist.tracking_place import tracking_uri
 from reformer_dist.training.curve import learning_curve
 
 
@@ -30,6 +36,7 @@ def test_run_holds_the_whole_configuration(storage: Path) -> None:
     found = MlflowClient(run.uri).get_run(run.id)
     assert found.data.params["model.layers"] == "['local', 'lsh']"
     assert found.data.params["optimizer.learning_rate"] == "0.001"
+    assert (found.data.params["model.num_buckets"], found.data.params["derived.num_buckets"]) == ("None", "128")
     assert len(found.data.params) > 60
     assert found.data.tags["mlflow.parentRunId"] == parent.id
     assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
@@ -89,9 +96,81 @@ def test_unreachable_server_is_one_quick_line(storage: Path) -> None:
     assert time.monotonic() - start < 10
 
 
+class Flaky:
+    """A client whose server is away at some of its calls, by their number from 1."""
+
+    def __init__(self, client: MlflowClient, away: Callable[[int], bool]) -> None:
+        self._client, self._away, self.num_calls = client, away, 0
+
+    def log_batch(self, *arguments: Any, **options: Any) -> None:
+        self.num_calls += 1
+        if self._away(self.num_calls):
+            raise MlflowException("connection refused")
+        self._client.log_batch(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def flaky_run(storage: Path, away: Callable[[int], bool], lines: list[str]) -> tuple[tracking.Run, Flaky]:
+    """A run whose metrics go through a client that is away at some calls, and what it tells."""
+    experiment = tracking.open_experiment(make_config(storage), lines.append)
+    run = experiment.start(make_config(storage))
+    client = Flaky(MlflowClient(run.uri), away)
+    return dataclasses.replace(experiment, _client=client).start(make_config(storage), run_id=run.id), client
+
+
+def test_a_server_that_goes_away_loses_nothing_and_holds_nothing_up(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    back, lines = threading.Event(), list[str]()
+    run, client = flaky_run(storage, lambda call: call > 1 and not back.is_set(), lines)
+    run.log(1, {"train/loss": 1.0})
+    run.flush()
+    for step in range(2, 101):
+        run.log(step, {"train/loss": float(step)})
+        while not lines:
+            time.sleep(0.01)
+    assert tracking.read_history(run.uri, run.id, "train/loss") == [(1, 1.0)]
+    assert len(lines) == 1, "told once, while logging went on"
+    assert "does not answer" in lines[0]
+    back.set()
+    run.finish()
+    assert tracking.read_history(run.uri, run.id, "train/loss") == [(step, float(step)) for step in range(1, 101)]
+    assert client.num_calls < 20
+    assert len(lines) == 2
+    assert "answers again" in lines[1]
+
+
+def test_a_server_that_stays_away_is_given_up(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 0.1)
+    run, _ = flaky_run(storage, lambda call: True, [])
+    run.log(1, {"train/loss": 1.0})
+    with pytest.raises(JobFailed, match=r"MLflow at sqlite:.* does not answer; the same command sends what it lacks"):
+        run.finish()
+
+
+def test_a_failure_is_told_at_once_though_the_server_is_away(storage: Path) -> None:
+    run, _ = flaky_run(storage, lambda call: True, [])
+    run.log(1, {"train/loss": 1.0})
+    start = time.monotonic()
+    with pytest.raises(ZeroDivisionError), run:
+        raise ZeroDivisionError
+    assert time.monotonic() - start < 5
+
+
+def test_a_refusal_is_no_absence(storage: Path) -> None:
+    run = tracking.start(make_config(storage))
+    MlflowClient(run.uri).delete_run(run.id)
+    run.log(1, {"train/loss": 1.0})
+    with pytest.raises(MlflowException, match="active"):
+        run.flush()
+
+
 def test_remote_storage_needs_a_server() -> None:
     with pytest.raises(ConfigError, match=r"tracking\.uri is not given"):
-        tracking.tracking_uri(load_config(None, {"train.storage": "memory://runs"}))
+        tracking_uri(load_config(None, {"train.storage": "memory://runs"}))
 
 
 def test_learning_curve_shows_every_point_and_the_baseline(storage: Path) -> None:

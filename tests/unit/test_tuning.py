@@ -1,19 +1,22 @@
 """Sweeps without training: what a space means, what is left out before a worker is taken, and going on from the journal."""
 
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from reformer_dist.cli import JobFailed
 from reformer_dist.config import Config, ConfigError, load_config
 from reformer_dist.config.space import combinations, parse_space
-from reformer_dist.tracking import Point, RunRecord
+from reformer_dist.run_records import Point, RunRecord
+from reformer_dist.sweeps import pictures
+from reformer_dist.sweeps.pictures import front
+from reformer_dist.sweeps.search import Search, check_grid, comparable, importance
+from reformer_dist.sweeps.suggestion import suggest
+from reformer_dist.sweeps.trials import Maker, Sweep, Trial, check_space, ranked, read_journal, write_journal
 from reformer_dist.training.checks import check_config
-from reformer_dist.tuning.report import front
-from reformer_dist.tuning.runner import room
-from reformer_dist.tuning.search import Search, check_grid, importance
-from reformer_dist.tuning.suggestion import suggest
-from reformer_dist.tuning.trials import Maker, Trial, check_space, ranked, read_journal, write_journal
+from reformer_dist.tuning import room
 
 
 def config(storage: Path, space: object, **fields: object) -> Config:
@@ -154,6 +157,48 @@ def test_importance_finds_the_field_that_matters(tmp_path: Path) -> None:
     shares = importance(asked.tune, trials, "loss")
     assert shares["model.num_hashes"] > 0.9
     assert importance(asked.tune, trials[:2], "loss") == {}
+
+
+def test_importance_compares_the_trials_in_which_every_field_matters(tmp_path: Path) -> None:
+    space = {
+        "model.layers": ["lsh", "full"],
+        "model.num_hashes": {"choice": [1, 2, 4], "when": {"model.layers": "lsh"}},
+        "model.lsh_window": {"choice": [8, 16], "when": {"model.layers": "lsh"}},
+    }
+    asked = config(tmp_path, space)
+    trials = [finished(t, float(t.values.get("model.num_hashes", 100))) for t in search_of(asked).planned]
+    assert len(trials) == 7
+    compared = comparable(trials)
+    assert [trial.values["model.layers"] for trial in compared] == ["lsh"] * 6
+    shares = importance(asked.tune, trials, "loss")
+    assert shares["model.num_hashes"] > 0.9
+    picture = pictures.importances({"loss": shares}, compared, trials)
+    assert "6 trials with layers lsh" in picture.axes[0].get_xlabel()
+
+
+def test_every_varying_field_colours_the_curves_and_the_front_is_named() -> None:
+    values = [{"model.layers": "lsh", "model.num_hashes": n} for n in (1, 4)] + [{"model.layers": "full"}]
+    trials = [finished(Trial(index, each), 3.0 - index) for index, each in enumerate(values)]
+    curves = [[(10, 5.0), (20, trial.metrics["validation/bits_per_token"])] for trial in trials]
+    panels = pictures.learning_curves(trials, curves).axes
+    assert [panel.get_legend().get_title().get_text() for panel in panels] == ["layers", "num_hashes"]
+    assert [text.get_text() for text in panels[1].get_legend().get_texts()] == ["1", "4", "not used"]
+    assert [line.get_xydata().tolist() for line in panels[1].lines] == [[[10, 5], [20, 3 - i]] for i in range(3)]
+    (legend,) = pictures.pareto(trials).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "1   layers lsh, num_hashes 1",  # the fastest
+        "2   layers lsh, num_hashes 4",
+        "3   layers full",  # the lowest loss
+    ]
+
+
+def test_a_sweep_without_a_success_fails(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(Path(__file__).parents[2] / "jobs/tune.py"))["main"]
+    trial = Trial(0, {"model.num_hashes": 4}, status="failed", problem="out of memory")
+    monkeypatch.setitem(main.__globals__, "sweep", lambda *_: Sweep((trial,), "run", "uri", "hint"))
+    with pytest.raises(JobFailed, match="no trial succeeded"):
+        main(Config())
+    assert "num_hashes 4: out of memory" in capsys.readouterr().out
 
 
 def record(**hashing: float) -> RunRecord:

@@ -16,6 +16,7 @@ SECTIONS = ("data", "model", "parallel", "optimizer", "train")
 SCORE = "validation/bits_per_token"
 SPEED = "train/tokens_per_second"
 CAUGHT = "hashing/caught"
+KEYS_SEEN = "hashing/keys_seen"
 JOURNAL = "sweep.json"
 
 Status = Literal["waiting", "finished", "stopped", "failed", "impossible"]
@@ -49,7 +50,12 @@ class Trial:
     @property
     def name(self) -> str:
         """The swept fields and their values in one line."""
-        return ", ".join(f"{name.rpartition('.')[2]} {shown(value)}" for name, value in self.values.items())
+        return ", ".join(f"{short(name)} {shown(value)}" for name, value in self.values.items())
+
+    @property
+    def number(self) -> int:
+        """What people call it, from 1."""
+        return self.index + 1
 
     @property
     def has_ended(self) -> bool:
@@ -84,10 +90,10 @@ class Sweep:
         """The table for the terminal: its header, then a row for each trial."""
         fields = list(dict.fromkeys(name for trial in self.trials for name in trial.values))
         measured = ("held-out bits", "tokens/s", "peak MiB", "mass caught")
-        rows = [[*(name.rpartition(".")[2] for name in fields), *measured, "status", "MLflow run"]]
+        rows = [["trial", *(short(name) for name in fields), *measured, "status", "MLflow run"]]
         for trial in self.trials:
             values = [shown(trial.values[name]) if name in trial.values else "-" for name in fields]
-            rows.append([*values, *_figures(trial), trial.status, trial.run_id[:8]])
+            rows.append([str(trial.number), *values, *_figures(trial), trial.status, trial.run_id[:8]])
         return rows
 
 
@@ -97,6 +103,11 @@ def _figures(trial: Trial) -> list[str]:
     found = [trial.objective("loss"), trial.objective("speed"), trial.objective("memory"), trial.metrics.get(CAUGHT)]
     formats = ("{:.4f}", "{:,.0f}", "{:,.0f}", "{:.3f}")
     return ["-" if x is None else text.format(x) for x, text in zip(found, formats, strict=True)]
+
+
+def short(name: str) -> str:
+    """A field's name without its section."""
+    return name.rpartition(".")[2]
 
 
 def shown(value: Any) -> str:

@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 
 from reformer_dist.config import ConfigError, TuneConfig
 from reformer_dist.config.space import Dimension, combinations, parse_space
-from reformer_dist.tuning.trials import Maker, Trial
+from reformer_dist.sweeps.trials import Maker, Trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -124,17 +124,25 @@ def check_grid(tune: TuneConfig) -> None:
             raise ConfigError(str(error)) from None
 
 
-def importance(tune: TuneConfig, trials: Sequence[Trial], objective: str) -> dict[str, float]:
-    """Share of the variance of an objective over the finished trials that each field explains (fANOVA), largest first.
+def comparable(trials: Sequence[Trial]) -> list[Trial]:
+    """The finished trials that choose the same fields: of conditional spaces the largest such group."""
+    groups: dict[frozenset[str], list[Trial]] = {}
+    for trial in trials:
+        if trial.status == "finished":
+            groups.setdefault(frozenset(trial.values), []).append(trial)
+    return max(groups.values(), key=len, default=[])
 
-    Empty where there are too few trials or nothing differs; fields that only sometimes matter are left out.
+
+def importance(tune: TuneConfig, trials: Sequence[Trial], objective: str) -> dict[str, float]:
+    """Share of the variance of an objective over comparable trials that each field explains (fANOVA), largest first.
+
+    Empty where there are too few trials or nothing differs.
     """
     space = parse_space(tune.space)
     study = optuna.create_study(direction=DIRECTIONS[objective])
-    past = [_past(trial, space, (objective,)) for trial in trials if trial.status == "finished"]
+    past = [_past(trial, space, (objective,)) for trial in comparable(trials)]
     study.add_trials([trial for trial in past if trial is not None])
     names = [name for name in space if len({str(trial.params.get(name)) for trial in study.trials}) > 1]
-    names = [name for name in names if all(name in trial.params for trial in study.trials)]
     if len(study.trials) < 4 or not names or len({trial.value for trial in study.trials}) < 2:
         return {}
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)

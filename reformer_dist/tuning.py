@@ -20,11 +20,12 @@ from reformer_dist.config.space import parse_space
 from reformer_dist.data.prepare import plan_preparation
 from reformer_dist.data.stores import open_store
 from reformer_dist.ray_session import ray_session
+from reformer_dist.sweeps import report as reports
+from reformer_dist.sweeps.following import Following, Job
+from reformer_dist.sweeps.search import Search, check_grid
+from reformer_dist.sweeps.trials import SCORE, Maker, Sweep, Trial, check_space, ranked, read_journal, write_journal
+from reformer_dist.tracking_place import check_reachable, tracking_uri
 from reformer_dist.training import checkpoint, checks
-from reformer_dist.tuning import report as reports
-from reformer_dist.tuning.following import Following, Job
-from reformer_dist.tuning.search import Search, check_grid
-from reformer_dist.tuning.trials import SCORE, Maker, Sweep, Trial, check_space, ranked, read_journal, write_journal
 
 # Read by Ray Tune when it is imported or started, so this module sets them before it imports Ray Tune.
 _SETTINGS = {
@@ -58,8 +59,8 @@ def sweep(config: Config, report: Report = print) -> Sweep:
     """
     check_space(config)
     check_grid(config.tune)
-    uri = tracking.tracking_uri(config)
-    tracking.check_reachable(uri)
+    uri = tracking_uri(config)
+    check_reachable(uri)
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
     folder, parent = checkpoint.new_folder(storage, name), None
@@ -79,9 +80,12 @@ def sweep(config: Config, report: Report = print) -> Sweep:
         found.append(lambda config: checks.check_cluster(config, ray.cluster_resources()))
         for data in dict.fromkeys(maker.config(trial).data for trial in search.planned):
             plan_preparation(data, config.train.storage).run(report)
-        with tracking.start(config, run_id=parent) as run:  # makes an SQLite store before several trials try to at once
-            book = _Book(config, search, folder, run.id, uri, report)
+        with tracking.start(
+            config, run_id=parent, tell=report
+        ) as run:  # makes an SQLite store before several trials try to at once
+            book = _Book(config, search, folder, run, report)
             _run(config, maker, search, book)
+            book.close()
             trials = ranked(search.trials.values(), config.tune.objectives[0])
             reports.keep(config, maker, trials, run)
             if not any(trial.status in ("finished", "stopped") for trial in trials):
@@ -119,6 +123,7 @@ def _run(config: Config, maker: Maker, search: Search, book: "_Book") -> None:
             num_samples=-1,
             scheduler=_scheduler(config),
             max_concurrent_trials=concurrent,
+            reuse_actors=True,  # a process that has loaded everything is worth seconds
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
         ),
@@ -132,7 +137,6 @@ def _run(config: Config, maker: Maker, search: Search, book: "_Book") -> None:
         ),
     )
     tuner.fit()
-    book.close()
 
 
 def _most(workers: int | Sequence[int]) -> int:
@@ -179,7 +183,14 @@ class _Training(tune.Trainable):
 
     def setup(self, config: dict[str, Any], job: Job) -> None:  # type: ignore[override]
         """Take the trial."""
+        self._job = job
         self._following = Following(job, Trial(**config["trial"]))
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take another trial; the one before has ended, or ends now because it was stopped."""
+        self._following.end()
+        self._following = Following(self._job, Trial(**new_config["trial"]))
+        return True
 
     def step(self) -> dict[str, Any]:
         """Wait for the next validation, or the end."""
@@ -218,9 +229,10 @@ class _Proposals(Searcher):
 class _Book(tune.Callback):
     """Follows the trials on the driver: tells the search, the journal, MLflow and the terminal."""
 
-    def __init__(self, config: Config, search: Search, folder: str, run_id: str, uri: str, report: Report) -> None:
-        self.folder, self.run_id, self.report = folder, run_id, report
-        self._config, self._search, self._uri = config, search, uri
+    def __init__(self, config: Config, search: Search, folder: str, run: tracking.Run, report: Report) -> None:
+        self.folder, self.run_id, self.report = folder, run.id, report
+        self._config, self._search, self._run = config, search, run
+        self._left: set[str] = set()
         self._groups: dict[int, str] = {}
         self._write()
 
@@ -239,7 +251,9 @@ class _Book(tune.Callback):
         """Take in what a trial has reported."""
         if result["placement_group"]:
             self._groups[self._of(trial).index] = result["placement_group"]
-        if result["run_id"] != self._of(trial).run_id:
+        if result["run_id"] != (before := self._of(trial).run_id):
+            if before:  # its process was lost before its first checkpoint, and it began again
+                self._left.add(before)
             self._update(trial, result)
             self._write()
 
@@ -249,8 +263,6 @@ class _Book(tune.Callback):
         self._groups.pop(self._of(trial).index, None)
         status = "stopped" if not result.get("ended") else "failed" if result["problem"] else "finished"
         self._update(trial, result, status=status, problem=result["problem"])
-        if status == "stopped":
-            tracking.mark_stopped(self._uri, result["run_id"], result["step"])
         self._ended(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -261,10 +273,12 @@ class _Book(tune.Callback):
         self._ended(trial)
 
     def close(self) -> None:
-        """Leave no run of a stopped trial open."""
+        """Mark the runs of trials that were stopped early, and leave no run open that nobody goes on with."""
         for trial in self._search.trials.values():
             if trial.status == "stopped":
-                tracking.mark_stopped(self._uri, trial.run_id, int(trial.metrics["step"]))
+                self._run.close_other(trial.run_id, "FINISHED", stopped_at=int(trial.metrics["step"]))
+        for run_id in self._left:
+            self._run.close_other(run_id, "KILLED")
 
     def _of(self, trial: Any) -> Trial:
         return self._search.trials[trial.config["trial"]["index"]]
@@ -294,7 +308,7 @@ class _Book(tune.Callback):
 
     def _tell(self, trial: Any, what: str) -> None:
         ours = self._of(trial)
-        self.report(f"trial {ours.index + 1} ({ours.name}): {what}")
+        self.report(f"trial {ours.number} ({ours.name}): {what}")
 
     def _write(self) -> None:
         write_journal(self.folder, self._config, self.run_id, self._search.trials.values())

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reformer_dist.config import ConfigError, ModelConfig
-from reformer_dist.tracking import RunRecord
+from reformer_dist.run_records import RunRecord
 
 GOOD = 0.9
 """Attention mass caught that is worth no further round."""

@@ -10,9 +10,9 @@ from typing import Any
 
 from reformer_dist.cli import JobFailed
 from reformer_dist.config import Config, ConfigError
+from reformer_dist.sweeps.trials import SCORE, SPEED, Maker, Trial
 from reformer_dist.training.failures import one_line
 from reformer_dist.training.launcher import launch
-from reformer_dist.tuning.trials import SCORE, SPEED, Maker, Trial
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,17 @@ class Following:
             self._thread.join()
 
     def _train(self) -> None:
+        problem = "a fault of ours, whose traceback is in Ray's log of the trial's process"
         try:
             result = launch(self._config, parent_run=self._parent, watcher=self)
             self._known |= {"metrics": result.metrics, "checkpoint": result.checkpoint}
+            problem = ""
         except (ConfigError, JobFailed) as error:
-            self._known["problem"] = str(error)
+            problem = str(error)
         except OSError as error:
-            self._known["problem"] = one_line(error)
+            problem = one_line(error)
         finally:
+            self._known["problem"] = problem
             self._put(ended=True, done=True)
 
     def _put(self, **more: Any) -> None:
