@@ -21,8 +21,7 @@ from reformer_dist.tuning import sweep
 
 def main(config: Config) -> None:
     """Run the sweep and print its table."""
-    width = None if sys.stdout.isatty() else 160
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     result = sweep(config, lambda line: console.print(line, markup=False))
     console.print(_table(result))
     for trial in result.trials:
