@@ -6,6 +6,7 @@ In: a trial and what all trials share. Out: its results one after the other, at 
 import queue
 import threading
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from reformer_dist.cli import JobFailed
@@ -37,13 +38,14 @@ class Following:
     """One training in a thread, and its watcher.
 
     Results are dictionaries: run_id, placement_group, step, metrics, problem, at the end `ended` and checkpoint, and SCORE
-    and SPEED by name.
+    and SPEED (the median of its readings) by name.
     """
 
     def __init__(self, job: Job, trial: Trial) -> None:
         self._config, self._parent = job.config(trial), job.parent
         self._results: queue.Queue[dict[str, Any]] = queue.Queue()
         self._end = threading.Event()
+        self._speeds: list[float] = []
         self._known: dict[str, Any] = {"run_id": "", "placement_group": "", "metrics": {}, "step": 0, "problem": ""}
         self._thread = threading.Thread(target=self._train, daemon=True)
 
@@ -74,9 +76,11 @@ class Following:
             self._put(ended=True, done=True)
 
     def _put(self, **more: Any) -> None:
-        metrics = self._known["metrics"]
+        metrics = dict(self._known["metrics"])
+        if self._speeds:  # a single reading is at the mercy of what else the machine did
+            metrics[SPEED] = median(self._speeds)
         scores = {name: metrics[name] for name in (SCORE, SPEED) if name in metrics}
-        self._results.put({**self._known, "metrics": dict(metrics), **scores, **more})
+        self._results.put({**self._known, "metrics": metrics, **scores, **more})
 
     def started(self, run_id: str) -> None:
         """See `Watcher`."""
@@ -91,6 +95,8 @@ class Following:
         """See `Watcher`; the last step's validation is part of the end."""
         self._known["metrics"] |= metrics
         self._known["step"] = step
+        if SPEED in metrics:
+            self._speeds.append(metrics[SPEED])
         last = step == self._config.train.steps
         if not last and any(name.startswith("memory/") for name in metrics):  # the last of a validation's metrics
             self._put()

@@ -21,12 +21,12 @@ NOT_USED = object()
 
 
 def pareto(trials: Sequence[Trial]) -> Figure:
-    """Loss over speed and over memory; the trials that nothing beats are joined, numbered, and named beside the picture."""
+    """Loss over speed and over memory, by the trials' numbers; those that nothing beats are joined, and named beside it."""
     figure = Figure(figsize=(13.0, 4.6), dpi=110, layout="constrained")
     speed, memory = figure.subplots(1, 2, sharey=True)
     named = {**_front(speed, trials, "speed"), **_front(memory, trials, "memory")}
     speed.set_ylabel(OBJECTIVES["loss"])
-    lines = [f"{number}   {name}" for number, name in sorted(named.items())]
+    lines = [f"{number:>2}   {name}" for number, name in sorted(named.items())]
     handles = [Line2D([], [], linestyle="", label=line) for line in lines]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=8, handlelength=0.0)
     return figure
@@ -73,7 +73,8 @@ def hash_health(trials: Sequence[Trial]) -> Figure:
         caught = trial.metrics[CAUGHT]
         for axes, place in ((keys, (trial.metrics[KEYS_SEEN], caught)), (loss, (caught, trial.metrics[SCORE]))):
             axes.scatter(*place, s=24, color=colors[_label(value)], zorder=2)
-            axes.annotate(str(trial.number), place, (4, 3), textcoords="offset points", fontsize=7, color="#555555")
+            offset = (4, 3) if trial.number % 2 else (4, -9)  # or neighbours would cover each other's numbers
+            axes.annotate(str(trial.number), place, offset, textcoords="offset points", fontsize=7, color="#555555")
     keys.set(xlabel="different keys that a query sees", ylabel="share of the attention mass caught")
     loss.set(xlabel="share of the attention mass caught", ylabel=OBJECTIVES["loss"])
     _legend(keys, short(field), colors)
@@ -124,10 +125,11 @@ def _front(axes: Axes, trials: Sequence[Trial], objective: str) -> dict[int, str
     best = sorted(front(points, maximize=objective == "speed"), key=lambda index: points[index])
     places = [points[index] for index in best]
     axes.plot(*zip(*places, strict=True), color=FRONT, linewidth=1.2, zorder=1, label="nothing beats these")
-    for index, place in zip(best, places, strict=True):
-        text = str(known[index][0].number)
-        axes.annotate(text, place, (4, 4), textcoords="offset points", fontsize=8, color=FRONT)
+    for index, (place, (trial, _)) in enumerate(zip(points, known, strict=True)):
+        color = FRONT if index in best else "#777777"
+        axes.annotate(str(trial.number), place, (4, 4), textcoords="offset points", fontsize=7, color=color)
     axes.set_xlabel(OBJECTIVES[objective])
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False, fontsize=8)
     _tidy(axes)
     return {known[index][0].number: known[index][0].name for index in best}
