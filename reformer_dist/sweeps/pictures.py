@@ -129,6 +129,7 @@ def _front(axes: Axes, trials: Sequence[Trial], objective: str) -> dict[int, str
         color = FRONT if index in best else "#777777"
         axes.annotate(str(trial.number), place, (4, 4), textcoords="offset points", fontsize=7, color=color)
     axes.set_xlabel(OBJECTIVES[objective])
+    axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False, fontsize=8)
     _tidy(axes)
