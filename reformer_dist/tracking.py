@@ -28,6 +28,7 @@ from reformer_dist.tracking_place import check_reachable, tracking_uri
 # Read by MLflow when it sends or fetches.
 _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # waiting is ours; with its seven a call is silent for four minutes
 }
 for _name, _value in _SETTINGS.items():
