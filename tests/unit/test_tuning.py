@@ -186,9 +186,9 @@ def test_every_varying_field_colours_the_curves_and_the_front_is_named() -> None
     assert [line.get_xydata().tolist() for line in panels[1].lines] == [[[10, 5], [20, 3 - i]] for i in range(3)]
     (legend,) = pictures.pareto(trials).legends
     assert [text.get_text() for text in legend.get_texts()] == [
-        "1   layers lsh, num_hashes 1",  # the fastest
-        "2   layers lsh, num_hashes 4",
-        "3   layers full",  # the lowest loss
+        " 1   layers lsh, num_hashes 1",  # the fastest
+        " 2   layers lsh, num_hashes 4",
+        " 3   layers full",  # the lowest loss
     ]
 
 
