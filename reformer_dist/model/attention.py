@@ -26,6 +26,7 @@ from reformer_dist.model.replay import Cut, Leaves, Replay, cuts, replay, replay
 
 _TOKENS_AT_A_TIME = 1 << 13  # of projections, and of local attention
 _ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads take turns
+_ELEMENTS_EXCHANGED = 1 << 21  # the same where workers exchange, who hold what is sent and what is received beside it
 
 
 class Attention(nn.Module):
@@ -127,7 +128,8 @@ class Attention(nn.Module):
     def _turns(self, x_BTE: Tensor) -> list[slice]:
         """Heads that are worked on at a time: fewer, the longer the sequence."""
         tokens, shards = x_BTE.shape[0] * x_BTE.shape[1], self.core.head_shards
-        fitting = _ELEMENTS_AT_A_TIME // (tokens * self.config.head_width)
+        alone = isinstance(self.core, tuple(CORES.values()))
+        fitting = (_ELEMENTS_AT_A_TIME if alone else _ELEMENTS_EXCHANGED) // (tokens * self.config.head_width)
         count = max(1, fitting // shards) * shards
         H = self.config.num_heads
         return [slice(first, min(first + count, H)) for first in range(0, H, count)]

@@ -123,7 +123,7 @@ def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> 
 
 def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with as few heads at a time as can be."""
-    with mock.patch.object(attention, "_ELEMENTS_AT_A_TIME", 1):
+    with mock.patch.object(attention, "_ELEMENTS_EXCHANGED", 1):
         return _loss_and_gradients(config)
 
 
