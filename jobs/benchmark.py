@@ -16,6 +16,7 @@ SUITES = (
     "elastic",
     "checkpoint",
     "data",
+    "kernels",
 )
 """Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
 

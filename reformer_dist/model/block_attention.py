@@ -192,14 +192,17 @@ class _Mix:
         own_MD = pad(own_NTD, (0, 0, 0, 1)).flatten(0, 1)
         keep_M = None if keep_NT is None else pad(keep_NT, (0, 1)).flatten()
         if self.num_self_RM is not None:
-            masked_M = _masked_self_weight(self.num_self_RM)
+            masked_M = masked_self_weight(self.num_self_RM)
             keep_M = masked_M if keep_M is None else keep_M * masked_M
         out, lse, own_weight = (x.unflatten(0, self.shape)[:, :-1] for x in self.mix.finish(own_MD, keep_M))
         return out, lse, own_weight
 
 
-def _masked_self_weight(num_self_RN: Tensor) -> Tensor:
-    """Weight of a lonely token's own value, by scores of -1e5 as Hugging Face sums them: near 1, but for their rounding."""
+def masked_self_weight(num_self_RN: Tensor) -> Tensor:
+    """Weight of a lonely token's own value, by scores of -1e5 as Hugging Face sums them: near 1, but for their rounding.
+
+    `num_self_RN` says how often it met itself in each round, at least 1, in the dtype of the scores.
+    """
     lse_RN = torch.log(num_self_RN) - 1e5
     return (num_self_RN * torch.exp(-1e5 - lse_RN) * torch.exp(lse_RN - lse_RN.logsumexp(0))).sum(0)
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reformer_dist.model.block_attention import Blocks, Stretch
 from reformer_dist.model.context import Context
@@ -124,7 +125,7 @@ class SegmentPlan:
 
         """
         self.num_rounds = 1 if buckets_BHRT is None else buckets_BHRT.shape[2]
-        self._rule, self._context, self._dropout = rule, context, dropout
+        self.rule, self.dropout, self._context = rule, dropout, context
         self._buckets_BHRT, self._num_buckets = buckets_BHRT, num_buckets
         self._B, self._T, self._H, _ = v_BTHD.shape
         self._dtype, self._device = v_BTHD.dtype, v_BTHD.device
@@ -133,7 +134,7 @@ class SegmentPlan:
 
     def stretches(self, first: int, last: int, index: int) -> Iterator[Stretch]:
         """The blocks of round `index` for the slices first..last-1, some at a time."""
-        rule, W = self._rule, self._rule.block
+        rule, W = self.rule, self.rule.block
         tokens_NL, segments_NL = self._list(first, last, index)
         step = max(1, _ENTRIES_IN_A_STRETCH // W)
         for start in range(0, self._num_blocks, step):
@@ -143,13 +144,34 @@ class SegmentPlan:
 
     def own_keep(self, first: int, last: int) -> Tensor | None:
         """Dropout multipliers of a token's weight on itself, [N, T]."""
-        if self._dropout is None:
+        if self.dropout is None:
             return None
         hashes_NT = self._token_hashes(first, last)
-        return pair_keep(hashes_NT, hashes_NT, self._dropout.probability, self._dtype)
+        return pair_keep(hashes_NT, hashes_NT, self.dropout.probability, self._dtype)
+
+    def sorted_round(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Tokens of round `index` in order, for all slices, and the segment of each place.
+
+        Both are [N, T]; segments are small integers that must agree, -1 for padding, and None where all are one.
+        """
+        slices = (0, self._B * self._H)
+        tokens_NT = self._sort(*slices, index)
+        if not self.rule.same_bucket or self._buckets_BHRT is None:
+            if self._context.documents_BT is None:
+                return tokens_NT, None
+            segments_NT = self._documents(*slices).gather(1, tokens_NT)
+            return tokens_NT, segments_NT.masked_fill(segments_NT == _LAST, _NO_KEY)
+        segments_NT = self._segments(*slices, index).gather(1, tokens_NT)
+        is_new_NT = segments_NT[:, 1:] != segments_NT[:, :-1]
+        ranks_NT = pad(is_new_NT.cumsum(1), (1, 0))
+        return tokens_NT, ranks_NT.masked_fill(segments_NT == _LAST, _NO_KEY)
+
+    def token_hashes(self) -> Tensor:
+        """A hash of (row, position, head) for every token, for dropout, [N, T] int64."""
+        return self._token_hashes(0, self._B * self._H)
 
     def _stretch(self, blocks: Blocks, tokens_NS: Tensor, segments_NS: Tensor, first: int, last: int) -> Stretch:
-        rule = self._rule
+        rule = self.rule
         query_NCW1 = blocks.queries(segments_NS.where(segments_NS != _NO_KEY, _NO_QUERY))[..., None]
         visible = query_NCW1 == blocks.keys(segments_NS)[:, :, None, :]
         if rule.reach is not None:
@@ -167,7 +189,7 @@ class SegmentPlan:
 
     def _list(self, first: int, last: int, index: int) -> tuple[Tensor, Tensor]:
         """Token at every place of a round's whole list with its neighbours, [N, L], and the token's segment."""
-        rule, T, W = self._rule, self._T, self._rule.block
+        rule, T, W = self.rule, self._T, self.rule.block
         filled = self._num_blocks * W
         places_L = torch.arange(-rule.before * W, filled + rule.after * W, device=self._device)
         if rule.circular:
@@ -215,7 +237,7 @@ class SegmentPlan:
     def _log_meetings(self, blocks: Blocks, tokens_NS: Tensor, first: int, last: int) -> Tensor:
         """Log of the number of rounds in which a query and a key meet: the paper's N_ij, at least 1."""
         meetings = torch.zeros(1, dtype=self._dtype, device=self._device)
-        chunks_T = torch.arange(self._T, device=self._device) // self._rule.block
+        chunks_T = torch.arange(self._T, device=self._device) // self.rule.block
         carry = self._num_blocks + 2  # no chunk number reaches it, so that (segment, chunk) as one number is exact
         for index in range(self.num_rounds):
             order_NT = self._order(first, last, index).long()
@@ -223,28 +245,28 @@ class SegmentPlan:
             code_NT = self._segments(first, last, index) * carry + chunk_NT
             code_NS = code_NT.gather(1, tokens_NS.clamp(max=self._T - 1))
             back = blocks.queries(code_NS)[..., None] - blocks.keys(code_NS)[:, :, None, :]
-            meetings = meetings + ((back <= self._rule.before) & (back >= -self._rule.after))
+            meetings = meetings + ((back <= self.rule.before) & (back >= -self.rule.after))
         return meetings.clamp_(min=1).log_()
 
     def _within_reach(self, blocks: Blocks) -> Tensor:
         """Whether a key is within reach by its place alone, [W, K]."""
-        assert self._rule.reach is not None
-        nearest, furthest = self._rule.reach
+        assert self.rule.reach is not None
+        nearest, furthest = self.rule.reach
         query_W1 = torch.arange(blocks.length, device=self._device)[:, None] + blocks.before * blocks.length
         back_WK = query_W1 - torch.arange(blocks.num_keys, device=self._device)
         return (back_WK >= nearest) & (back_WK <= furthest)
 
     def _pair_keep(self, blocks: Blocks, tokens_NS: Tensor, first: int, last: int) -> Tensor | None:
-        if self._dropout is None:
+        if self.dropout is None:
             return None
         hashes_NS = self._token_hashes(first, last).gather(1, tokens_NS.clamp(max=self._T - 1))
         query, key = blocks.queries(hashes_NS)[..., None], blocks.keys(hashes_NS)[:, :, None, :]
-        return pair_keep(query, key, self._dropout.probability, self._dtype)
+        return pair_keep(query, key, self.dropout.probability, self._dtype)
 
     def _token_hashes(self, first: int, last: int) -> Tensor:
         """A hash of (row, position, head) for every token, [N, T] int64."""
-        assert self._dropout is not None
+        assert self.dropout is not None
         context, shape = self._context, (self._B, self._T)
-        hashes_BT = token_hash(self._dropout.key, context.first_row, context.first_position, shape, self._device)
+        hashes_BT = token_hash(self.dropout.key, context.first_row, context.first_position, shape, self._device)
         slices_N = torch.arange(first, last, device=self._device)
         return mix(hashes_BT[slices_N // self._H] + (slices_N % self._H + context.first_head)[:, None])

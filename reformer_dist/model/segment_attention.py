@@ -2,8 +2,8 @@
 
 In: queries, keys and values [B, T, H, D], a `Rule`, and LSH buckets. Out: [B, T, H, D].
 
-The compiled operators (`native/`) serve float32 and float64 on the CPU; everything else goes through `block_attention`,
-which is also the reference: both compute the same sums.
+The compiled operators (`native/`) serve float32 and float64 on the CPU, the Triton kernels (`gpu/`) float32 and bfloat16 on a
+GPU; everything else goes through `block_attention`, which is also the reference: all compute the same sums.
 
 Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, N slices (heads of sequences).
 """
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from reformer_dist.model.block_attention import KernelName, block_attention
 from reformer_dist.model.context import Context
+from reformer_dist.model.gpu import launch
+from reformer_dist.model.gpu.attention import plan_attention
 from reformer_dist.model.native import build
 from reformer_dist.model.plans import AttentionDropout, Rule, SegmentPlan
 from reformer_dist.model.randomness import keep_threshold, token_hash
@@ -53,6 +55,8 @@ def segment_attention(
         lists = _make_lists(q_BTHD, rule, context, buckets_BHRT, num_buckets, dropout)
         return _Native.apply(q_BTHD, k_BTHD, v_BTHD, lists)
     plan = SegmentPlan(rule, v_BTHD, context, buckets_BHRT, num_buckets, dropout)
+    if kernel == "auto" and not rule.once and launch.serves(q_BTHD, q_BTHD.shape[-1]):
+        return plan_attention(q_BTHD, k_BTHD, v_BTHD, plan)
     keys_BTHD = unit_keys(q_BTHD) if k_BTHD is None else k_BTHD * q_BTHD.shape[-1] ** -0.5
     return block_attention(q_BTHD, keys_BTHD, v_BTHD, plan, kernel)
 

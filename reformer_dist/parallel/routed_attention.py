@@ -1,21 +1,25 @@
 """Attention of the tokens that came to one worker in one hash round: outputs and log-sum-exps, or gradients.
 
 In: received rows and their route. Out: a row for each, in the order that they came, to travel back. The compiled operators
-serve float32 and float64 on the CPU; everything else goes through the kernels of `block_attention`, some blocks at a time.
+serve float32 and float64 on the CPU, the Triton kernels float32 and bfloat16 on a GPU; everything else goes through the kernels
+of `block_attention`, some blocks at a time.
 
 Legend: D head dimension, N slices (heads of sequences), S places of a worker's part of the order with its halo, M rows,
 C blocks, W block length, K keys a block sees.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reformer_dist.model.block_attention import Blocks
 from reformer_dist.model.block_kernels import pick_kernel, statistics_dtype
+from reformer_dist.model.gpu import launch
 from reformer_dist.model.native import build
 from reformer_dist.model.plans import AttentionDropout, Rule
 from reformer_dist.model.randomness import keep_threshold, mix, pair_keep
@@ -38,11 +42,17 @@ class Settings:
         """Whether the compiled operators take this tensor."""
         return self.kernel == "auto" and build.serves(x)
 
+    def is_on_gpu(self, x: Tensor, head_dim: int) -> bool:
+        """Whether the Triton kernels take vectors of this tensor."""
+        return self.kernel == "auto" and launch.serves(x, head_dim)
+
 
 def attend(route: Route, received: Tensor, settings: Settings) -> Tensor:
     """Outputs and log-sum-exps of this worker's queries among the rows [M, 2 D], packed."""
     if settings.is_native(received):
         return torch.ops.reformer_dist.attend_rows(received, *_lists(route, settings))
+    if settings.is_on_gpu(received, received.shape[1] // 2):
+        return _attend_on_gpu(route, received, settings)
     kernel = pick_kernel(received, settings.kernel)
     qk_NSD, v_NSD = _lay_out(route, received).chunk(2, dim=-1)
     k_NSD = unit_keys(qk_NSD)
@@ -66,6 +76,8 @@ def attend_backward(route: Route, received: Tensor, D: int, settings: Settings) 
     """
     if settings.is_native(received):
         return torch.ops.reformer_dist.attend_rows_backward(received, *_lists(route, settings))
+    if settings.is_on_gpu(received, D):
+        return _attend_backward_on_gpu(route, received, D, settings)
     kernel = pick_kernel(received, settings.kernel)
     vectors, statistics = unpack(received, 3 * D)
     qk_NSD, v_NSD, grad_NSD = _lay_out(route, vectors).chunk(3, dim=-1)
@@ -117,6 +129,49 @@ def _lists(route: Route, settings: Settings) -> tuple[Any, ...]:
         dropout = [float(threshold), 65536 / (65536 - threshold)]
     numbers = [*rule.reach, int(rule.compare == "other"), first, last - first]
     return route.own, route.order_NS, route.segments_M.long(), route.hashes_M, numbers, dropout
+
+
+def _attend_on_gpu(route: Route, received: Tensor, settings: Settings) -> Tensor:
+    qk_MD, v_MD = received.chunk(2, dim=1)
+    out_MD, lse_M, _ = launch.attend(launch.Vectors(qk_MD, None, v_MD), _gpu_lists(route, qk_MD, settings))
+    return pack(out_MD[route.own].to(v_MD.dtype), lse_M[route.own, None])
+
+
+def _attend_backward_on_gpu(route: Route, received: Tensor, D: int, settings: Settings) -> Tensor:
+    vectors_M, statistics_M2 = unpack(received, 3 * D)
+    qk_MD, v_MD, grad_MD = vectors_M.chunk(3, dim=1)
+    delta_M = statistics_M2[:, 0].contiguous()
+    lse_M = torch.full_like(delta_M, torch.inf)  # halo rows are keys alone
+    lse_M[route.own] = statistics_M2[route.own, 1]
+    gradients = torch.zeros(len(received), 2 * D, dtype=lse_M.dtype, device=received.device)
+    dqk_MD, dv_MD = gradients.chunk(2, dim=1)
+    lists = _gpu_lists(route, qk_MD, settings)
+    vectors = launch.Vectors(qk_MD, None, v_MD)
+    launch.attend_backward(vectors, grad_MD, lse_M, delta_M, lists, (dqk_MD, dqk_MD, dv_MD))
+    return gradients.to(received.dtype)
+
+
+def _gpu_lists(route: Route, qk_MD: Tensor, settings: Settings) -> launch.Lists:
+    """What the Triton kernels take beside the rows; see model/gpu/kernels.py."""
+    rule, (first, last) = settings.rule, route.queries
+    assert rule.reach is not None
+    block = launch.pick_block(rule.reach[1] - rule.reach[0] + 1, qk_MD.shape[1], qk_MD.dtype)
+    segments_NS = _lay_out(route, route.segments_M).masked_fill(route.order_NS == NO_ROW, NO_KEY)
+    filling = (0, -route.order_NS.shape[1] % block)
+    threshold = 0 if settings.dropout is None else keep_threshold(settings.dropout.probability)
+    return launch.Lists(
+        pad(route.order_NS, filling, value=NO_ROW)[:, None].contiguous(),
+        pad(segments_NS, filling, value=NO_KEY)[:, None].contiguous(),
+        None if route.hashes_M is None else mix(route.hashes_M),
+        block,
+        1,
+        *launch.panels_within(rule.reach, block),
+        rule.reach,
+        rule.compare,
+        (first // block, math.ceil(last / block)),
+        threshold,
+        65536 / (65536 - threshold),
+    )
 
 
 def _lay_out(route: Route, rows_MX: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def _dropout(case: Case, inputs: Inputs) -> tuple[AttentionDropout | None, Tenso
     return AttentionDropout(case.dropout, DROPOUT_KEY), keep
 
 
-def _check_lsh(case: Case, mode: Literal["window", "chunked", "paper"], kernel: Literal["auto", "plain"]) -> None:
+def check_lsh(case: Case, mode: Literal["window", "chunked", "paper"], kernel: Literal["auto", "plain"]) -> None:
     inputs = case.inputs()
     dropout, keep = _dropout(case, inputs)
 
@@ -74,14 +74,14 @@ def _check_lsh(case: Case, mode: Literal["window", "chunked", "paper"], kernel: 
 def test_lsh_attention(
     case: Case, mode: Literal["window", "chunked", "paper"], kernel: Literal["auto", "plain"]
 ) -> None:
-    _check_lsh(case, mode, kernel)
+    check_lsh(case, mode, kernel)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @settings(max_examples=60, deadline=None)
 @given(case=random_cases())
 def test_lsh_attention_anywhere(mode: Literal["window", "chunked", "paper"], case: Case) -> None:
-    _check_lsh(case, mode, "auto")
+    check_lsh(case, mode, "auto")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -91,7 +91,7 @@ def test_lsh_attention_where_nothing_is_compiled(
 ) -> None:
     """What `auto` takes without the compiled operators: torch's fused attention."""
     monkeypatch.setattr(build, "serves", lambda x: False)
-    _check_lsh(case, mode, "auto")
+    check_lsh(case, mode, "auto")
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -102,10 +102,7 @@ def test_buckets(case: Case, kernel: Literal["auto", "plain"]) -> None:
     assert torch.equal(ours.long(), references.hash_buckets(inputs.qk, inputs.rotations, case.num_buckets))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("mode", ["window", "chunked"])
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_local_attention(case: Case, mode: Literal["window", "chunked"], kernel: Literal["auto", "plain"]) -> None:
+def check_local(case: Case, mode: Literal["window", "chunked"], kernel: Literal["auto", "plain"]) -> None:
     inputs = case.inputs()
     dropout, keep = _dropout(case, inputs)
     options = {"circular": True, "chunks_after": 0} if mode == "chunked" else {}
@@ -129,6 +126,13 @@ def test_local_attention(case: Case, mode: Literal["window", "chunked"], kernel:
         )
 
     _compare(fast, plain, [inputs.q, inputs.k, inputs.v])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("mode", ["window", "chunked"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_local_attention(case: Case, mode: Literal["window", "chunked"], kernel: Literal["auto", "plain"]) -> None:
+    check_local(case, mode, kernel)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
