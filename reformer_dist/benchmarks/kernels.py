@@ -1,7 +1,7 @@
 """What the GPU kernels need of a processor, found by compiling them ahead of time; no GPU is used.
 
-In: a size. Out: a table of registers, spilled bytes and shared memory for kernels, head widths and dtypes, on the
-architectures named below. Needs Triton.
+In: a size. Out: a table of registers, spilled bytes and shared memory for kernels, head widths and dtypes in LSH's window
+mode, on the architectures named below. Needs Triton.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,7 +18,7 @@ from reformer_dist.model.gpu import launch
 
 ARCHITECTURES = {"small": (90,), "paper": (80, 90)}
 """Compute capabilities times ten: A100, H100."""
-HEAD_DIMS = {"small": (64,), "paper": (64, 80, 128, 256)}
+HEAD_DIMS = {"small": (64, 128), "paper": (64, 128, 256)}
 KERNELS = ("forward", "backward_queries", "backward_keys")
 _NAMES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 _VECTORS = ("q", "k", "v", "grad")
@@ -27,14 +27,15 @@ _SUMS = ("out", "lse", "delta", "dq", "dk", "dv")
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compile a kernel: window mode of LSH, or with `shared` off local attention."""
+    """One way to compile a kernel."""
 
     kernel: str
     architecture: int
     dtype: torch.dtype
     head_dim: int
     dropout: bool
-    shared: bool = True
+    mode: Literal["window", "chunked", "local"] = "window"
+    """LSH attention in window mode, chunked LSH of one document, or causal local attention."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,15 @@ def compile_ahead(variant: Variant) -> Needs:
 
     kernel = getattr(kernels, variant.kernel)
     block = launch.pick_block(64, variant.head_dim, variant.dtype)
+    is_chunked = variant.mode == "chunked"
     known: dict[str, Any] = launch.constants(
-        variant.head_dim, block, shared=variant.shared, reach=True, compare="any"
-    ) | {"met_itself": None}
+        variant.head_dim,
+        block,
+        shared=variant.mode != "local",
+        reach=not is_chunked,
+        compare="earlier" if is_chunked else "any",
+    )
+    known["segments" if is_chunked else "met_itself"] = None
     if not variant.dropout:
         known["hashes"] = None
     signature = {name: "constexpr" if name in known else _type(name, variant.dtype) for name in kernel.arg_names}
@@ -89,7 +96,7 @@ def compile_ahead(variant: Variant) -> Needs:
         {name: value for name, value in known.items() if name in signature},
         {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned},
     )
-    options = launch.options(variant.head_dim, variant.dtype)
+    options = launch.options(variant.kernel)
     compiled = triton.compile(source, target=GPUTarget("cuda", variant.architecture, 32), options=options)
     registers, spilled = _assemble(compiled.asm["ptx"], triton.knobs.nvidia.ptxas.path, variant.architecture)
     return Needs(registers, spilled, compiled.metadata.shared, block, options["num_warps"])
@@ -100,7 +107,14 @@ def _type(name: str, dtype: torch.dtype) -> str:
         return f"*{_NAMES[dtype]}"
     if name in _SUMS:
         return "*fp32"
-    return {"rows": "*i32", "segments": "*i32", "hashes": "*i64", "kept": "fp32", "scale": "fp32"}.get(name, "i32")
+    return {
+        "met_itself": "*i16",
+        "rows": "*i32",
+        "segments": "*i32",
+        "hashes": "*i64",
+        "kept": "fp32",
+        "scale": "fp32",
+    }.get(name, "i32")
 
 
 def _assemble(ptx: str, assembler: str, architecture: int) -> tuple[int, int]:
@@ -112,5 +126,6 @@ def _assemble(ptx: str, assembler: str, architecture: int) -> tuple[int, int]:
         command = [assembler, "-v", f"--gpu-name=sm_{architecture}{suffix}", file.name, "-o", "/dev/null"]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     found = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
-    assert found[0] and found[1], said
+    assert found[0], said
+    assert found[1], said
     return int(found[0][1]), int(found[1][1])

@@ -2,8 +2,8 @@
 
 In: queries, keys and values [B, T, H, D], a `Rule`, and LSH buckets. Out: [B, T, H, D].
 
-The compiled operators (`native/`) serve float32 and float64 on the CPU, the Triton kernels (`gpu/`) float32 and bfloat16 on a
-GPU; everything else goes through `block_attention`, which is also the reference: all compute the same sums.
+The compiled operators (`native/`) serve float32 and float64 on the CPU, the Triton kernels (`gpu/`) float32 and bfloat16 on
+a GPU; everything else goes through `block_attention`, which is also the reference: all compute the same sums.
 
 Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, N slices (heads of sequences).
 """

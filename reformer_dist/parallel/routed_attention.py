@@ -1,8 +1,8 @@
 """Attention of the tokens that came to one worker in one hash round: outputs and log-sum-exps, or gradients.
 
 In: received rows and their route. Out: a row for each, in the order that they came, to travel back. The compiled operators
-serve float32 and float64 on the CPU, the Triton kernels float32 and bfloat16 on a GPU; everything else goes through the kernels
-of `block_attention`, some blocks at a time.
+serve float32 and float64 on the CPU, the Triton kernels float32 and bfloat16 on a GPU; everything else goes through the
+kernels of `block_attention`, some blocks at a time.
 
 Legend: D head dimension, N slices (heads of sequences), S places of a worker's part of the order with its halo, M rows,
 C blocks, W block length, K keys a block sees.

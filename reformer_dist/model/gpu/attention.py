@@ -72,7 +72,8 @@ class _PlanAttention(torch.autograd.Function):
 def make_lists(plan: SegmentPlan, q_BTHD: Tensor) -> Lists:
     """The rounds' orders, cut into panels: whole chunks, each filled up, or where the reach rules just the places."""
     rule, (_, T, H, D) = plan.rule, q_BTHD.shape
-    assert rule.circular == (rule.reach is None) and not rule.once
+    assert rule.circular == (rule.reach is None)
+    assert not rule.once
     wanted = rule.block if rule.reach is None else rule.reach[1] - rule.reach[0] + 1
     block = pick_block(wanted, D, q_BTHD.dtype)
     chunk = rule.block if rule.reach is None else block

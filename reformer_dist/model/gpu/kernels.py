@@ -44,10 +44,7 @@ def _entries(rows, segments, panel, BLOCK: tl.constexpr):
     """Row and segment at every place of a panel."""
     at = panel * BLOCK + tl.arange(0, BLOCK)
     row = tl.load(rows + at)
-    if segments is None:
-        segment = tl.where(row < 0, -1, 0)
-    else:
-        segment = tl.load(segments + at)
+    segment = tl.where(row < 0, -1, 0) if segments is None else tl.load(segments + at)
     return row, segment
 
 
@@ -78,11 +75,7 @@ def _add(x, row, stride, change, D: tl.constexpr, WIDTH: tl.constexpr):
 def _key_scales(keys, scale, SHARED: tl.constexpr, D: tl.constexpr, STATISTICS: tl.constexpr):
     """What a score is multiplied by for each key: 1 / its length, or the constant scale."""
     x = keys.to(STATISTICS)
-    if SHARED:
-        scales = tl.rsqrt(tl.sum(x * x, 1) + D * 1e-6)
-    else:
-        scales = tl.sum(x, 1) * 0.0 + scale
-    return scales
+    return tl.rsqrt(tl.sum(x * x, 1) + D * 1e-6) if SHARED else tl.zeros([x.shape[0]], STATISTICS) + scale
 
 
 @triton.jit
@@ -182,10 +175,11 @@ def forward(
     # The running mix of the rounds: exp(lse) are their weights.
     real = row >= 0
     past = tl.load(lse + row, mask=real, other=float("-inf"))
-    here = highest + tl.log(total)
+    here = highest + tl.log(tl.where(total == 0.0, 1.0, total))  # highest is -inf where nothing was seen
     largest = tl.maximum(past, here)
     shift = tl.where(largest == float("-inf"), 0.0, largest)
-    both = shift + tl.log(tl.exp(past - shift) + tl.exp(here - shift))
+    weight = tl.exp(past - shift) + tl.exp(here - shift)
+    both = largest + tl.log(tl.where(largest == float("-inf"), 1.0, weight))
     shift = tl.where(both == float("-inf"), 0.0, both)
     at, inside = out + _offsets(row, D, WIDTH), _is_inside(row, D, WIDTH)
     mixed = tl.load(at, mask=inside, other=0.0) * tl.exp(past - shift)[:, None]

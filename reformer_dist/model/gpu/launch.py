@@ -74,7 +74,9 @@ class Vectors:
 def is_available() -> bool:
     """Whether Triton can be imported; says once if not."""
     if importlib.util.find_spec("triton") is None:
-        logging.getLogger(__name__).warning("Triton isn't installed, attention on the GPU is slower: pip install triton")
+        logging.getLogger(__name__).warning(
+            "Triton isn't installed, attention on the GPU is slower: pip install triton"
+        )
         return False
     return True
 
@@ -90,8 +92,9 @@ def pick_block(wanted: int, head_dim: int, dtype: torch.dtype) -> int:
 
 
 def longest_block(head_dim: int, dtype: torch.dtype) -> int:
-    """The longest panel whose sums fit a program's registers."""
-    return 64
+    """The longest panel whose sums fit a program's registers; `--suite kernels` of the benchmarks shows what they take."""
+    longest = 64 if head_dim <= 64 else 32
+    return longest if dtype.itemsize == 2 else longest // 2
 
 
 def panels_within(reach: tuple[int, int], block: int) -> tuple[int, int]:
@@ -182,7 +185,7 @@ def _run(
             lists.kept,
             vectors.scale,
             **constants(D, lists.block, shared=vectors.k is None, reach=lists.reach is not None, compare=lists.compare),
-            **options(D, q.dtype),
+            **options(kernel.__name__),
         )
 
 
@@ -202,6 +205,6 @@ def constants(head_dim: int, block: int, *, shared: bool, reach: bool, compare: 
     }
 
 
-def options(head_dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Warps of a program and stages of its loop."""
-    return {"num_warps": 4, "num_stages": 2}
+def options(kernel: str) -> dict[str, int]:
+    """Warps of a program and stages of its loop; `backward_keys` has sums for keys and for values."""
+    return {"num_warps": 8 if kernel == "backward_keys" else 4, "num_stages": 2}
