@@ -55,7 +55,7 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, list[Any] | None]:
         """The layer's contribution to the stream [B, T, E], and what its core found; with `tensors`, what replays it.
 
-        What is found is by turns of heads, and only of use without a gradient, where the layer is replayed later.
+        What is found is by turns of heads.
         """
         parameters = list(self.parameters())
         if tensors is not None:
@@ -63,8 +63,8 @@ class Attention(nn.Module):
             work = partial(self._replay, x_BTE, context, found, tensors)
             return replay(work, anchor, parameters), found
         if torch.is_grad_enabled():
-            attended_BTHD, _ = self.core(self.project(x_BTE), context, None, self.training)
-            return self.join(attended_BTHD, context), None
+            attended_BTHD, part = self.core(self.project(x_BTE), context, None, self.training)
+            return self.join(attended_BTHD, context), [part]
         out_BTE = torch.zeros_like(x_BTE)
         if self._is_local():
             for own, seen in self._stretches(x_BTE.shape[1]):

@@ -192,11 +192,12 @@ def our_results(model: ReformerLM, tokens: Tensor, labels: Tensor, mask: Tensor 
     """Run our model forwards and backwards."""
     buckets: dict[int, Tensor] = {}
     documents = None if mask is None else mask - 1
-    attentions = [(layer, block.attention) for layer, block in enumerate(model.stack.blocks)]
-    hooks = [
-        attention.register_forward_hook(lambda _, __, output, layer=layer: buckets.update({layer: output[1]}))
-        for layer, attention in attentions
-    ]
+
+    def keep(module: Any, _: object, output: tuple[Tensor, list[Tensor]]) -> None:
+        buckets[module.layer] = torch.cat(output[1], dim=1)
+
+    attentions = [block.attention for block in model.stack.blocks if block.attention.kind == "lsh"]
+    hooks = [attention.register_forward_hook(keep) for attention in attentions]
     with torch.no_grad():
         logits = model(tokens, documents=documents)
     for hook in hooks:
