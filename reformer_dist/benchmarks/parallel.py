@@ -43,7 +43,7 @@ SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(4096, 5, (32768, 65
 MODEL: dict[str, Any] = {"embed_dim": 512, "num_heads": 8, "feed_forward_dim": 2048, "layers": "local,lsh,local,lsh"}
 """Twice as wide as the library's default, which is made for a laptop; four hash rounds as there."""
 MEMORY_LAYERS = "local,lsh"
-"""Of the model whose memory is measured: more of them take no more."""
+"""Of the model whose memory is measured: more of them add little but their weights' gradients."""
 
 
 @dataclass(frozen=True)
