@@ -133,9 +133,7 @@ class Config(Section):
                     f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
                 )
         shard = heads * math.ceil(self.data.sequence_length / parallel.sequence_shards)
-        for name, kind in (("lsh_window", "lsh"), ("local_window", "local")):
-            window = getattr(model, name)
-            if kind in model.layers and window > shard:
-                raise ValueError(
-                    f"model.{name} = {window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
-                )
+        if "lsh" in model.layers and model.lsh_window > shard:
+            raise ValueError(
+                f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
+            )

@@ -17,12 +17,13 @@ from torch.nn.functional import layer_norm, linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
-from reformer_dist.model.cores import CORES, LocalCore
+from reformer_dist.model.cores import CORES
 from reformer_dist.model.cores import Core as Core
 from reformer_dist.model.cores import LSHCore as LSHCore
 from reformer_dist.model.cores import attention_dropout as attention_dropout
 from reformer_dist.model.randomness import Use, dropout, make_key
-from reformer_dist.model.replay import Cut, Leaves, Replay, cuts, replay, replay_pieces
+from reformer_dist.model.replay import Cut, Leaves, Replay, pieces, replay
+from reformer_dist.model.strip import Neighbours, NoNeighbours, Strip
 
 _TOKENS_AT_A_TIME = 1 << 13  # of projections, and of local attention
 _ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads take turns
@@ -44,6 +45,9 @@ class Attention(nn.Module):
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(inner, E)))
         self.output_weight = nn.Parameter(torch.empty(E, inner))
         self.core: Core = CORES[self.kind](config, layer)
+        self.neighbours: Neighbours = NoNeighbours()
+        self.is_local = self.kind == "local" and config.local_mode == "window"
+        """Whether a token's result depends on the tokens around it alone."""
 
     def forward(
         self,
@@ -62,19 +66,17 @@ class Attention(nn.Module):
             assert anchor is not None
             work = partial(self._replay, x_BTE, context, found, tensors)
             return replay(work, anchor, parameters), found
+        if self.is_local:
+            return self._forward_local(x_BTE, context, parameters), None
         if torch.is_grad_enabled():
             attended_BTHD, part = self.core(self.project(x_BTE), context, None, self.training)
             return self.join(attended_BTHD, context), [part]
         out_BTE = torch.zeros_like(x_BTE)
-        if self._is_local():
-            for own, seen in self._stretches(x_BTE.shape[1]):
-                out_BTE[:, own] = self._stretch(context, x_BTE[:, seen], (own, seen), parameters)
-            return out_BTE, None
         turns, parts = self._turns(x_BTE), []
         for heads, known in zip(turns, found or [None] * len(turns), strict=True):
             attended_BTHD, part = self._attend_heads(self._project_by_pieces(x_BTE, heads), context, known, heads)
             parts.append(part)
-            for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+            for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
                 out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, heads, parameters)
             del attended_BTHD
         return out_BTE, parts
@@ -106,24 +108,38 @@ class Attention(nn.Module):
     def _features(self, heads: slice) -> slice:
         return slice(heads.start * self.config.head_width, heads.stop * self.config.head_width)
 
-    def _is_local(self) -> bool:
-        """Whether a token's result depends on the tokens around it alone, all of which are here."""
-        return isinstance(self.core, LocalCore) and self.config.local_mode == "window"
+    def _forward_local(self, x_BTE: Tensor, context: Context, parameters: Sequence[Tensor]) -> Tensor:
+        strip, around = self._surround(x_BTE, context)
+        if torch.is_grad_enabled():
+            # Empty ends too, so that every worker gives back.
+            whole = torch.cat([strip.left, x_BTE, strip.right], dim=1)
+            return self._stretch(around, whole, (slice(strip.start, strip.end), slice(0, whole.shape[1])), parameters)
+        out_BTE = torch.empty_like(x_BTE)
+        for own, seen in self._stretches(strip):
+            out_BTE[:, strip.home(own)] = self._stretch(around, strip.read(seen), (own, seen), parameters)
+        return out_BTE
 
-    def _stretches(self, num_tokens: int) -> Iterator[Cut]:
-        window = self.config.local_window
-        before, after = (window - 1, 0) if self.config.causal else (window, window)
-        return cuts(num_tokens, max(_TOKENS_AT_A_TIME, 4 * window), before, after)
+    def _surround(self, x_BTE: Tensor, context: Context) -> tuple[Strip, Context]:
+        """The stream with what the window sees of its neighbours, and the place of that."""
+        strip = Strip(x_BTE, *self.neighbours.borrow(x_BTE))
+        documents_BS = context.documents_BT
+        if documents_BS is not None:
+            left, right = self.neighbours.borrow(documents_BS)
+            documents_BS = torch.cat([left, documents_BS, right], dim=1)
+        return strip, replace(context, documents_BT=documents_BS, first_position=context.first_position - strip.start)
 
-    def _stretch(self, context: Context, x_BTE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+    def _stretches(self, strip: Strip) -> Iterator[Cut]:
+        return strip.cuts(max(_TOKENS_AT_A_TIME, 4 * self.config.local_window), *local_reach(self.config))
+
+    def _stretch(self, around: Context, x_BTE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
         """Local attention's contribution to the tokens `cut[0]`, from the tokens `cut[1]`."""
         own, seen = cut
-        documents_BT = None if context.documents_BT is None else context.documents_BT[:, seen]
-        around = replace(context, documents_BT=documents_BT, first_position=context.first_position + seen.start)
+        documents_BT = None if around.documents_BT is None else around.documents_BT[:, seen]
+        here = replace(around, documents_BT=documents_BT, first_position=around.first_position + seen.start)
         heads = slice(0, self.config.num_heads)
-        attended_BTHD, _ = self.core(self._project(x_BTE, heads, parameters), around, None, self.training)
+        attended_BTHD, _ = self.core(self._project(x_BTE, heads, parameters), here, None, self.training)
         inner_BTHD = attended_BTHD[:, own.start - seen.start : own.stop - seen.start]
-        return self._join(inner_BTHD, context, own.start, heads, parameters)
+        return self._join(inner_BTHD, around, own.start, heads, parameters)
 
     def _turns(self, x_BTE: Tensor) -> list[slice]:
         """Heads that are worked on at a time: fewer, the longer the sequence."""
@@ -140,7 +156,7 @@ class Attention(nn.Module):
         """Projections of some heads, without the normalised stream ever being whole."""
         parameters = list(self.parameters()) if parameters is None else parameters
         whole: list[Tensor] = []
-        for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
             parts = self._project(x_BTE[:, piece], heads, parameters)
             if not whole:
                 whole = [part.new_empty(*x_BTE.shape[:2], *part.shape[2:]) for part in parts]
@@ -158,24 +174,35 @@ class Attention(nn.Module):
     def _replay(
         self, x_BTE: Tensor, context: Context, found: list[Any] | None, tensors: Replay, leaves: Leaves
     ) -> None:
-        if self._is_local():
-            stretches = self._stretches(x_BTE.shape[1])
-            replay_pieces(partial(self._stretch, context), stretches, x_BTE, tensors, leaves)
+        if self.is_local:
+            self._replay_local(x_BTE, context, tensors, leaves)
             return
         turns = self._turns(x_BTE)
         for heads, known in zip(turns, found or [None] * len(turns), strict=True):
             self._replay_heads(x_BTE, context, known, heads, tensors, leaves)
 
+    def _replay_local(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
+        strip, around = self._surround(x_BTE, context)
+        grads = Strip(tensors.grad_input_BTE, torch.zeros_like(strip.left), torch.zeros_like(strip.right))
+        for own, seen in self._stretches(strip):
+            x = strip.read(seen).detach().requires_grad_()
+            with torch.enable_grad():
+                contribution = self._stretch(around, x, (own, seen), leaves.parameters)
+            home = strip.home(own)
+            tensors.stream_BTE[:, home] -= contribution.detach()
+            (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, home]], [x])
+            grads.add(seen, gradient)
+        self.neighbours.give_back(grads.own, grads.left, grads.right)
+
     def _replay_heads(
         self, x_BTE: Tensor, context: Context, found: Any, heads: slice, tensors: Replay, leaves: Leaves
     ) -> None:
-        pieces = [piece for piece, _ in cuts(x_BTE.shape[1], _TOKENS_AT_A_TIME)]
         projected = self._project_by_pieces(x_BTE, heads, leaves.parameters)
         with torch.enable_grad():
             projected = tuple(x.requires_grad_() for x in projected)
             attended_BTHD, _ = self._attend_heads(projected, context, found, heads)
         grad_BTHD = torch.empty_like(attended_BTHD)
-        for piece in pieces:
+        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
             attended = attended_BTHD[:, piece].detach().requires_grad_()
             with torch.enable_grad():
                 contribution = self._join(attended, context, piece.start, heads, leaves.parameters)
@@ -183,9 +210,14 @@ class Attention(nn.Module):
             (grad_BTHD[:, piece],) = leaves.pull([contribution], [tensors.grad_BTE[:, piece]], [attended])
         grads = torch.autograd.grad(attended_BTHD, projected, grad_BTHD)
         del attended_BTHD, projected, grad_BTHD
-        for piece in pieces:
+        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
             x = x_BTE[:, piece].detach().requires_grad_()
             with torch.enable_grad():
                 parts = self._project(x, heads, leaves.parameters)
             (gradient,) = leaves.pull(parts, [grad[:, piece] for grad in grads], [x])
             tensors.grad_input_BTE[:, piece] += gradient
+
+
+def local_reach(config: ModelConfig) -> tuple[int, int]:
+    """Tokens before and after its own that a token sees in local attention's window mode."""
+    return (config.local_window - 1, 0) if config.causal else (config.local_window, config.local_window)

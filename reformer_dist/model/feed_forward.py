@@ -17,7 +17,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.recompute import map_tokens
-from reformer_dist.model.replay import Cut, Replay, cuts, replay, replay_pieces
+from reformer_dist.model.replay import Leaves, Replay, pieces, replay
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -55,21 +55,26 @@ class FeedForward(nn.Module):
         self, x_BTE: Tensor, context: Context, tensors: Replay | None = None, anchor: Tensor | None = None
     ) -> Tensor:
         """The layer's contribution to the stream, [B, T, E]; with `tensors`, the scalar that replays it."""
-        chunk = self.config.feed_forward_chunk
         if tensors is not None:
             assert anchor is not None
 
-            def again(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
-                return self._piece(x, context, cut[0].start, *parameters)
-
-            pieces = cuts(x_BTE.shape[1], chunk)
-            work = partial(replay_pieces, again, pieces, x_BTE, tensors)
+            work = partial(self._replay, x_BTE, context, tensors)
             return replay(work, anchor, list(self.parameters()))
 
         def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(inputs[0], context, start, *parameters)
 
-        return map_tokens(piece, chunk, [x_BTE], list(self.parameters()))
+        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters()))
+
+    @torch.no_grad()
+    def _replay(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
+        for piece in pieces(x_BTE.shape[1], self.config.feed_forward_chunk):
+            x = x_BTE[:, piece].detach().requires_grad_()
+            with torch.enable_grad():
+                contribution = self._piece(x, context, piece.start, *leaves.parameters)
+            tensors.stream_BTE[:, piece] -= contribution.detach()
+            (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, piece]], [x])
+            tensors.grad_input_BTE[:, piece] += gradient
 
     def _piece(
         self,

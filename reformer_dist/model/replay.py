@@ -78,25 +78,7 @@ class _Replay(torch.autograd.Function):
         return None, grad, *leaves.sums
 
 
-def cuts(num_tokens: int, length: int, before: int = 0, after: int = 0) -> Iterator[Cut]:
-    """Pieces of `length` tokens, each with up to `before` and `after` tokens around it."""
+def pieces(num_tokens: int, length: int) -> Iterator[slice]:
+    """Pieces of up to `length` tokens."""
     for start in range(0, num_tokens, length):
-        end = min(start + length, num_tokens)
-        yield slice(start, end), slice(max(0, start - before), min(end + after, num_tokens))
-
-
-def replay_pieces(
-    piece: Callable[[Tensor, Cut, Sequence[Tensor]], Tensor],
-    pieces: Iterator[Cut],
-    x_BTE: Tensor,
-    tensors: Replay,
-    leaves: Leaves,
-) -> None:
-    """Replay a layer whose contribution to some tokens is `piece` of the tokens around them."""
-    for own, seen in pieces:
-        x = x_BTE[:, seen].detach().requires_grad_()
-        with torch.enable_grad():
-            contribution = piece(x, (own, seen), leaves.parameters)
-        tensors.stream_BTE[:, own] -= contribution.detach()
-        (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, own]], [x])
-        tensors.grad_input_BTE[:, seen] += gradient
+        yield slice(start, min(start + length, num_tokens))

@@ -64,15 +64,6 @@ def all_gather(x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
     return Pending(gathered, x, work, traffic).wait()
 
 
-def halo(x: Tensor, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
-    """Put the neighbours' rows around one's own, [B, t, ...] -> [B, before + t + after, ...], differentiable.
-
-    The last `before` rows of the left neighbour come in front, the first `after` rows of the right one behind; at the two
-    ends of the group zeros stand instead. Neither may be more than t.
-    """
-    return _Halo.apply(x, before, after, group, traffic)
-
-
 class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
@@ -83,43 +74,3 @@ class _AllToAll(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _AllToAll.apply(grad, ctx.group, ctx.traffic), None, None
-
-
-class _Halo(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> Tensor:
-        ctx.sizes, ctx.group, ctx.traffic = (before, x.shape[1], after), group, traffic
-        to_left, to_right = x[:, :after], x[:, x.shape[1] - before :]
-        from_left, from_right = _swap_with_neighbours(to_left, to_right, before, after, group, traffic)
-        return torch.cat([from_left, x, from_right], dim=1)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        before, length, after = ctx.sizes
-        to_left, own, to_right = grad.split([before, length, after], dim=1)
-        from_left, from_right = _swap_with_neighbours(to_left, to_right, after, before, ctx.group, ctx.traffic)
-        own = own.clone()
-        own[:, :after] += from_left
-        own[:, length - before :] += from_right
-        return own, None, None, None, None
-
-
-def _swap_with_neighbours(
-    to_left: Tensor, to_right: Tensor, num_left: int, num_right: int, group: dist.ProcessGroup, traffic: Traffic
-) -> tuple[Tensor, Tensor]:
-    """Send to both neighbours and receive [B, num_left, ...] and [B, num_right, ...]; zeros beyond the ends."""
-    rank, last = dist.get_rank(group), dist.get_world_size(group) - 1
-    send, receive = [0] * (last + 1), [0] * (last + 1)
-    parts = []
-    if rank > 0:
-        send[rank - 1], receive[rank - 1] = to_left.shape[1], num_left
-        parts.append(to_left)
-    if rank < last:
-        send[rank + 1], receive[rank + 1] = to_right.shape[1], num_right
-        parts.append(to_right)
-    rows = torch.cat(parts, dim=1).transpose(0, 1)
-    received = start_all_to_all(rows, send, receive, group, traffic).wait().transpose(0, 1)
-    B, rest = to_left.shape[0], to_left.shape[2:]
-    left = received[:, :num_left] if rank > 0 else to_left.new_zeros(B, num_left, *rest)
-    right = received[:, received.shape[1] - num_right :] if rank < last else to_left.new_zeros(B, num_right, *rest)
-    return left, right

@@ -4,10 +4,11 @@ In: a `ReformerLM` and a `Topology`. Out: the same model, whose attention layers
 (embeddings, feed-forward, norms, loss) treats tokens one by one and needs nothing.
 """
 
-from reformer_dist.model.attention import Attention, Core, LSHCore
+from reformer_dist.model.attention import Attention, LSHCore, local_reach
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.collectives import Traffic
-from reformer_dist.parallel.sequence_attention import BucketsExchange, HaloExchange, HeadsExchange
+from reformer_dist.parallel.neighbours import GroupNeighbours
+from reformer_dist.parallel.sequence_attention import BucketsExchange, HeadsExchange
 from reformer_dist.parallel.topology import Topology
 
 
@@ -19,21 +20,19 @@ def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
     traffic = Traffic()
     for module in model.modules():
         if isinstance(module, Attention):
-            module.core = _exchange(module, topology, traffic)
+            _wire(module, topology, traffic)
     return traffic
 
 
-def _exchange(attention: Attention, topology: Topology, traffic: Traffic) -> Core:
-    core, config = attention.core, attention.config
+def _wire(attention: Attention, topology: Topology, traffic: Traffic) -> None:
+    if topology.sequence_group is None:
+        return
+    if attention.is_local:
+        attention.neighbours = GroupNeighbours(*local_reach(attention.config), topology.sequence_group, traffic)
+        return
     if topology.bucket_group is not None:
-        if attention.kind == "lsh":
-            assert isinstance(core, LSHCore)
-            core = BucketsExchange(core, topology.bucket_group, traffic)
-        else:
-            assert attention.kind == "local"
-            before, after = (config.local_window - 1, 0) if config.causal else (config.local_window,) * 2
-            core = HaloExchange(core, before, after, topology.bucket_group, traffic)
+        assert isinstance(attention.core, LSHCore)
+        attention.core = BucketsExchange(attention.core, topology.bucket_group, traffic)
     if topology.head_group is not None:
         length = topology.sequence_length if topology.bucket_group is None else None
-        core = HeadsExchange(core, topology.head_group, traffic, length)
-    return core
+        attention.core = HeadsExchange(attention.core, topology.head_group, traffic, length)

@@ -1,11 +1,11 @@
 """Attention over a sequence whose shards lie on several workers, equal to one worker's.
 
-In: this shard's queries, keys and values of some heads. Out: this shard's outputs. Each class wraps an attention core:
+In: this shard's queries, keys and values of some heads. Out: this shard's outputs. Each class wraps an attention core. Local
+attention in window mode needs neither, see neighbours.py.
 
 - `HeadsExchange` (Ulysses, Jacobs et al. 2023): an all-to-all gives each worker the whole sequence for its part of the
   heads, another brings the outputs back. Any attention; at most as many workers as heads.
 - `BucketsExchange`: each round's tokens travel to their sorted place. LSH attention in window mode; any number of workers.
-- `HaloExchange`: local attention in window mode needs one neighbour's last tokens.
 
 Legend: B batch, t tokens of this shard, T of all shards of the group, H heads, D head dimension, P workers, n tensors.
 """
@@ -21,10 +21,10 @@ from torch.nn.functional import pad
 
 from reformer_dist.model.attention import Core, LSHCore, attention_dropout
 from reformer_dist.model.context import Context
-from reformer_dist.model.plans import PADDING, window_rule
+from reformer_dist.model.plans import window_rule
 from reformer_dist.model.randomness import mix, pair_keep, token_hash
 from reformer_dist.parallel.bucket_attention import bucket_attention
-from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all, halo
+from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all
 from reformer_dist.parallel.routed_attention import Settings
 from reformer_dist.parallel.routing import Route, Router
 
@@ -108,33 +108,6 @@ class BucketsExchange:
 
     def _gather(self, x: Tensor) -> Tensor:
         return all_gather(x, self.group, self.traffic)
-
-
-class HaloExchange:
-    """Wraps a local core in window mode, which then sees its shard with the neighbours' nearest tokens around it."""
-
-    head_shards = 1
-
-    def __init__(self, core: Core, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> None:
-        """Wrap `core`, which looks `before` tokens back and `after` ahead."""
-        self.core, self.before, self.after = core, before, after
-        self.group, self.traffic = group, traffic
-
-    def __call__(self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool) -> tuple[Tensor, Any]:
-        """See `Core`."""
-        q_BtHD, k_BtHD, v_BtHD = tensors
-        t, before, after = q_BtHD.shape[1], self.before, self.after
-        kv = halo(torch.cat([k_BtHD, v_BtHD], dim=-1), before, after, self.group, self.traffic)
-        k_BSHD, v_BSHD = kv.chunk(2, dim=-1)
-        q_BSHD = pad(q_BtHD, (0, 0, 0, 0, before, after))
-        documents_Bt = context.documents_BT
-        if documents_Bt is None:
-            documents_Bt = torch.zeros(q_BtHD.shape[:2], dtype=torch.int64, device=q_BtHD.device)
-        # A document's number plus one, so that the zeros beyond the ends become padding.
-        documents_BS = halo(documents_Bt - PADDING, before, after, self.group, self.traffic) + PADDING
-        around = replace(context, documents_BT=documents_BS, first_position=context.first_position - before)
-        out_BSHD, found = self.core((q_BSHD, k_BSHD, v_BSHD), around, found, training)
-        return out_BSHD[:, before : before + t], found
 
 
 def _head_hashes(key: int, context: Context, x_BtHD: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class Topology:
     sequence_shards: int
     sequence_length: int
     """Tokens of a whole sequence, without the padding that makes its shards equal."""
+    sequence_group: dist.ProcessGroup | None
+    """The workers that hold the same sequences, in the order of their shards; None for one alone."""
     head_group: dist.ProcessGroup | None
     """The workers that divide the heads of the same tokens among them; None without."""
     bucket_group: dist.ProcessGroup | None
@@ -61,14 +63,12 @@ def make_topology(config: Config) -> Topology:
     bucket_groups = [
         range(first + head, first + shards, heads) for first in range(0, world_size, shards) for head in range(heads)
     ]
-    return Topology(
-        world_size,
-        rank,
-        shards,
-        config.data.sequence_length,
-        _own_group(head_groups, rank, timeout),
-        _own_group(bucket_groups, rank, timeout),
-    )
+    sequence_groups = [range(first, first + shards) for first in range(0, world_size, shards)]
+    head_group, bucket_group = (_own_group(groups, rank, timeout) for groups in (head_groups, bucket_groups))
+    sequence_group = head_group or bucket_group
+    if head_group is not None and bucket_group is not None:
+        sequence_group = _own_group(sequence_groups, rank, timeout)
+    return Topology(world_size, rank, shards, config.data.sequence_length, sequence_group, head_group, bucket_group)
 
 
 def _own_group(groups: Iterable[range], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:

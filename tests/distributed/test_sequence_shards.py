@@ -121,6 +121,30 @@ def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> 
     _check(4, length, {"attention": "both", "head_shards": head_shards}, causal=causal)
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("attention", ["heads", "buckets"])
+def test_local_windows_reach_over_several_shards(attention: str, causal: bool) -> None:
+    """Shards of 12 tokens, windows of 30: every other worker lends some or all of its tokens."""
+    _check(4, 47, {"attention": attention}, layers="local,local", local_window=30, causal=causal)
+
+
+@pytest.mark.parametrize("reversible", [True, False])
+def test_local_stretches_meet_at_the_edges_of_shards(reversible: bool) -> None:
+    """Several stretches a shard, and plain autograd."""
+    loss, _, expected = _loss_and_gradients(make_config(1, 94, reversible=reversible, layers="local,lsh"))
+    config = make_config(2, 94, reversible=reversible, layers="local,lsh")
+    for loss_in_stretches, _, gradients in run_ranks(_in_stretches, 2, config):
+        assert loss_in_stretches == pytest.approx(loss, rel=1e-12)
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
+
+
+def _in_stretches(config: Config) -> tuple[float, int, dict[str, Tensor]]:
+    """As above, with as few tokens at a time as local attention takes."""
+    with mock.patch.object(attention, "_TOKENS_AT_A_TIME", 1):
+        return _loss_and_gradients(config)
+
+
 def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with as few heads at a time as can be."""
     with mock.patch.object(attention, "_ELEMENTS_EXCHANGED", 1):

@@ -83,11 +83,11 @@ def test_buckets_send_three_values_a_round_token_and_feature(shards: int) -> Non
     assert backward == pytest.approx((3 + 5) * 4 * a_round, rel=0.05)
 
 
-def test_local_attention_sends_a_window_to_a_neighbour() -> None:
-    forward, backward = run_ranks(_step, 2, _config(2, "local", "buckets"), False)[0][0]
-    window = 15 * (2 * EMBED * FLOAT + 8)  # keys, values and an int64 document a token
-    assert forward == window
-    assert backward == 2 * window - 15 * 8  # the replay, and gradients, of which documents have none
+@pytest.mark.parametrize("exchange", ["heads", "buckets"])
+def test_local_attention_sends_a_window_to_a_neighbour(exchange: str) -> None:
+    forward, backward = run_ranks(_step, 2, _config(2, "local", exchange), False)[0][0]
+    assert forward == 15 * EMBED * FLOAT  # of the stream
+    assert backward == 2 * forward  # the replay, and gradients
 
 
 @pytest.mark.parametrize("skewed", [False, True])
