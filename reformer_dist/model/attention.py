@@ -25,7 +25,7 @@ from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.replay import Cut, Leaves, Replay, pieces, replay
 from reformer_dist.model.strip import Neighbours, NoNeighbours, Strip
 
-_TOKENS_AT_A_TIME = 1 << 13  # of projections, and of local attention
+_TOKENS_AT_A_TIME = 1 << 11  # of projections, and of local attention
 _ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads take turns
 _ELEMENTS_EXCHANGED = 1 << 21  # the same where workers exchange, who hold what is sent and what is received beside it
 

@@ -28,12 +28,14 @@ class Pending:
     """An exchange under way."""
 
     def __init__(self, result: Tensor, sent: Tensor, work: dist.Work, traffic: Traffic) -> None:
-        self._result, self._sent, self._work, self._traffic = result, sent, work, traffic
+        self._result, self._work, self._traffic = result, work, traffic
+        self._sent: Tensor | None = sent  # kept only until it has gone
 
     def wait(self) -> Tensor:
         """The result, when it is there."""
         start = time.perf_counter()
         self._work.wait()
+        self._sent = None
         self._traffic.seconds_waiting += time.perf_counter() - start
         return self._result
 

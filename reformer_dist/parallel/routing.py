@@ -5,7 +5,7 @@ and where the received ones stand. Each worker gets exactly its share of the ord
 however the tokens fall into buckets. Workers exchange counts of buckets, never the sequence.
 
 Legend: B batch, t tokens of this shard, H heads, R hash rounds, N slices (heads of sequences), P workers, S places of a
-worker's part of the order with its halo, M rows.
+route's part of the order with its halo, M rows, X parts of a worker's share.
 """
 
 import math
@@ -22,11 +22,12 @@ NO_KEY = -1  # segment of padding
 NO_ROW = -1  # of places that hold no token
 _LAST = (1 << 31) - 1  # segment of padding: behind all others
 _NEVER = 1 << 62
+_REACHES_OF_A_PART = 16  # a part of the order is at least so many times as long as its halo
 
 
 @dataclass(frozen=True)
 class Route:
-    """One round's dispatch and combine for some slices. Rows are those of a [B * t * H, ...] matrix."""
+    """One round's dispatch and combine for some slices, or a part of one's order. Rows are those of a [B * t * H, ...] matrix."""
 
     slices: tuple[int, int]
     """First and last + 1 of the slices."""
@@ -37,9 +38,9 @@ class Route:
     receive: list[int]
     """How many rows come from each worker."""
     own: Tensor
-    """Which received rows are this worker's queries (the others are halo), [N * t] int32, in the order that they came."""
+    """Which received rows are this route's queries (the others are halo), [M'] int32, in the order that they came."""
     own_rows: Tensor
-    """Rows whose results come back, [N * t] int32, by worker; each once."""
+    """Rows whose results come back, int32, by worker; each once."""
     own_send: list[int]
     """How many queries of this worker each worker sent."""
     own_receive: list[int]
@@ -64,7 +65,7 @@ class Router:
             rule: says how many places of halo a worker needs.
             group: the workers that share the sequence, in the order of their shards.
             traffic: where to count.
-            entries_at_a_time: tokens times slices of one route; bounds the memory under way.
+            entries_at_a_time: queries of one route, about; bounds the memory under way.
 
         """
         assert rule.reach is not None
@@ -74,44 +75,59 @@ class Router:
         self.entries_at_a_time = entries_at_a_time
 
     def num_places(self, length: int) -> int:
-        """Places S of a worker's part, whole blocks and the blocks around them included."""
+        """Places S of a part of the order, whole blocks and the blocks around them included."""
         rule = self.rule
         return (rule.before + math.ceil(length / rule.block) + rule.after) * rule.block
 
     def routes(
         self, buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: int, hashes_Nt: Tensor | None
     ) -> list[Route]:
-        """Routes by slices, then rounds."""
+        """Routes by slices, then rounds, then parts of the order."""
         B, H, R, t = buckets_BHRt.shape
         segments_RNt = _segments(buckets_BHRt, documents_Bt, num_buckets)
         ordered_RNt = torch.sort(segments_RNt * t + torch.arange(t, device=segments_RNt.device)).values
         order_RNt, segments_RNt = ordered_RNt % t, ordered_RNt // t
         places_RNt = self._global_places(segments_RNt)
-        edges_P = torch.arange(self.num_workers, device=places_RNt.device) * t
-        low_RNP = _count_below(places_RNt, edges_P - self.halo_before)
-        high_RNP = _count_below(places_RNt, edges_P + t + self.halo_after)
-        own_low_RNP, own_high_RNP = _count_below(places_RNt, edges_P), _count_below(places_RNt, edges_P + t)
-        sent_RN2P = torch.stack([high_RNP - low_RNP, own_high_RNP - own_low_RNP], dim=2)
-        received_RN2P = self._swap_counts(sent_RN2P)
+        parts = self._parts(t).to(places_RNt.device)
+        # Edges of each part of each worker, [P, parts].
+        starts = torch.arange(self.num_workers, device=places_RNt.device)[:, None] * t + parts[:-1].to(
+            places_RNt.device
+        )
+        ends = starts + parts.diff().to(starts.device)
+        low, high = (
+            _count_below(places_RNt, starts - self.halo_before),
+            _count_below(places_RNt, ends + self.halo_after),
+        )
+        own_low, own_high = _count_below(places_RNt, starts), _count_below(places_RNt, ends)
+        sent_RN2PX = torch.stack([high - low, own_high - own_low], dim=2)
+        received_RN2PX = self._swap_counts(sent_RN2PX)
         size = max(1, self.entries_at_a_time // t)
         routes = []
         for first in range(0, B * H, size):
             for r in range(R):
-                part = (r, slice(first, min(first + size, B * H)))
-                routes.append(
-                    self._route(
-                        (first, part[1].stop),
-                        H,
-                        order_RNt[part],
-                        places_RNt[part],
-                        segments_RNt[part],
-                        (low_RNP[part], own_low_RNP[part]),
-                        sent_RN2P[part],
-                        received_RN2P[part],
-                        hashes_Nt,
+                here = (r, slice(first, min(first + size, B * H)))
+                for x, length in enumerate(parts.diff().tolist()):
+                    routes.append(
+                        self._route(
+                            (first, here[1].stop),
+                            H,
+                            order_RNt[here],
+                            places_RNt[here],
+                            segments_RNt[here],
+                            (starts[:, x], length),
+                            (low[here][..., x], own_low[here][..., x]),
+                            sent_RN2PX[here][..., x],
+                            received_RN2PX[here][..., x],
+                            hashes_Nt,
+                        )
                     )
-                )
         return routes
+
+    def _parts(self, t: int) -> Tensor:
+        """Edges of the parts into which a worker's t places are cut, 0 to t, [X + 1]; each part is a route of its own."""
+        longest = max(self.entries_at_a_time, _REACHES_OF_A_PART * (self.halo_before + self.halo_after))
+        length = math.ceil(t / math.ceil(t / longest))
+        return torch.tensor([*range(0, t, length), t])
 
     def _global_places(self, segments_RNt: Tensor) -> Tensor:
         """Place of each locally ordered token in the order of all workers' tokens, [R, N, t]."""
@@ -138,11 +154,11 @@ class Router:
             places += torch.where(runs > 0, theirs[1].gather(1, (runs - 1).clamp(min=0)), 0)
         return places.view_as(segments_RNt)
 
-    def _swap_counts(self, sent_RN2P: Tensor) -> Tensor:
+    def _swap_counts(self, sent_RN2PX: Tensor) -> Tensor:
         """What the others send to this worker, in the layout of what it sends."""
         ones = [1] * self.num_workers
-        by_worker = sent_RN2P.movedim(-1, 0)
-        return start_all_to_all(by_worker, ones, ones, self.group, self.traffic).wait().movedim(0, -1)
+        by_worker = sent_RN2PX.movedim(-2, 0)
+        return start_all_to_all(by_worker, ones, ones, self.group, self.traffic).wait().movedim(0, -2)
 
     def _route(
         self,
@@ -151,16 +167,18 @@ class Router:
         order_Nt: Tensor,
         places_Nt: Tensor,
         segments_Nt: Tensor,
+        part: tuple[Tensor, int],
         lows: tuple[Tensor, Tensor],
         sent_N2P: Tensor,
         received_N2P: Tensor,
         hashes_Nt: Tensor | None,
     ) -> Route:
         N, t = order_Nt.shape
-        S, offset = self.num_places(t), self.rule.before * self.rule.block
+        starts_P, length = part
+        S, offset = self.num_places(length), self.rule.before * self.rule.block
         entries, worker, slice_index = _spans(lows[0], sent_N2P[:, 0])
         at = slice_index * t + entries
-        place = places_Nt.flatten()[at] - worker * t + offset + slice_index * S
+        place = places_Nt.flatten()[at] - starts_P[worker] + offset + slice_index * S
         columns = [place.int(), segments_Nt.flatten()[at].int()]
         if hashes_Nt is not None:
             hashes = hashes_Nt[slices[0] : slices[1]].gather(1, order_Nt).flatten()[at]
@@ -177,12 +195,12 @@ class Router:
             rows_Nt.flatten()[at].int(),
             send,
             receive,
-            torch.nonzero((within >= offset) & (within < offset + t))[:, 0].int(),
+            torch.nonzero((within >= offset) & (within < offset + length))[:, 0].int(),
             rows_Nt.flatten()[own_slice * t + own_entries].int(),
             received_N2P[:, 1].sum(0).tolist(),
             sent_N2P[:, 1].sum(0).tolist(),
             order_NS.view(N, S),
-            (offset, offset + t),
+            (offset, offset + length),
             torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
             None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
         )
@@ -197,10 +215,10 @@ def _segments(buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: in
     return segments_BHRt.permute(2, 0, 1, 3).flatten(1, 2).contiguous()
 
 
-def _count_below(places_RNt: Tensor, edges_P: Tensor) -> Tensor:
-    """How many of each row's ascending places lie below each edge, [R, N, P]."""
-    edges_RNP = edges_P.expand(*places_RNt.shape[:2], -1).contiguous()
-    return torch.searchsorted(places_RNt, edges_RNP)
+def _count_below(places_RNt: Tensor, edges_PX: Tensor) -> Tensor:
+    """How many of each row's ascending places lie below each edge, [R, N, P, X]."""
+    edges = edges_PX.flatten().expand(*places_RNt.shape[:2], -1).contiguous()
+    return torch.searchsorted(places_RNt, edges).unflatten(-1, edges_PX.shape)
 
 
 def _spans(low_NP: Tensor, count_NP: Tensor) -> tuple[Tensor, Tensor, Tensor]:

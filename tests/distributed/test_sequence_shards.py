@@ -1,5 +1,6 @@
 """Loss and gradients of a sharded sequence equal one process's, by every exchange."""
 
+from contextlib import ExitStack
 from typing import Any
 from unittest import mock
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from reformer_dist import Config, ReformerLM, load_config
 from reformer_dist.model import attention, hash_health
 from reformer_dist.model.plans import window_rule
+from reformer_dist.parallel import routing, sequence_attention
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.routing import Router
@@ -146,20 +148,33 @@ def _in_stretches(config: Config) -> tuple[float, int, dict[str, Tensor]]:
 
 
 def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
-    """As above, with as few heads at a time as can be."""
-    with mock.patch.object(attention, "_ELEMENTS_EXCHANGED", 1):
+    """As above, with as few heads at a time as can be, and as short parts of their order as a halo allows."""
+    small = [
+        (attention, "_ELEMENTS_EXCHANGED"),
+        (sequence_attention, "_ENTRIES_AT_A_TIME"),
+        (routing, "_REACHES_OF_A_PART"),
+    ]
+    with ExitStack() as stack:
+        for module, name in small:
+            stack.enter_context(mock.patch.object(module, name, 1))
         return _loss_and_gradients(config)
 
 
 @pytest.mark.parametrize(
     ("shards", "parallel"),
-    [(3, {"attention": "heads"}), (2, {"attention": "buckets"}), (4, {"attention": "both", "head_shards": 2})],
+    [
+        (3, {"attention": "heads"}),
+        (2, {"attention": "buckets"}),
+        (3, {"attention": "buckets"}),
+        (4, {"attention": "both", "head_shards": 2}),
+    ],
     ids=str,
 )
-def test_heads_that_take_turns_equal_one_process(shards: int, parallel: dict[str, Any]) -> None:
-    """Long sequences are worked through a few heads at a time by every exchange; none of it changes the result."""
-    loss, _, expected = _loss_and_gradients(make_config(1, 47))
-    for loss_in_turns, _, gradients in run_ranks(_in_turns, shards, make_config(shards, 47, parallel)):
+@pytest.mark.parametrize("causal", [True, False])
+def test_heads_that_take_turns_equal_one_process(shards: int, parallel: dict[str, Any], causal: bool) -> None:
+    """Long sequences are worked through a few heads, and parts of their order, at a time; none of it changes the result."""
+    loss, _, expected = _loss_and_gradients(make_config(1, 47, causal=causal))
+    for loss_in_turns, _, gradients in run_ranks(_in_turns, shards, make_config(shards, 47, parallel, causal=causal)):
         assert loss_in_turns == pytest.approx(loss, rel=1e-12)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
