@@ -6,6 +6,7 @@ own on this machine, reachable from this machine only, and ends it with the job.
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,10 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402
+from ray._private.ray_logging import stdout_deduplicator  # noqa: E402
+
+_DEATHS = re.compile("A worker died or was killed while executing a task")
+"""Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
 
 
 @contextmanager
@@ -38,6 +43,9 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.ERROR)
+    stdout_deduplicator.skip_re = (
+        _DEATHS  # RAY_DEDUP_LOGS_SKIP_REGEX is read when Ray is first imported, before this module
+    )
     if address := os.environ.get("RAY_ADDRESS"):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:

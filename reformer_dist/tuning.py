@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from reformer_dist import tracking
@@ -25,7 +26,7 @@ from reformer_dist.sweeps.following import Following, Job
 from reformer_dist.sweeps.search import Search, check_grid
 from reformer_dist.sweeps.trials import SCORE, Maker, Sweep, Trial, check_space, ranked, read_journal, write_journal
 from reformer_dist.tracking_place import check_reachable, tracking_uri
-from reformer_dist.training import checkpoint, checks
+from reformer_dist.training import checkpoint, checks, failures
 
 # Read by Ray Tune when it is imported or started, so this module sets them before it imports Ray Tune.
 _SETTINGS = {
@@ -241,14 +242,16 @@ class _Book(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell; after a trial's process was lost, give back what its workers had reserved."""
-        again = self._free(self._of(trial))
-        self._tell(trial, "starts again" if again else "started")
+        self._free(self._of(trial))
+        self._tell(trial, f"{self._why_lost(trial)}; it starts again" if trial.error_file else "started")
         self._write()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Take in what a trial has reported."""
+        if "told" in result:
+            self._tell(trial, result["told"])
         if result["placement_group"]:
             self._groups[self._of(trial).index] = result["placement_group"]
         if result["run_id"] != (before := self._of(trial).run_id):
@@ -268,7 +271,7 @@ class _Book(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Take in a trial whose process was lost too often."""
         self._free(self._of(trial))
-        problem = f"its process was lost {self._config.train.max_failures + 1} times"
+        problem = f"{self._why_lost(trial)}; as often as train.max_failures = {self._config.train.max_failures} allows"
         self._update(trial, trial.last_result or {}, status="failed", problem=problem)
         self._ended(trial)
 
@@ -299,12 +302,18 @@ class _Book(tune.Callback):
         stopped = f"stopped at step {ours.metrics.get('step', 0):.0f}: {figures}"
         self._tell(trial, {"finished": figures, "stopped": stopped}.get(ours.status, ours.status))
 
-    def _free(self, trial: Trial) -> bool:
-        """Give back what the workers of a lost trial had reserved; whether there was any."""
+    def _why_lost(self, trial: Any) -> str:
+        """Why a trial's process was lost, and where all that Ray says of it is kept, beside the checkpoints."""
+        text = Path(trial.error_file).read_text()
+        ours = self._of(trial)
+        folder = f"{self._config.train.storage}/{ours.run_name}"
+        return f"{failures.lost_process(text)} (all of it: {failures.keep(text, folder)})"
+
+    def _free(self, trial: Trial) -> None:
+        """Give back what the workers of a lost trial had reserved, if there was any."""
         group = self._groups.pop(trial.index, None)
         if group is not None:
             remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
-        return group is not None
 
     def _tell(self, trial: Any, what: str) -> None:
         ours = self._of(trial)

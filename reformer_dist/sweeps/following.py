@@ -38,7 +38,8 @@ class Following:
     """One training in a thread, and its watcher.
 
     Results are dictionaries: run_id, placement_group, step, metrics, problem, at the end `ended` and checkpoint, and SCORE
-    and SPEED (the median of its readings) by name.
+    and SPEED (the median of its readings) by name; or they have a line `told` and no SCORE, which a
+    scheduler would take for new.
     """
 
     def __init__(self, job: Job, trial: Trial) -> None:
@@ -100,6 +101,10 @@ class Following:
         last = step == self._config.train.steps
         if not last and any(name.startswith("memory/") for name in metrics):  # the last of a validation's metrics
             self._put()
+
+    def told(self, line: str) -> None:
+        """See `Watcher`."""
+        self._results.put({**self._known, "told": line})
 
     def wants_end(self) -> bool:
         """See `Watcher`."""

@@ -1,5 +1,6 @@
 """What went wrong in the workers, in one line, and where the whole story is."""
 
+import re
 from collections.abc import Mapping
 
 from reformer_dist.data.stores import open_store
@@ -37,7 +38,21 @@ def explain(error: BaseException, folder: str) -> str:
         reason = f"worker {rank} failed: {one_line(cause)}"
     else:
         reason = one_line(error)
+    return f"{reason} (all of it: {keep(str(error), folder)})"
+
+
+def lost_process(text: str) -> str:
+    """Why a process was lost, in one line, of what Ray says of it at length."""
+    detail = re.search(r"Worker exit detail: (.+?)(?:\. |\.?\n|\.?$)", text)
+    if detail:
+        return f"its process was lost: {detail.group(1).strip()}"
+    return f"its process failed: {text.strip().splitlines()[-1].strip()}"
+
+
+def keep(text: str, folder: str) -> str:
+    """Write the whole text of an error into a run's folder, which is made if need be; where it is then."""
     store = open_store(f"{folder}/error.txt")
+    store.filesystem.create_dir(store.path.rpartition("/")[0], recursive=True)
     with store.filesystem.open_output_stream(store.path) as stream:
-        stream.write(str(error).encode())
-    return f"{reason} (all of it: {store.url(store.path)})"
+        stream.write(text.encode())
+    return store.url(store.path)

@@ -75,6 +75,9 @@ class Watcher(Protocol):
     def reported(self, step: int, metrics: dict[str, float]) -> None:
         """Take metrics after so many steps."""
 
+    def told(self, line: str) -> None:
+        """Take a line about the training's surroundings, such as a server that is away."""
+
     def wants_end(self) -> bool:
         """Whether training is to end at the next logged step, with a checkpoint."""
 
@@ -107,7 +110,7 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
     if not joins:
         checks.check_machine(config)
     beside = ThreadPoolExecutor(1)
-    experiment = beside.submit(tracking.open_experiment, config)
+    experiment = beside.submit(tracking.open_experiment, config, print if watcher is None else watcher.told)
     beside.shutdown(wait=False)
     with ray_session():
         if joins:

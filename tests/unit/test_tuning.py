@@ -11,11 +11,13 @@ from reformer_dist.config import Config, ConfigError, load_config
 from reformer_dist.config.space import combinations, parse_space
 from reformer_dist.run_records import Point, RunRecord
 from reformer_dist.sweeps import pictures
+from reformer_dist.sweeps.following import Following, Job
 from reformer_dist.sweeps.pictures import front
 from reformer_dist.sweeps.search import Search, check_grid, comparable, importance
 from reformer_dist.sweeps.suggestion import suggest
 from reformer_dist.sweeps.trials import Maker, Sweep, Trial, check_space, ranked, read_journal, write_journal
 from reformer_dist.training.checks import check_config
+from reformer_dist.training.failures import keep, lost_process
 from reformer_dist.tuning import room
 
 
@@ -199,6 +201,42 @@ def test_a_sweep_without_a_success_fails(monkeypatch: pytest.MonkeyPatch, capsys
     with pytest.raises(JobFailed, match="no trial succeeded"):
         main(Config())
     assert "num_hashes 4: out of memory" in capsys.readouterr().out
+
+
+def test_a_line_about_a_trial_is_no_result_that_asha_compares(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def launch(config: Config, *, parent_run: str, watcher: Following) -> object:
+        watcher.started("run")
+        watcher.reported(10, {"validation/bits_per_token": 3.0, "memory/worker_0_mib": 9.0})
+        watcher.reported(15, {"train/loss": 2.0})
+        watcher.told("MLflow is away")
+        raise JobFailed("enough")
+
+    monkeypatch.setattr("reformer_dist.sweeps.following.launch", launch)
+    maker = Maker(config(tmp_path, {"model.num_hashes": [1]}), "s-1", [])
+    following = Following(Job(maker, "parent", str(tmp_path), one_thread=True), maker.trial(0, {"model.num_hashes": 1}))
+    validation, line, end = (following.result() for _ in range(3))
+    assert (validation["step"], validation["validation/bits_per_token"]) == (10, 3.0)
+    assert line["told"] == "MLflow is away"
+    assert "validation/bits_per_token" not in line, "the value of step 10 would count as that of step 15"
+    assert (end["ended"], end["problem"]) == (True, "enough")
+
+
+def test_a_lost_process_is_one_line_and_the_rest_is_kept(tmp_path: Path) -> None:
+    text = (
+        "Failure # 1 (occurred at noon)\nThe actor died unexpectedly before finishing this task.\n\tpid: 7\n"
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: "
+        "Worker unexpectedly exits with a connection error code 2. End of file. Some common causes include: (1) memory.\n"
+    )
+    expected = "its process was lost: Worker unexpectedly exits with a connection error code 2"
+    assert lost_process(text) == expected
+    assert lost_process("Traceback\n  at x\nValueError: no") == "its process failed: ValueError: no"
+    path = keep(text, str(tmp_path / "new" / "run"))
+    assert Path(path).read_text() == text
+
+
+def test_what_is_not_offered_is_told_with_what_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"tune\.scheduler = 'pbt' should be 'none' or 'asha'"):
+        config(tmp_path, {"model.num_hashes": [1]}, **{"tune.scheduler": "pbt"})
 
 
 def record(**hashing: float) -> RunRecord:
