@@ -150,6 +150,12 @@ class Run:
         if self._client.get_run(run_id).info.status == "RUNNING":
             self._client.set_terminated(run_id, status)
 
+    def close_children(self) -> None:
+        """Mark those of this run's children that were left open as killed."""
+        mine = f"tags.`mlflow.parentRunId` = '{self.id}' and attributes.status = 'RUNNING'"
+        for child in self._client.search_runs([self.experiment_id], mine, max_results=MAX_BATCH):
+            self._client.set_terminated(child.info.run_id, "KILLED")
+
     def finish(self, status: Status = "FINISHED") -> None:
         """Send what is buffered and close the run, unless it is closed.
 

@@ -233,7 +233,6 @@ class _Book(tune.Callback):
     def __init__(self, config: Config, search: Search, folder: str, run: tracking.Run, report: Report) -> None:
         self.folder, self.run_id, self.report = folder, run.id, report
         self._config, self._search, self._run = config, search, run
-        self._left: set[str] = set()
         self._groups: dict[int, str] = {}
         self._write()
 
@@ -254,9 +253,7 @@ class _Book(tune.Callback):
             self._tell(trial, result["told"])
         if result["placement_group"]:
             self._groups[self._of(trial).index] = result["placement_group"]
-        if result["run_id"] != (before := self._of(trial).run_id):
-            if before:  # its process was lost before its first checkpoint, and it began again
-                self._left.add(before)
+        if result["run_id"] != self._of(trial).run_id:
             self._update(trial, result)
             self._write()
 
@@ -280,8 +277,7 @@ class _Book(tune.Callback):
         for trial in self._search.trials.values():
             if trial.status == "stopped":
                 self._run.close_other(trial.run_id, "FINISHED", stopped_at=int(trial.metrics["step"]))
-        for run_id in self._left:
-            self._run.close_other(run_id, "KILLED")
+        self._run.close_children()  # of processes that were lost before their first checkpoint, in this sweep or before it
 
     def _of(self, trial: Any) -> Trial:
         return self._search.trials[trial.config["trial"]["index"]]

@@ -43,6 +43,18 @@ def test_run_holds_the_whole_configuration(storage: Path) -> None:
     assert found.info.artifact_uri.startswith(f"file://{storage}")
 
 
+def test_runs_that_nobody_goes_on_with_are_closed(storage: Path) -> None:
+    config = make_config(storage)
+    sweep, other = tracking.start(config), tracking.start(config)
+    ended, left = (tracking.start(config, parent_run=sweep.id) for _ in range(2))
+    ended.finish()
+    foreign = tracking.start(config, parent_run=other.id)
+    sweep.close_children()
+    client = MlflowClient(sweep.uri)
+    statuses = [client.get_run(run.id).info.status for run in (ended, left, sweep, foreign)]
+    assert statuses == ["FINISHED", "KILLED", "RUNNING", "RUNNING"]
+
+
 def test_each_step_is_logged_once(storage: Path) -> None:
     """A worker is lost at step 1500 and training goes back to 1000; then the job itself is started again from 1200."""
     config = make_config(storage)
