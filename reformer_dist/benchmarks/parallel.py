@@ -39,7 +39,7 @@ class Size:
     memory_workers: tuple[int, ...] = (1, 2, 4)
 
 
-SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(4096, 5, (32768, 65536))}
+SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(8192, 3, (65536, 131072))}
 MODEL: dict[str, Any] = {"embed_dim": 512, "num_heads": 8, "feed_forward_dim": 2048, "layers": "local,lsh,local,lsh"}
 """Twice as wide as the library's default, which is made for a laptop; four hash rounds as there."""
 MEMORY_LAYERS = "local,lsh"
