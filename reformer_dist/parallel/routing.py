@@ -27,7 +27,7 @@ _REACHES_OF_A_PART = 16  # a part of the order is at least so many times as long
 
 @dataclass(frozen=True)
 class Route:
-    """One round's dispatch and combine for some slices, or a part of one's order. Rows are those of a [B * t * H, ...] matrix."""
+    """One round's dispatch and combine for some slices, or a part of one's order. Rows are of a [B * t * H, ...] matrix."""
 
     slices: tuple[int, int]
     """First and last + 1 of the slices."""
