@@ -1,6 +1,7 @@
 """From a slice's records to a part's tokens: encoding, leaving out what is bad, and noting which document has what."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,19 @@ import xxhash
 from numpy.typing import NDArray
 
 from reformer_dist.config.data import DataConfig
-from reformer_dist.data.files import StoreError
+from reformer_dist.data.files import StoreError, read_small
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import SPLITS
-from reformer_dist.data.records import NotText, Record, is_small_text, read_fasta, read_jsonl, read_text
+from reformer_dist.data.records import (
+    NotText,
+    Record,
+    Records,
+    is_binary,
+    is_small_text,
+    read_fasta,
+    read_jsonl,
+    read_text,
+)
 from reformer_dist.data.stores import one_line
 from reformer_dist.data.tables import decode_image, read_array, read_csv, read_image, read_parquet
 from reformer_dist.data.token_rows import TokenRows
@@ -22,8 +32,6 @@ HELD_TOKENS = 8 << 20
 """Tokens of a text that are held back until all of it is known to be good, so that nothing is written twice."""
 BATCH_BYTES = 1 << 18
 """Text of small documents that is encoded at a time."""
-Batch = list[tuple[Record, FileSlice]]
-"""Whole documents, each with where it is from."""
 PARTS_SCHEMA = pa.schema(
     [
         ("name", pa.string()),
@@ -36,14 +44,50 @@ PARTS_SCHEMA = pa.schema(
 SHOWN_PROBLEMS = 3
 
 
-def splits_of(keys: Iterable[str], data: DataConfig) -> list[int]:
+def splits_of(keys: Iterable[str], data: DataConfig) -> NDArray[np.int8]:
     """Index in SPLITS of the split that the hash of each document's name or group puts it in."""
-    hashes = [xxhash.xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")) for key in keys]
-    shares = np.array(hashes, np.uint64) / 2.0**64
+    digests = b"".join([xxhash.xxh3_64_digest(key.encode("utf-8", "surrogatepass")) for key in keys])
+    shares = np.frombuffer(digests, ">u8") / 2.0**64
     held_out = np.where(shares < data.validation_fraction, SPLITS.index("validation"), SPLITS.index("test"))
     is_train = shares >= data.validation_fraction + data.test_fraction
-    splits: list[int] = np.where(is_train, SPLITS.index("train"), held_out).tolist()
-    return splits
+    return np.where(is_train, SPLITS.index("train"), held_out).astype(np.int8)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """Whole documents that are not yet encoded: lists of equal length.
+
+    Attributes:
+        names: their names.
+        contents: what they hold.
+        keys: what decides their splits.
+        pieces: where they are from.
+        num_bytes: of their contents.
+    """
+
+    names: list[str] = field(default_factory=list)
+    contents: list[Any] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    pieces: list[FileSlice] = field(default_factory=list)
+    num_bytes: int = 0
+
+    def add(self, name: str, content: Any, key: str, piece: FileSlice) -> None:
+        self.names.append(name)
+        self.contents.append(content)
+        self.keys.append(key)
+        self.pieces.append(piece)
+
+    def add_all(self, records: Records, piece: FileSlice) -> None:
+        names, groups = records.names, records.groups
+        self.names += names
+        self.contents += records.contents
+        self.keys += (
+            names
+            if groups is None
+            else [name if group is None else group for name, group in zip(names, groups, strict=True)]
+        )
+        self.pieces += [piece] * len(names)
+        self.num_bytes += sum(map(len, records.contents))
 
 
 class Documents:
@@ -60,8 +104,7 @@ class Documents:
         self._tokenizer = tokenizer
         self._rows = rows
         self._batches: list[pa.RecordBatch] = []
-        self._waiting: list[tuple[Record, FileSlice]] = []  # whole documents that are not yet encoded
-        self._num_waiting_bytes = 0
+        self._waiting = _Batch()
         self._binary: list[str] = []
         self._num_bad = len(left_out)
         self._problems = list(left_out[:SHOWN_PROBLEMS])
@@ -81,19 +124,13 @@ class Documents:
         Raises:
             StoreError: the file cannot be read, or a document is bad and must not be left out.
         """
-        if piece.format == "text" and not is_small_text(piece):
+        if is_small_text(piece):
+            self._read_small(piece)
+        elif piece.format == "text":
             self.finish()
             self._read_long(piece)
-            return
-        is_text = self._tokenizer.kind == "text"
-        for record in self._records(piece):
-            if record.problem:
-                self._leave_out(record.name, piece, record.problem)
-                continue
-            self._waiting.append((record, piece))
-            self._num_waiting_bytes += len(record.content) if is_text else BATCH_BYTES  # images come one by one
-            if self._num_waiting_bytes >= BATCH_BYTES:
-                self.finish()
+        else:
+            self._collect(piece)
 
     def finish(self) -> None:
         """Write what is collected.
@@ -101,31 +138,66 @@ class Documents:
         Raises:
             StoreError: a document is bad and must not be left out.
         """
-        waiting, self._waiting, self._num_waiting_bytes = self._waiting, [], 0
-        if not waiting:
+        waiting, self._waiting = self._waiting, _Batch()
+        if not waiting.names:
             return
         try:
-            contents = [record.content for record, _ in waiting]
+            contents = waiting.contents
             if self._tokenizer.kind == "image":
                 contents = list(map(self._levels, contents))
             tokens, lengths = self._tokenizer.encode_all(contents)
         except BadDocument:
             waiting, encoded = self._good(waiting)
-            if not waiting:
+            if not encoded:
                 return
             tokens, lengths = join_encoded(encoded)
-        self._write(waiting, tokens, lengths)
+        sources = [piece.file.source for piece in waiting.pieces]
+        self._write(waiting.names, waiting.keys, sources, tokens, lengths, continues=False)
 
-    def _good(self, waiting: Batch) -> tuple[Batch, list[NDArray[Any]]]:
+    def _read_small(self, piece: FileSlice) -> None:
+        """Collect a small text: what `_collect` does, in as little time as there can be for a file of a few bytes."""
+        file = piece.file
+        content = read_small(file.url, file.size or 0)
+        if content is None:
+            self._collect(piece)
+        elif file.found and is_binary(content):
+            self._binary.append(file.url)
+        else:
+            self._waiting.add(file.name, content, file.name, piece)
+            self._count(len(content))
+
+    def _collect(self, piece: FileSlice) -> None:
+        """Collect the documents of a slice."""
+        is_text = self._tokenizer.kind == "text"
+        for record in self._records(piece):
+            if isinstance(record, Records):
+                self._waiting.add_all(record, piece)
+                self._count(0)
+            elif record.problem:
+                self._leave_out(record.name, piece, record.problem)
+            else:
+                key = record.name if record.group is None else record.group
+                self._waiting.add(record.name, record.content, key, piece)
+                self._count(len(record.content) if is_text else BATCH_BYTES)  # images come one by one
+
+    def _count(self, num_bytes: int) -> None:
+        """Note that so many bytes more are waiting, and write what waits if that is enough."""
+        self._waiting.num_bytes += num_bytes
+        if self._waiting.num_bytes >= BATCH_BYTES:
+            self.finish()
+
+    def _good(self, waiting: _Batch) -> tuple[_Batch, list[NDArray[Any]]]:
         """Those of some documents that can be encoded, and their tokens; the others are left out."""
-        good, encoded = [], []
-        for record, piece in waiting:
+        good, encoded = _Batch(), []
+        for name, content, key, piece in zip(
+            waiting.names, waiting.contents, waiting.keys, waiting.pieces, strict=True
+        ):
             try:
-                content = record.content if self._tokenizer.kind == "text" else self._levels(record.content)
-                encoded.append(self._tokenizer.encode(content))
-                good.append((record, piece))
+                levels = content if self._tokenizer.kind == "text" else self._levels(content)
+                encoded.append(self._tokenizer.encode(levels))
+                good.add(name, content, key, piece)
             except BadDocument as error:
-                self._leave_out(record.name, piece, str(error))
+                self._leave_out(name, piece, str(error))
         return good, encoded
 
     def _read_long(self, piece: FileSlice) -> None:
@@ -137,6 +209,7 @@ class Documents:
         begins = not piece.start
         try:
             for record in self._records(piece):
+                assert isinstance(record, Record), "a text is one document"
                 if record.problem:
                     raise BadDocument(record.problem)
                 held.append(self._tokenizer.encode(record.content))
@@ -149,7 +222,7 @@ class Documents:
             return
         self._write_held(held, piece, continues=not begins)
 
-    def _records(self, piece: FileSlice) -> Iterator[Record]:
+    def _records(self, piece: FileSlice) -> Iterator[Record | Records]:
         """The records of a slice; where the file breaks off, a last one that says so."""
         try:
             yield from read_records(piece, self._data, self._tokenizer.kind)
@@ -183,19 +256,26 @@ class Documents:
         """Write pieces of a text, if there are any."""
         if held:
             tokens = held[0] if len(held) == 1 else np.concatenate(held)
-            self._write([(Record(piece.file.name, continues=continues), piece)], tokens, [len(tokens)])
+            name, lengths = piece.file.name, np.array([len(tokens)])
+            self._write([name], [name], [piece.file.source], tokens, lengths, continues=continues)
 
-    def _write(self, documents: Batch, tokens: NDArray[Any], lengths: list[int]) -> None:
-        names = [record.name for record, _ in documents]
-        keys = (record.name if record.group is None else record.group for record, _ in documents)
+    def _write(
+        self,
+        names: list[str],
+        keys: list[str],
+        sources: list[int],
+        tokens: NDArray[Any],
+        lengths: NDArray[np.int64],
+        *,
+        continues: bool,
+    ) -> None:
         splits = splits_of(keys, self._data)
         self._rows.write(tokens, lengths, splits)
-        sources = [piece.file.source for _, piece in documents]
-        continues = [record.continues for record, _ in documents]
-        self._batches.append(pa.record_batch([names, lengths, splits, sources, continues], schema=PARTS_SCHEMA))
+        columns = [names, lengths, splits, sources, np.full(len(names), continues)]
+        self._batches.append(pa.record_batch(list(map(pa.array, columns, PARTS_SCHEMA.types)), schema=PARTS_SCHEMA))
 
 
-def read_records(piece: FileSlice, data: DataConfig, kind: Kind) -> Iterator[Record]:
+def read_records(piece: FileSlice, data: DataConfig, kind: Kind) -> Iterator[Record | Records]:
     """The documents that begin in a slice."""
     match piece.format:
         case "text":

@@ -21,11 +21,8 @@ class StoreError(OSError):
 
 def compression_of(name: str) -> str | None:
     """How a file of that name is compressed."""
-    lower = name.lower()
-    for suffix, kind in COMPRESSIONS.items():
-        if lower.endswith(suffix):
-            return kind
-    return None
+    end = name[-4:].lower()
+    return COMPRESSIONS.get(end) or COMPRESSIONS.get(end[-3:])
 
 
 class PatientFile(io.RawIOBase):

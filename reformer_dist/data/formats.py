@@ -72,7 +72,7 @@ def format_of(name: str, data: DataConfig) -> FormatName:
 def slices_of(file: SourceFile, format_name: FormatName) -> Iterator[FileSlice]:
     """A file in slices of SLICE_BYTES where its format allows that, else whole; a function of its name and size."""
     size = file.size or 0
-    if format_name not in SLICED or compression_of(file.name) or size <= SLICE_BYTES:
+    if size <= SLICE_BYTES or format_name not in SLICED or compression_of(file.name):
         yield FileSlice(file, format_name)
         return
     starts = range(0, size, SLICE_BYTES)

@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from reformer_dist.config import ConfigError, DataConfig
+from reformer_dist.config.data import FormatName
 from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.formats import KINDS, SLICE_BYTES, FileSlice, format_of, slices_of
 from reformer_dist.data.manifest import MANIFEST, SCHEMA_VERSION
@@ -123,12 +124,18 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
     tokenizer = tokenizer or chosen_tokenizer(data)
     kind: Kind = "text" if tokenizer is None else tokenizer.kind
     listed = list_files(data.sources)
-    files = [file for file in listed if _is_taken(file, data, kind)]
+    slices: list[FileSlice] = []
+    files = []
+    for file in listed:
+        format_name = format_of(file.name, data)
+        if _is_taken(file, format_name, data, kind):
+            files.append(file)
+            slices += slices_of(file, format_name)
     if not files:
         raise ConfigError(
             f"data.sources = {','.join(data.sources)}: no {kind}s there for data.tokenizer = {data.tokenizer}"
         )
-    parts = tuple(_parts([piece for file in files for piece in slices_of(file, format_of(file.name, data))]))
+    parts = tuple(_parts(slices))
     relevant = data.model_dump(include=set(MADE_FROM))
     made_from = [SCHEMA_VERSION, SLICE_BYTES, relevant, files]
     definition = tokenizer.to_json() if tokenizer else f"bpe trained to {data.bpe_vocab_size}"
@@ -148,13 +155,12 @@ MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fr
 """Fields of the data section that decide what is prepared, beside sources and tokenizer."""
 
 
-def _is_taken(file: SourceFile, data: DataConfig, kind: Kind) -> bool:
+def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, kind: Kind) -> bool:
     """Whether the tokenizer takes such a file; one that was named must be taken.
 
     Raises:
         ConfigError: it was named and is not.
     """
-    format_name = format_of(file.name, data)
     if data.split_by is not None and format_name in ("text", "fasta", "image"):
         raise ConfigError(f"data.split_by = {data.split_by}: {file.url} has no fields ({format_name}); leave it out")
     if kind in KINDS[format_name]:

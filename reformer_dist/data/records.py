@@ -1,12 +1,15 @@
-"""Documents of a slice of a file: a `FileSlice` in, `Record`s out, one at a time. Text, JSONL and FASTA are here.
+"""Documents of a slice of a file: a `FileSlice` in, `Record`s out, one or many at a time. Text, JSONL and FASTA are here.
 
-Memory holds one document, or one piece of a text, whatever the file's size.
+Memory holds one document, or one piece of a file, whatever the file's size.
 """
 
 import io
 import json
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, repeat
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -48,6 +51,31 @@ class Record:
     continues: bool = False
 
 
+@dataclass(slots=True)
+class Records:
+    """Many whole documents of one file, none of which has a problem yet.
+
+    Attributes:
+        names: the documents' names.
+        contents: the text of each.
+        groups: what decides the split of each, None for its name; None altogether where all are None.
+    """
+
+    names: list[str]
+    contents: list[Any]
+    groups: list[str | None] | None = None
+
+    def __iter__(self) -> Iterator[Record]:
+        for name, content, group in zip(self.names, self.contents, self.groups or repeat(None), strict=False):
+            yield Record(name, content, group)
+
+
+def one_by_one(records: Iterable[Record | Records]) -> Iterator[Record]:
+    """The same documents, each by itself."""
+    for record in records:
+        yield from record if isinstance(record, Records) else [record]
+
+
 def open_slice(piece: FileSlice) -> io.BufferedIOBase:
     """The (decompressed) file of a slice, not yet at its start.
 
@@ -65,10 +93,15 @@ def open_slice(piece: FileSlice) -> io.BufferedIOBase:
 
 def is_small_text(piece: FileSlice) -> bool:
     """Whether a slice is a whole text of at most PIECE_BYTES, which is known before it is read."""
-    if piece.format != "text" or piece.start or piece.stop is not None:
+    file, format_name, start, stop = piece
+    if format_name != "text" or start or stop is not None:
         return False
-    size = piece.file.size
-    return size is not None and size <= PIECE_BYTES and compression_of(piece.file.name) is None
+    return file.size is not None and file.size <= PIECE_BYTES and compression_of(file.name) is None
+
+
+def is_binary(content: bytes) -> bool:
+    """Whether a file that begins so is no text."""
+    return b"\0" in content[:BINARY_PROBE]
 
 
 def read_text(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
@@ -84,7 +117,7 @@ def read_text(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
     if content is None:
         with open_slice(piece) as stream:
             content = stream.read()
-    if piece.file.found and b"\0" in content[:BINARY_PROBE]:
+    if piece.file.found and is_binary(content):
         raise NotText
     yield Record(piece.file.name, content)
 
@@ -93,7 +126,7 @@ def _pieces(piece: FileSlice) -> Iterator[Record]:
     """The pieces of a text's slice."""
     with open_slice(piece) as stream:
         head = stream.read(BINARY_PROBE)
-        if piece.file.found and b"\0" in head:
+        if piece.file.found and is_binary(head):
             raise NotText
         start, left, rest = 0, None, head
         if piece.start or piece.stop:
@@ -113,37 +146,62 @@ def _pieces(piece: FileSlice) -> Iterator[Record]:
             yield Record(piece.file.name, rest, continues=continues)
 
 
-def read_jsonl(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
+def read_jsonl(piece: FileSlice, data: DataConfig) -> Iterator[Record | Records]:
     """A document for each line's field; lists of strings are joined by line ends. Named by where its line begins."""
     field = data.field_of(piece.file.source) or "text"
-    for offset, line in _delimited(piece, b"\n"):
-        if not line or line.isspace():
+    for offsets, lines in _delimited(piece, b"\n"):
+        names = [f"{piece.file.name}#{offset}" for offset in offsets]
+        plain = _plain_lines(names, lines, field, data.split_by)
+        if plain is not None:
+            yield plain
             continue
-        name = f"{piece.file.name}#{offset}"
-        try:
-            tree = _parsed(line)
-        except (ValueError, RecursionError) as error:
-            yield Record(name, problem=f"the line is no JSON: {error}")
-            continue
-        if not isinstance(tree, dict) or field not in tree:
-            fields = ", ".join(map(str, tree)) if isinstance(tree, dict) else "none, it is no object"
-            yield Record(name, problem=f"the line has no field {field} (data.field); its fields: {fields}")
-        elif data.split_by is not None and data.split_by not in tree:
-            yield Record(name, problem=f"the line has no field {data.split_by} (data.split_by)")
-        else:
-            yield text_record(name, tree[field], tree.get(data.split_by) if data.split_by else None)
+        for name, line in zip(names, lines, strict=True):
+            if line and not line.isspace():
+                yield _line_record(name, line, field, data.split_by)
 
 
-def read_fasta(piece: FileSlice, data: DataConfig) -> Iterator[Record]:
+def _plain_lines(names: list[str], lines: list[bytes], field: str, split_by: str | None) -> Records | None:
+    """The documents of many lines at once if every line is an object whose field is a string, else None."""
+    values = itemgetter(field) if split_by is None else itemgetter(field, split_by)
+    try:
+        found = [values(orjson.loads(line)) for line in lines]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    contents = found if split_by is None else [content for content, _ in found]
+    if not set(map(type, contents)) <= {str}:
+        return None
+    groups = None if split_by is None else [_group(group) for _, group in found]
+    return Records(names, contents, groups)
+
+
+def _line_record(name: str, line: bytes, field: str, split_by: str | None) -> Record:
+    """The document of a line, or what is wrong with it."""
+    try:
+        tree = _parsed(line)
+    except (ValueError, RecursionError) as error:
+        return Record(name, problem=f"the line is no JSON: {error}")
+    if not isinstance(tree, dict) or field not in tree:
+        fields = ", ".join(map(str, tree)) if isinstance(tree, dict) else "none, it is no object"
+        return Record(name, problem=f"the line has no field {field} (data.field); its fields: {fields}")
+    if split_by is not None and split_by not in tree:
+        return Record(name, problem=f"the line has no field {split_by} (data.split_by)")
+    return text_record(name, tree[field], tree.get(split_by) if split_by else None)
+
+
+def read_fasta(piece: FileSlice, data: DataConfig) -> Iterator[Records]:
     """A document for each entry: its sequence, named by the first word of its header."""
-    for offset, entry in _delimited(piece, b"\n>"):
-        if offset == 0:
-            if not entry.startswith(b">"):
+    for offsets, entries in _delimited(piece, b"\n>"):
+        if offsets[0] == 0:
+            if not entries[0].startswith(b">"):
                 raise BadDocument("it does not begin with '>', as FASTA does; data.format = text reads it as it is")
-            entry = entry[1:]
-        header, _, sequence = entry.partition(b"\n")
-        name = (header.split(maxsplit=1) or [b"%d" % offset])[0].decode("utf-8", "replace")
-        yield Record(f"{piece.file.name}#{name}", sequence.translate(None, b" \t\r\n"))
+            entries[0] = entries[0][1:]
+        names, sequences = [], []
+        for offset, entry in zip(offsets, entries, strict=True):
+            header, _, sequence = entry.partition(b"\n")
+            name = (header.split(maxsplit=1) or [b"%d" % offset])[0].decode("utf-8", "replace")
+            names.append(f"{piece.file.name}#{name}")
+            sequences.append(sequence.translate(None, b" \t\r\n"))
+        yield Records(names, sequences)
 
 
 def _parsed(line: bytes) -> Any:
@@ -161,11 +219,15 @@ def text_record(name: str, value: Any, group: Any) -> Record:
     if not isinstance(value, TEXT):
         kind = "nothing" if value is None else f"a {type(value).__name__}"
         return Record(name, problem=f"its field holds {kind} instead of text")
-    return Record(name, value, None if group is None else str(group))
+    return Record(name, value, _group(group))
 
 
-def _delimited(piece: FileSlice, delimiter: bytes) -> Iterator[tuple[int, bytes]]:
-    """(offset, bytes) of what lies between delimiters and begins in the slice."""
+def _group(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _delimited(piece: FileSlice, delimiter: bytes) -> Iterator[tuple[list[int], list[bytes]]]:
+    """What lies between delimiters and begins in the slice, about PIECE_BYTES at a time: (offsets, bytes), never empty."""
     with open_slice(piece) as stream:
         offset = max(piece.start - len(delimiter), 0)
         if offset:
@@ -178,16 +240,17 @@ def _delimited(piece: FileSlice, delimiter: bytes) -> Iterator[tuple[int, bytes]
             if rest.find(delimiter, searched) < 0:
                 continue
             *entries, last = bytes(rest).split(delimiter)
-            for entry in entries:
-                if not skipping:
-                    yield offset, entry
-                skipping = False
-                offset += len(entry) + len(delimiter)
-                if piece.stop is not None and offset >= piece.stop:
-                    return
-            rest = bytearray(last)
+            ends = list(accumulate((len(entry) + len(delimiter) for entry in entries), initial=offset))
+            rest, offset = bytearray(last), ends[-1]
+            begin = 1 if skipping else 0
+            end = len(entries) if piece.stop is None else bisect_left(ends, piece.stop, 0, len(entries))
+            skipping = False
+            if begin < end:
+                yield ends[begin:end], entries[begin:end]
+            if piece.stop is not None and offset >= piece.stop:
+                return
         if rest and not skipping:
-            yield offset, bytes(rest)
+            yield [offset], [bytes(rest)]
 
 
 def _line_start(stream: io.BufferedIOBase, at: int) -> int:

@@ -96,7 +96,7 @@ def _walk(store: Store, root: str, keep: Callable[[str], bool], *, found: bool) 
     """Regular files below `root` whose path relative to it passes `keep`."""
     for info in store.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
         name = info.path.removeprefix(root).lstrip("/")
-        if info.type == pafs.FileType.File and keep(name):
+        if info.is_file and keep(name):
             yield _file(store, info, name, found=found)
 
 
@@ -105,7 +105,7 @@ def _file(store: Store, info: pafs.FileInfo, name: str, *, found: bool) -> Sourc
 
 
 def _is_visible(name: str) -> bool:
-    return not any(part.startswith(".") for part in name.split("/"))
+    return not name.startswith(".") and "/." not in name
 
 
 def _is_library_code(name: str) -> bool:

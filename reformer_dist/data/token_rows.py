@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.data.manifest import SPLITS, TokenFile
 from reformer_dist.data.stores import HashingFile, Store, naming, parquet_writer
@@ -46,7 +46,7 @@ class TokenRows:
         self._write_rows(everything=True)
         self._writer.close()
 
-    def write(self, tokens: NDArray[Any], lengths: Sequence[int], splits: Sequence[int]) -> None:
+    def write(self, tokens: NDArray[Any], lengths: ArrayLike, splits: ArrayLike) -> None:
         """Append documents, or pieces of them.
 
         Args:
@@ -54,7 +54,7 @@ class TokenRows:
             lengths: tokens of each.
             splits: index of each one's split.
         """
-        self._count(tokens, lengths, splits)
+        self._count(tokens, np.asarray(lengths), np.asarray(splits))
         self._pending.append(tokens)
         self._num_pending += len(tokens)
         if self._num_pending >= BUFFERED_TOKENS:
@@ -83,10 +83,10 @@ class TokenRows:
         self.num_tokens += end
         self._pending, self._num_pending = [tokens[end:]], len(tokens) - end
 
-    def _count(self, tokens: NDArray[Any], lengths: Sequence[int], splits: Sequence[int]) -> None:
+    def _count(self, tokens: NDArray[Any], lengths: NDArray[Any], splits: NDArray[Any]) -> None:
         of_first = _histogram(tokens, self._counts.shape[1])
-        first, *others = sorted(set(splits))
-        split_of_token = np.repeat(np.array(splits, np.uint8), lengths) if others else None
+        first, *others = np.flatnonzero(np.bincount(splits)).tolist()
+        split_of_token = np.repeat(splits.astype(np.uint8), lengths) if others else None
         for split in others:
             of_split = _histogram(tokens[split_of_token == split], self._counts.shape[1])
             self._counts[split] += of_split

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.data import TokenizerName
 
 Kind = Literal["text", "image"]
 """What a tokenizer takes."""
-Encoded = tuple[NDArray[Any], list[int]]
+Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 """Documents end to end: their token ids [n], and how many each document has."""
 RESIDUES = "ABCDEFGHIKLMNPQRSTVWYZUOXJ*-"
 """FASTA's codes for amino acids: the twenty, ambiguous and rare ones, a stop and a gap."""
@@ -99,8 +100,7 @@ class BytesTokenizer:
 
     def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
         """What `encode` makes of several documents."""
-        contents = list(map(_to_bytes, documents))
-        return np.frombuffer(b"".join(contents), np.uint8), list(map(len, contents))
+        return _joined(documents)
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n] (any integer type, 0-255); boundaries are left out, broken UTF-8 becomes U+FFFD."""
@@ -139,12 +139,11 @@ class AminoAcidTokenizer:
 
     def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
         """What `encode` makes of several proteins."""
-        contents = [_to_bytes(document).translate(None, b" \t\r\n") for document in documents]
-        data = np.frombuffer(b"".join(contents), np.uint8)
+        data, lengths = _joined([_to_bytes(document).translate(None, b" \t\r\n") for document in documents])
         ids: NDArray[Any] = self._ids[data]
         if unknown := data[ids == self.boundary][:1].tobytes():
             raise BadDocument(f"{unknown.decode('latin-1')!r} is no code of an amino acid ({RESIDUES})")
-        return ids, list(map(len, contents))
+        return ids, lengths
 
     def decode(self, ids: ArrayLike) -> str:
         """Letters of token ids [n]."""
@@ -212,7 +211,7 @@ class PixelTokenizer:
 
 def join_encoded(documents: Sequence[NDArray[Any]]) -> Encoded:
     """Several documents, each as `encode` gives it, at least one."""
-    return np.concatenate(documents), list(map(len, documents))
+    return np.concatenate(documents), np.array(list(map(len, documents)), np.int64)
 
 
 def make_tokenizer(name: TokenizerName) -> Tokenizer:
@@ -262,6 +261,18 @@ def _to_bytes(document: str | bytes) -> bytes:
         return document.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise BadDocument(f"no UTF-8: {error.reason}") from None
+
+
+def _joined(documents: Sequence[str | bytes]) -> Encoded:
+    """The bytes of several documents end to end, and how many each has."""
+    try:
+        joined = pa.array(documents, pa.large_binary())
+    except UnicodeEncodeError:
+        joined = pa.array(list(map(_to_bytes, documents)), pa.large_binary())
+    _, ends, data = joined.buffers()
+    offsets = np.frombuffer(ends, np.int64)
+    content = np.frombuffer(data, np.uint8) if offsets[-1] else np.empty(0, np.uint8)
+    return content[: offsets[-1]], np.diff(offsets)
 
 
 def _numbers(text: str) -> list[int]:

@@ -9,7 +9,7 @@ from reformer_dist.data.documents import read_records, splits_of
 from reformer_dist.data.formats import FileSlice
 from reformer_dist.data.manifest import SPLITS
 from reformer_dist.data.parts import Part
-from reformer_dist.data.records import NotText
+from reformer_dist.data.records import NotText, one_by_one
 from reformer_dist.data.stores import STORE_ERRORS, one_line, open_store, patiently
 from reformer_dist.data.tokenizers import BadDocument, Tokenizer, make_tokenizer, read_tokenizer
 
@@ -75,8 +75,8 @@ def _texts(piece: FileSlice, data: DataConfig, limit: int, held_out: bool) -> It
     """The texts of a slice, up to `limit` bytes; what is bad is found when it is tokenised."""
     taken = 0
     try:
-        for record in read_records(piece, data, "text"):
-            is_train = splits_of([record.group or record.name], data) == [SPLITS.index("train")]
+        for record in one_by_one(read_records(piece, data, "text")):
+            is_train = splits_of([record.group or record.name], data)[0] == SPLITS.index("train")
             if record.problem or not (is_train or held_out):
                 continue
             text = record.content

@@ -21,6 +21,7 @@ from reformer_dist.data.corpus import Corpus
 from reformer_dist.data.documents import read_records
 from reformer_dist.data.formats import FileSlice, format_of, slices_of
 from reformer_dist.data.manifest import SPLITS
+from reformer_dist.data.records import one_by_one
 from reformer_dist.data.sources import SourceFile
 from tests.corpora import prepare_here, write_documents
 
@@ -169,7 +170,8 @@ def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, by
     cuts = [*range(0, size, slice_bytes)]
     for start in cuts:
         stop = None if start == cuts[-1] else start + slice_bytes
-        for record in read_records(FileSlice(file, format_of(path.name, data), start, stop), data, "text"):
+        piece = FileSlice(file, format_of(path.name, data), start, stop)
+        for record in one_by_one(read_records(piece, data, "text")):
             content = record.content.encode() if isinstance(record.content, str) else record.content
             if record.continues:
                 found[-1] = (found[-1][0], found[-1][1] + content)
@@ -202,7 +204,7 @@ def test_slices_hold_each_document_once(
             assert sliced(folder / name, DataConfig(), max(slice_bytes, size // 40)) == whole
             if name == "b.txt":
                 file = SourceFile(name, str(folder / name), size, None)
-                for record in read_records(FileSlice(file, "text", 0, slice_bytes), DataConfig(), "text"):
+                for record in one_by_one(read_records(FileSlice(file, "text", 0, slice_bytes), DataConfig(), "text")):
                     record.content.decode()  # no character is cut
 
 
@@ -212,3 +214,16 @@ def test_large_files_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> Non
     assert [(s.start, s.stop) for s in slices_of(file, "text")] == [(0, 10), (10, 20), (20, None)]
     assert len(list(slices_of(file, "csv"))) == 1
     assert len(list(slices_of(SourceFile("a.txt.gz", "/a.txt.gz", 25, None), "text"))) == 1
+
+
+def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*TEXTS, "", "漢字", "\\ud83d\\ude00"]
+    lines = [
+        f'{{"group": {json.dumps([None, 7, "ü"][i % 3])}, "text": {json.dumps(t)}}}\n' for i, t in enumerate(texts)
+    ]
+    source = write_documents(tmp_path / "s", {"a.jsonl": "".join(lines).encode()})
+    fields = {"split_by": "group", "validation_fraction": 0.5}
+    together = prepare_here(source, tmp_path / "together", **fields)
+    assert together.manifest.train.documents + together.manifest.validation.documents == len(texts) - 1
+    monkeypatch.setattr(records, "_plain_lines", lambda *_: None)
+    assert prepare_here(source, tmp_path / "alone", **fields).manifest == together.manifest

@@ -60,7 +60,7 @@ def test_several_documents_are_what_each_is(bpe: BPETokenizer) -> None:
         tokens, lengths = tokenizer.encode_all(some)
         assert tokens.dtype == tokenizer.dtype
         assert tokens.tolist() == np.concatenate(each).tolist()
-        assert lengths == [len(ids) for ids in each]
+        assert lengths.tolist() == [len(ids) for ids in each]
     with pytest.raises(BadDocument):
         AminoAcidTokenizer().encode_all(["MKV", "1"])
 
