@@ -38,10 +38,11 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
 
 
 def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
-    """Two workers swap half of 4 n E values in the local layer and of 3 n E in the LSH layer: forward, replay, gradient."""
+    """Forward, replay, gradient: half of 3 n E values cross in the LSH layer, and W - 1 tokens in the local one."""
     curves = points(place, whole)
-    tokens, width, workers = 4 * 256, 32, 2
-    a_worker = 3 * (4 + 3) * tokens * width * 8 / 2 / workers
+    rows, width, window, workers = 4, 32, 16, 2
+    tokens = rows * 256
+    a_worker = 3 * (3 * tokens / 2 + rows * (window - 1)) * width * 8 / workers
     sent = [value for _, value in curves["parallel/bytes_sent"]]
     assert sent == [pytest.approx(a_worker, rel=0.05)] * 30
     assert len(set(sent)) == 1, "validations between the steps do not count"
