@@ -23,7 +23,7 @@ from reformer_dist.model.cores import LSHCore as LSHCore
 from reformer_dist.model.cores import attention_dropout as attention_dropout
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.replay import Cut, Leaves, Replay, pieces, replay
-from reformer_dist.model.strip import Neighbours, NoNeighbours, Strip
+from reformer_dist.model.strip import Neighbours, NoNeighbours, Strip, replay_pieces
 
 _TOKENS_AT_A_TIME = 1 << 11  # of projections, and of local attention
 _ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads take turns
@@ -183,15 +183,8 @@ class Attention(nn.Module):
 
     def _replay_local(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
         strip, around = self._surround(x_BTE, context)
-        grads = Strip(tensors.grad_input_BTE, torch.zeros_like(strip.left), torch.zeros_like(strip.right))
-        for own, seen in self._stretches(strip):
-            x = strip.read(seen).detach().requires_grad_()
-            with torch.enable_grad():
-                contribution = self._stretch(around, x, (own, seen), leaves.parameters)
-            home = strip.home(own)
-            tensors.stream_BTE[:, home] -= contribution.detach()
-            (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, home]], [x])
-            grads.add(seen, gradient)
+        piece = partial(self._stretch, around)
+        grads = replay_pieces(piece, strip, self._stretches(strip), tensors, leaves)
         self.neighbours.give_back(grads.own, grads.left, grads.right)
 
     def _replay_heads(

@@ -17,7 +17,8 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.recompute import map_tokens
-from reformer_dist.model.replay import Leaves, Replay, pieces, replay
+from reformer_dist.model.replay import Cut, Leaves, Replay, replay
+from reformer_dist.model.strip import NoNeighbours, Strip, replay_pieces
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -68,13 +69,11 @@ class FeedForward(nn.Module):
 
     @torch.no_grad()
     def _replay(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
-        for piece in pieces(x_BTE.shape[1], self.config.feed_forward_chunk):
-            x = x_BTE[:, piece].detach().requires_grad_()
-            with torch.enable_grad():
-                contribution = self._piece(x, context, piece.start, *leaves.parameters)
-            tensors.stream_BTE[:, piece] -= contribution.detach()
-            (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, piece]], [x])
-            tensors.grad_input_BTE[:, piece] += gradient
+        def piece(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+            return self._piece(x, context, cut[0].start, *parameters)
+
+        strip = Strip(x_BTE, *NoNeighbours().borrow(x_BTE))
+        replay_pieces(piece, strip, strip.cuts(self.config.feed_forward_chunk, 0, 0), tensors, leaves)
 
     def _piece(
         self,

@@ -6,13 +6,13 @@ go back to whom the tokens belong. A worker that has its sequences for itself bo
 Legend: B batch, T tokens of this shard, L and R tokens borrowed from the left and the right, S = L + T + R.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from reformer_dist.model.replay import Cut
+from reformer_dist.model.replay import Cut, Leaves, Replay
 
 
 class Neighbours(Protocol):
@@ -75,3 +75,26 @@ class Strip:
                 parts.append((x[:, start - first : end - first], slice(start - seen.start, end - seen.start)))
             first = last
         return parts
+
+
+def replay_pieces(
+    piece: Callable[[Tensor, Cut, Sequence[Tensor]], Tensor],
+    strip: Strip,
+    cuts: Iterable[Cut],
+    tensors: Replay,
+    leaves: Leaves,
+) -> Strip:
+    """Replay a layer whose contribution to some tokens is `piece` of the tokens around them.
+
+    Returns the input's gradients, those of this shard in `tensors`.
+    """
+    grads = Strip(tensors.grad_input_BTE, torch.zeros_like(strip.left), torch.zeros_like(strip.right))
+    for own, seen in cuts:
+        x = strip.read(seen).detach().requires_grad_()
+        with torch.enable_grad():
+            contribution = piece(x, (own, seen), leaves.parameters)
+        home = strip.home(own)
+        tensors.stream_BTE[:, home] -= contribution.detach()
+        (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, home]], [x])
+        grads.add(seen, gradient)
+    return grads

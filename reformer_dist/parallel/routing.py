@@ -89,16 +89,11 @@ class Router:
         order_RNt, segments_RNt = ordered_RNt % t, ordered_RNt // t
         places_RNt = self._global_places(segments_RNt)
         parts = self._parts(t).to(places_RNt.device)
-        # Edges of each part of each worker, [P, parts].
-        starts = torch.arange(self.num_workers, device=places_RNt.device)[:, None] * t + parts[:-1].to(
-            places_RNt.device
-        )
-        ends = starts + parts.diff().to(starts.device)
-        low, high = (
-            _count_below(places_RNt, starts - self.halo_before),
-            _count_below(places_RNt, ends + self.halo_after),
-        )
-        own_low, own_high = _count_below(places_RNt, starts), _count_below(places_RNt, ends)
+        starts_PX = torch.arange(self.num_workers, device=parts.device)[:, None] * t + parts[:-1]
+        ends_PX = starts_PX + parts.diff()
+        low = _count_below(places_RNt, starts_PX - self.halo_before)
+        high = _count_below(places_RNt, ends_PX + self.halo_after)
+        own_low, own_high = _count_below(places_RNt, starts_PX), _count_below(places_RNt, ends_PX)
         sent_RN2PX = torch.stack([high - low, own_high - own_low], dim=2)
         received_RN2PX = self._swap_counts(sent_RN2PX)
         size = max(1, self.entries_at_a_time // t)
@@ -114,7 +109,7 @@ class Router:
                             order_RNt[here],
                             places_RNt[here],
                             segments_RNt[here],
-                            (starts[:, x], length),
+                            (starts_PX[:, x], length),
                             (low[here][..., x], own_low[here][..., x]),
                             sent_RN2PX[here][..., x],
                             received_RN2PX[here][..., x],
