@@ -65,17 +65,20 @@ def open_store(url: str) -> Store:
         return Store(pafs.LocalFileSystem(), str(Path(url).expanduser().absolute()), lambda path: path)
     if scheme in NATIVE_SCHEMES:
         place, mark, options = url.partition("?")
+        user = ""
         try:
             if scheme in BUCKET_SCHEMES:
-                path = place.partition("://")[2]
-                filesystem = _bucket(f"{scheme}://{path.partition('/')[0]}{mark}{options}")
+                bucket, slash, key = place.partition("://")[2].partition("/")
+                filesystem = _bucket(f"{scheme}://{bucket}{mark}{options}")
+                *users, bucket = bucket.rpartition("@")
+                user, path = "".join(users), f"{bucket}{slash}{key}"
             else:
                 filesystem, path = pafs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(one_line(error)) from None
         if scheme == "file":
             return Store(filesystem, path, lambda path: path)
-        return Store(filesystem, path, lambda path: f"{scheme}://{path}{mark}{options}")
+        return Store(filesystem, path, lambda path: f"{scheme}://{user}{path}{mark}{options}")
     try:
         remote, path = fsspec.core.url_to_fs(url)
     except ImportError as error:

@@ -1,5 +1,9 @@
-"""Stores that answer slowly, badly or not at all; an S3 server."""
+"""Stores that answer slowly, badly or not at all; servers of S3 and of Google Cloud Storage."""
 
+import contextlib
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -88,8 +92,7 @@ def test_a_web_server_that_keeps_refusing_is_named(url: str, tmp_path: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URL of a bucket, with {} where the path goes."""
+def s3() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
@@ -103,7 +106,36 @@ def bucket() -> Iterator[str]:
         server.stop()
 
 
-def test_a_corpus_on_s3_is_the_one_on_disk(bucket: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def gs() -> Iterator[str]:
+    # A process of its own: pyarrow holds the interpreter while it waits for Google Cloud Storage.
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [str(Path(sys.executable).parent / "gcp-storage-emulator"), "start", "--quiet", "--in-memory"]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--default-bucket", "bucket"]
+    with subprocess.Popen([*command, *place]) as server:
+        _wait_for(port)
+        yield f"gs://anonymous@bucket/{{}}?endpoint_override=127.0.0.1:{port}&scheme=http&retry_limit_seconds=5"
+        server.terminate()
+
+
+def _wait_for(port: int) -> None:
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no server on port {port}")
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """URL of a bucket, with {} where the path goes."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+def test_a_corpus_in_a_bucket_is_the_one_on_disk(bucket: str, tmp_path: Path) -> None:
     source = write_documents(tmp_path / "s", random_documents({f"{i:02d}.txt": 500 + i for i in range(20)}))
     store = open_store(bucket.format("texts"))
     pafs.copy_files(str(source), store.path, destination_filesystem=store.filesystem)
@@ -119,8 +151,8 @@ def test_a_corpus_on_s3_is_the_one_on_disk(bucket: str, tmp_path: Path) -> None:
     assert names == {MANIFEST, *(file.name for file in remote.manifest.files)}
 
 
-def test_a_corpus_on_s3_without_its_manifest_is_none(bucket: str, tmp_path: Path) -> None:
+def test_a_corpus_in_a_bucket_without_its_manifest_is_none(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no manifest\.json there"):
         Corpus.open(bucket.format("corpora/none"))
-    with pytest.raises(ConfigError, match=r"data\.sources = s3://bucket/nowhere.*: no "):
+    with pytest.raises(ConfigError, match=r"data\.sources = (s3|gs)://.*bucket/nowhere.*: no "):
         prepare_here(bucket.format("nowhere"), tmp_path)
