@@ -1,7 +1,9 @@
 """The whole configuration: every section, and what must hold between them."""
 
 import math
-from typing import Self
+import re
+from collections.abc import Iterator
+from typing import Any, Self
 
 from pydantic import model_validator
 
@@ -10,6 +12,8 @@ from reformer_dist.config.model import ModelConfig
 from reformer_dist.config.section import Section
 from reformer_dist.config.training import OptimizerConfig, ParallelConfig, TrainConfig
 from reformer_dist.config.uses import EvaluationConfig, GenerationConfig, TrackingConfig, TuneConfig
+
+_PASSWORD = re.compile(r"(\w+://[^/@:]*):[^/@]+(@[^/?]*)")
 
 
 class Config(Section):
@@ -70,6 +74,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        self._check_secrets()
         shards, workers = self.parallel.sequence_shards, self.train.workers
         length = self.data.sequence_length
         if length > self.model.max_length:
@@ -94,6 +99,16 @@ class Config(Section):
                 f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
             )
         return self
+
+    def _check_secrets(self) -> None:
+        """Whether the configuration, which is printed, kept with checkpoints and logged, is free of passwords."""
+        for section in Config.model_fields:
+            for field, value in getattr(self, section):
+                for text in _texts(value):
+                    if found := _PASSWORD.match(text):
+                        raise ValueError(
+                            f"{section}.{field} = {found[1]}:...{found[2]} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
+                        )
 
     def _check_sizes(self, least: int, most: int) -> None:
         """Whether an elastic training can have every size."""
@@ -137,3 +152,15 @@ class Config(Section):
             raise ValueError(
                 f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
             )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The strings of a field's value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _texts(inner)

@@ -3,7 +3,7 @@
 import pytest
 
 from reformer_dist import cli
-from reformer_dist.config import ConfigError
+from reformer_dist.config import ConfigError, load_config
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,24 @@ def test_a_failure_is_one_line_and_a_status(
 def test_our_own_faults_keep_their_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         cli.answer(lambda: print(1 / 0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("data.sources", "s3://KEY:hush@bucket/x?region=eu", "s3://KEY:...@bucket"),
+        ("data.sources", ("books", "https://me:hush@host/x"), "https://me:...@host"),
+        ("train.storage", "s3://KEY:hush@bucket/runs", "s3://KEY:...@bucket"),
+        ("tracking.uri", "postgresql://me:hush@host:5432/mlflow", "postgresql://me:...@host:5432"),
+    ],
+)
+def test_passwords_are_refused_without_being_shown(field: str, value: object, shown: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(None, {field: value})
+    assert str(refused.value).startswith(f"{field} = {shown} holds a password")
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize("place", ["gs://anonymous@bucket/x", "http://host:80/a@b", "s3://bucket/a:b@c", "C:/x:y@z"])
+def test_places_without_a_password_are_taken(place: str) -> None:
+    assert load_config(None, {"data.sources": place}).data.sources == (place,)
