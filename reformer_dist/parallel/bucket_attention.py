@@ -2,16 +2,18 @@
 
 In: this shard's queries-keys and values and its routes. Out: this shard's outputs, equal to one worker's. In every round
 tokens travel to their sorted place, each worker attends exactly its share of the order, and outputs with their log-sum-exps
-travel back and are combined. While one round is computed the next one's tokens are under way.
+travel back and are combined. While one round is computed the next ones' tokens are under way.
 
-The backward pass sends tokens again (they are not kept), with their output gradients and combined log-sum-exps, and brings
-the gradients back the same way.
+The backward pass sends output gradients and combined log-sum-exps, and brings the gradients back the same way. What came
+in the forward pass before it is kept for it up to a limit; tokens past it are sent again.
 
 Legend: B batch, t tokens of this shard, H heads, D head dimension, N slices (heads of sequences), S places of a worker's
 part of the order with its halo, M rows, C blocks, W block length, K keys a block sees.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,6 +23,9 @@ from reformer_dist.model.combination import RunningMix
 from reformer_dist.parallel.collectives import Pending, start_all_to_all
 from reformer_dist.parallel.routed_attention import Settings, attend, attend_backward, unpack
 from reformer_dist.parallel.routing import Route
+
+_AHEAD = 2  # routes whose tokens are under way while another is computed
+_ELEMENTS_KEPT = 18 << 20  # of received queries-keys and values, from the forward to the backward pass
 
 
 def bucket_attention(
@@ -49,22 +54,25 @@ class _BucketAttention(torch.autograd.Function):
     ) -> Tensor:
         parts = [_matrix(qk), _matrix(v)]
         mix = _RoundMix(parts[0].shape[0], v, settings)
+        kept, room = [], _ELEMENTS_KEPT if any(ctx.needs_input_grad) else 0
 
         def take_back(route: Route, pending: Pending) -> None:
             mix.add(route, pending.wait())
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(routes, parts, settings):
+        for route, received in _dispatched(routes, [parts] * len(routes), settings):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
             result = attend(route, received, settings)
             send, receive = route.own_send, route.own_receive
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
+            room -= route.order_NS.numel() * received.shape[1]  # the same on all workers, unlike what came
+            kept.append(received if room >= 0 else None)
         for route, pending in returning:
             take_back(route, pending)
         out, lse, own_weight = mix.finish(_matrix(v), None if own_keep is None else own_keep.flatten())
         ctx.save_for_backward(qk, v, out, lse, own_weight)
-        ctx.routes, ctx.settings = routes, settings
+        ctx.routes, ctx.settings, ctx.kept = routes, settings, kept
         return out.to(v.dtype).view_as(v)
 
     @staticmethod
@@ -75,7 +83,9 @@ class _BucketAttention(torch.autograd.Function):
         grad_rows = _matrix(grad)
         delta = (grad_rows * out).sum(1, keepdim=True, dtype=lse.dtype)
         statistics = torch.cat([delta, lse[:, None]], dim=1).view(v.dtype)
-        parts = [_matrix(qk), _matrix(v), grad_rows, statistics]
+        kept: list[Tensor | None] = ctx.kept
+        vectors, outputs = [_matrix(qk), _matrix(v)], [grad_rows, statistics]
+        parts = [outputs if x is not None else vectors + outputs for x in kept]
         total = torch.zeros(grad_rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
 
         def take_back(route: Route, pending: Pending) -> None:
@@ -86,10 +96,14 @@ class _BucketAttention(torch.autograd.Function):
                 total.index_add_(0, route.rows, gradients)
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(ctx.routes, parts, settings):
+        for index, (route, received) in enumerate(_dispatched(ctx.routes, parts, settings)):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
-            result = attend_backward(route, received, v.shape[-1], settings)
+            came, kept[index] = kept[index], None
+            if came is None:
+                came, received = received.tensor_split([2 * v.shape[-1]], dim=1)
+            result = attend_backward(route, came, received, settings)
+            del came, received
             send, receive = route.receive, route.send
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
         for route, pending in returning:
@@ -126,22 +140,27 @@ class _RoundMix:
         return self._out_MD, self._lse_M.masked_fill(lonely_M, torch.inf), own_weight_M
 
 
-def _dispatched(routes: Sequence[Route], parts: list[Tensor], settings: Settings) -> Iterator[tuple[Route, Tensor]]:
-    """Each route with the rows of all parts that came for it; the next route's are on their way meanwhile."""
+def _dispatched(
+    routes: Sequence[Route], parts: Sequence[list[Tensor]], settings: Settings
+) -> Iterator[tuple[Route, Tensor]]:
+    """Each route with the rows of its parts that came for it; the next routes' are on their way meanwhile."""
+    waiting = zip(routes, parts, strict=True)
+    under_way: deque[tuple[Route, Pending]] = deque()
 
-    def start(route: Route) -> Pending:
-        if settings.is_native(parts[0]):
-            rows = torch.ops.reformer_dist.take_rows(parts, route.rows)
-        else:
-            rows = torch.cat([part.index_select(0, route.rows) for part in parts], dim=1)
-        return start_all_to_all(rows, route.send, route.receive, settings.group, settings.traffic)
+    def start(count: int) -> None:
+        for route, matrices in islice(waiting, count):
+            if settings.is_native(matrices[0]):
+                rows = torch.ops.reformer_dist.take_rows(matrices, route.rows)
+            else:
+                rows = torch.cat([part.index_select(0, route.rows) for part in matrices], dim=1)
+            pending = start_all_to_all(rows, route.send, route.receive, settings.group, settings.traffic)
+            under_way.append((route, pending))
 
-    pending = start(routes[0])
-    for index, route in enumerate(routes):
-        following = start(routes[index + 1]) if index + 1 < len(routes) else None
+    start(_AHEAD)
+    while under_way:
+        start(1)
+        route, pending = under_way.popleft()
         yield route, pending.wait()
-        if following is not None:
-            pending = following
 
 
 def _matrix(x_BtHD: Tensor) -> Tensor:

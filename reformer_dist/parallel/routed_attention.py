@@ -68,19 +68,26 @@ def attend(route: Route, received: Tensor, settings: Settings) -> Tensor:
     return pack(out_NSD.flatten(0, 1)[places], lse_NS1.flatten(0, 1)[places])
 
 
-def attend_backward(route: Route, received: Tensor, D: int, settings: Settings) -> Tensor:
+def attend_backward(route: Route, vectors: Tensor, outputs: Tensor, settings: Settings) -> Tensor:
     """Gradients [M, 2 D] of the rows' queries-keys and values.
 
-    The rows hold queries-keys, values, output gradients, and packed behind them the product of that gradient with the
-    output, and the log-sum-exp, both of all rounds together.
+    Args:
+        route: of the rows.
+        vectors: queries-keys and values, [M, 2 D]; rows may lie apart.
+        outputs: output gradients and packed behind them the product of that gradient with the output, and the
+            log-sum-exp, both of all rounds together; [M, D + 2] or wider, rows may lie apart.
+        settings: window, kernel, dropout.
+
     """
-    if settings.is_native(received):
-        return torch.ops.reformer_dist.attend_rows_backward(received, *_lists(route, settings))
-    if settings.is_on_gpu(received, D):
-        return _attend_backward_on_gpu(route, received, D, settings)
-    kernel = pick_kernel(received, settings.kernel)
-    vectors, statistics = unpack(received, 3 * D)
-    qk_NSD, v_NSD, grad_NSD = _lay_out(route, vectors).chunk(3, dim=-1)
+    if settings.is_native(vectors):
+        return torch.ops.reformer_dist.attend_rows_backward(vectors, outputs, *_lists(route, settings))
+    D = vectors.shape[1] // 2
+    if settings.is_on_gpu(vectors, D):
+        return _attend_backward_on_gpu(route, vectors, outputs, settings)
+    kernel = pick_kernel(vectors, settings.kernel)
+    grad_MD, statistics = unpack(outputs, D)
+    qk_NSD, v_NSD = _lay_out(route, vectors).chunk(2, dim=-1)
+    grad_NSD = _lay_out(route, grad_MD)
     statistics_NS2 = _lay_out(route, statistics)
     with torch.enable_grad():
         leaf_NSD = qk_NSD.detach().requires_grad_()
@@ -137,18 +144,17 @@ def _attend_on_gpu(route: Route, received: Tensor, settings: Settings) -> Tensor
     return pack(out_MD[route.own].to(v_MD.dtype), lse_M[route.own, None])
 
 
-def _attend_backward_on_gpu(route: Route, received: Tensor, D: int, settings: Settings) -> Tensor:
-    vectors_M, statistics_M2 = unpack(received, 3 * D)
-    qk_MD, v_MD, grad_MD = vectors_M.chunk(3, dim=1)
+def _attend_backward_on_gpu(route: Route, vectors: Tensor, outputs: Tensor, settings: Settings) -> Tensor:
+    qk_MD, v_MD = vectors.chunk(2, dim=1)
+    grad_MD, statistics_M2 = unpack(outputs, v_MD.shape[1])
     delta_M = statistics_M2[:, 0].contiguous()
     lse_M = torch.full_like(delta_M, torch.inf)  # halo rows are keys alone
     lse_M[route.own] = statistics_M2[route.own, 1]
-    gradients = torch.zeros(len(received), 2 * D, dtype=lse_M.dtype, device=received.device)
+    gradients = torch.zeros(vectors.shape, dtype=lse_M.dtype, device=vectors.device)
     dqk_MD, dv_MD = gradients.chunk(2, dim=1)
     lists = _gpu_lists(route, qk_MD, settings)
-    vectors = launch.Vectors(qk_MD, None, v_MD)
-    launch.attend_backward(vectors, grad_MD, lse_M, delta_M, lists, (dqk_MD, dqk_MD, dv_MD))
-    return gradients.to(received.dtype)
+    launch.attend_backward(launch.Vectors(qk_MD, None, v_MD), grad_MD, lse_M, delta_M, lists, (dqk_MD, dqk_MD, dv_MD))
+    return gradients.to(vectors.dtype)
 
 
 def _gpu_lists(route: Route, qk_MD: Tensor, settings: Settings) -> launch.Lists:

@@ -9,6 +9,8 @@ route's part of the order with its halo, M rows, X parts of a worker's share.
 """
 
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -97,13 +99,16 @@ class Router:
         sent_RN2PX = torch.stack([high - low, own_high - own_low], dim=2)
         received_RN2PX = self._swap_counts(sent_RN2PX)
         size = max(1, self.entries_at_a_time // t)
-        routes = []
+        routes: list[Route] = []
+        begun: deque[Callable[[], Route]] = deque()
         for first in range(0, B * H, size):
             for r in range(R):
                 here = (r, slice(first, min(first + size, B * H)))
                 for x, length in enumerate(parts.diff().tolist()):
-                    routes.append(
-                        self._route(
+                    if len(begun) > 1:
+                        routes.append(begun.popleft()())
+                    begun.append(
+                        self._begin_route(
                             (first, here[1].stop),
                             H,
                             order_RNt[here],
@@ -116,7 +121,7 @@ class Router:
                             hashes_Nt,
                         )
                     )
-        return routes
+        return routes + [end() for end in begun]
 
     def _parts(self, t: int) -> Tensor:
         """Edges of the parts into which a worker's t places are cut, 0 to t, [X + 1]; each part is a route of its own."""
@@ -155,7 +160,7 @@ class Router:
         by_worker = sent_RN2PX.movedim(-2, 0)
         return start_all_to_all(by_worker, ones, ones, self.group, self.traffic).wait().movedim(0, -2)
 
-    def _route(
+    def _begin_route(
         self,
         slices: tuple[int, int],
         num_heads: int,
@@ -167,7 +172,8 @@ class Router:
         sent_N2P: Tensor,
         received_N2P: Tensor,
         hashes_Nt: Tensor | None,
-    ) -> Route:
+    ) -> Callable[[], Route]:
+        """Tell the others which rows come to them; what is returned waits for what comes and makes the route."""
         N, t = order_Nt.shape
         starts_P, length = part
         S, offset = self.num_places(length), self.rule.before * self.rule.block
@@ -179,26 +185,32 @@ class Router:
             hashes = hashes_Nt[slices[0] : slices[1]].gather(1, order_Nt).flatten()[at]
             columns.extend(hashes.view(torch.int32).unflatten(0, (-1, 2)).unbind(1))
         send, receive = sent_N2P[:, 0].sum(0).tolist(), received_N2P[:, 0].sum(0).tolist()
-        table = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.group, self.traffic).wait()
-        places, within = table[:, 0].long(), table[:, 0] % S
-        order_NS = torch.full((N * S,), NO_ROW, dtype=torch.int32, device=table.device)
-        order_NS[places] = torch.arange(len(places), dtype=torch.int32, device=table.device)
+        pending = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.group, self.traffic)
         own_entries, _, own_slice = _spans(lows[1], sent_N2P[:, 1])
         rows_Nt = _matrix_rows(slices, order_Nt, num_heads)
-        return Route(
-            slices,
-            rows_Nt.flatten()[at].int(),
-            send,
-            receive,
-            torch.nonzero((within >= offset) & (within < offset + length))[:, 0].int(),
-            rows_Nt.flatten()[own_slice * t + own_entries].int(),
-            received_N2P[:, 1].sum(0).tolist(),
-            sent_N2P[:, 1].sum(0).tolist(),
-            order_NS.view(N, S),
-            (offset, offset + length),
-            torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
-            None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
-        )
+        rows, own_rows = rows_Nt.flatten()[at].int(), rows_Nt.flatten()[own_slice * t + own_entries].int()
+
+        def end() -> Route:
+            table = pending.wait()
+            places, within = table[:, 0].long(), table[:, 0] % S
+            order_NS = torch.full((N * S,), NO_ROW, dtype=torch.int32, device=table.device)
+            order_NS[places] = torch.arange(len(places), dtype=torch.int32, device=table.device)
+            return Route(
+                slices,
+                rows,
+                send,
+                receive,
+                torch.nonzero((within >= offset) & (within < offset + length))[:, 0].int(),
+                own_rows,
+                received_N2P[:, 1].sum(0).tolist(),
+                sent_N2P[:, 1].sum(0).tolist(),
+                order_NS.view(N, S),
+                (offset, offset + length),
+                torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
+                None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
+            )
+
+        return end
 
 
 def _segments(buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: int) -> Tensor:

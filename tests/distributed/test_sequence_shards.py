@@ -12,7 +12,7 @@ from torch import Tensor
 from reformer_dist import Config, ReformerLM, load_config
 from reformer_dist.model import attention, hash_health
 from reformer_dist.model.plans import window_rule
-from reformer_dist.parallel import routing, sequence_attention
+from reformer_dist.parallel import bucket_attention, routing, sequence_attention
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.routing import Router
@@ -148,15 +148,16 @@ def _in_stretches(config: Config) -> tuple[float, int, dict[str, Tensor]]:
 
 
 def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
-    """As above, with as few heads at a time as can be, and as short parts of their order as a halo allows."""
+    """As above, with few heads at a time and short parts of their order, of which some are kept for the backward pass."""
     small = [
-        (attention, "_ELEMENTS_EXCHANGED"),
-        (sequence_attention, "_ENTRIES_AT_A_TIME"),
-        (routing, "_REACHES_OF_A_PART"),
+        (attention, "_ELEMENTS_EXCHANGED", 1),
+        (sequence_attention, "_ENTRIES_AT_A_TIME", 1),
+        (routing, "_REACHES_OF_A_PART", 1),
+        (bucket_attention, "_ELEMENTS_KEPT", 500),
     ]
     with ExitStack() as stack:
-        for module, name in small:
-            stack.enter_context(mock.patch.object(module, name, 1))
+        for module, name, value in small:
+            stack.enter_context(mock.patch.object(module, name, value))
         return _loss_and_gradients(config)
 
 

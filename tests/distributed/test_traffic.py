@@ -1,6 +1,7 @@
 """What sharded attention sends is what docs/parallelism.md says, and no worker ever holds a whole sequence."""
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reformer_dist import Config, ReformerLM
+from reformer_dist.parallel import bucket_attention
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
 from tests.distributed.harness import run_ranks
@@ -74,11 +76,20 @@ def test_heads_send_three_values_a_token_and_feature(shards: int) -> None:
     assert backward == pytest.approx(6 * LENGTH * EMBED * FLOAT * others, rel=0.05)  # the replay, and the gradients
 
 
+def _step_without_keeping(config: Config) -> tuple[list[int], int, float]:
+    """As above, as sequences do it whose tokens are too many to be kept for the backward pass."""
+    with mock.patch.object(bucket_attention, "_ELEMENTS_KEPT", 0):
+        return _step(config, False)
+
+
 @pytest.mark.parametrize("shards", [2, 4])
 def test_buckets_send_three_values_a_round_token_and_feature(shards: int) -> None:
     config = _config(shards, "lsh", "buckets")
-    forward, backward = run_ranks(_step, shards, config, False)[0][0]
     a_round = LENGTH * EMBED * FLOAT * (shards - 1) / shards
+    forward, backward = run_ranks(_step, shards, config, False)[0][0]
+    assert forward == pytest.approx(3 * 4 * a_round, rel=0.05)
+    assert backward == pytest.approx((3 + 3) * 4 * a_round, rel=0.05)  # the replay, and the gradients
+    forward, backward = run_ranks(_step_without_keeping, shards, config)[0][0]
     assert forward == pytest.approx(3 * 4 * a_round, rel=0.05)
     assert backward == pytest.approx((3 + 5) * 4 * a_round, rel=0.05)
 
@@ -92,7 +103,7 @@ def test_local_attention_sends_a_window_to_a_neighbour(exchange: str) -> None:
 
 @pytest.mark.parametrize("skewed", [False, True])
 def test_no_worker_holds_the_whole_sequence(skewed: bool) -> None:
-    """The largest tensor of a step is what the backward pass sends of a shard, all tokens in one bucket or not.
+    """No tensor of a step is larger than all that the backward pass may send of a shard, all tokens in one bucket or not.
 
     That is queries-keys, values, output gradients and two statistics for each of its tokens, and again for those in a
     halo. It shrinks with the shard, so that at four workers it is below one stream of the whole sequence.

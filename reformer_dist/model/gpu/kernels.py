@@ -10,7 +10,8 @@ same order.
 Statistics and sums are float32 for vectors of fewer bits (float64 for float64, which only the interpreter sees).
 
 Arguments of all kernels:
-    q, k, v, grad    vectors of a row at row * stride; with SHARED k is q, and keys are q at unit length
+    q, k, v          vectors of a row at row * stride; with SHARED k is q, and keys are q at unit length
+    grad             gradients of the outputs at row * grad_stride; sums of q, k and v at row * sum_stride
     rows, segments   [slices, rounds, panels, BLOCK] int32; -1 for places without a token; segments must agree, those of
                      padding are -1; None where all tokens are of one segment
     hashes           int64 of rows, for dropout; None without
@@ -191,7 +192,7 @@ def forward(
 
 @triton.jit(do_not_specialize=_COUNTS)
 def backward_queries(
-    q, k, v, grad, stride, lse, delta, dq, grad_stride, rows, segments, hashes,
+    q, k, v, stride, grad, grad_stride, lse, delta, dq, sum_stride, rows, segments, hashes,
     index, first, tiles, panels, rounds, per, before, after, nearest, furthest, threshold, kept, scale,
     SHARED: tl.constexpr, REACH: tl.constexpr, COMPARE: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -209,7 +210,7 @@ def backward_queries(
     if segments is not None:
         segments += start
     row, segment = _entries(rows, segments, index * panels + tile, BLOCK)
-    queries, grads = _vectors(q, row, stride, D, WIDTH), _vectors(grad, row, stride, D, WIDTH)
+    queries, grads = _vectors(q, row, stride, D, WIDTH), _vectors(grad, row, grad_stride, D, WIDTH)
     row_lse = tl.load(lse + row, mask=row >= 0, other=float("inf"))
     row_delta = tl.load(delta + row, mask=row >= 0, other=0.0)
     if hashes is not None:
@@ -232,12 +233,12 @@ def backward_queries(
             dweights = tl.where(_keeps(row_hash[:, None], key_hash[None, :], threshold), dweights * kept, 0.0)
         dscores = weights * (dweights - row_delta[:, None]) * scales
         dqueries += tl.dot(dscores.to(keys.dtype), keys, input_precision=PRECISION)
-    _add(dq, row, grad_stride, dqueries, D, WIDTH)
+    _add(dq, row, sum_stride, dqueries, D, WIDTH)
 
 
 @triton.jit(do_not_specialize=_COUNTS)
 def backward_keys(
-    q, k, v, grad, stride, lse, delta, dk, dv, grad_stride, rows, segments, hashes,
+    q, k, v, stride, grad, grad_stride, lse, delta, dk, dv, sum_stride, rows, segments, hashes,
     index, first, tiles, panels, rounds, per, before, after, nearest, furthest, threshold, kept, scale,
     SHARED: tl.constexpr, REACH: tl.constexpr, COMPARE: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr,
     BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -260,7 +261,7 @@ def backward_keys(
     low, high = _span(tile, index, panels, per, after, before, REACH)  # those whose queries see this panel
     for panel in range(low, high):
         query_row, query_segment = _entries(rows, segments, _wrapped(panel, panels, rounds), BLOCK)
-        queries, grads = _vectors(q, query_row, stride, D, WIDTH), _vectors(grad, query_row, stride, D, WIDTH)
+        queries, grads = _vectors(q, query_row, stride, D, WIDTH), _vectors(grad, query_row, grad_stride, D, WIDTH)
         query_lse = tl.load(lse + query_row, mask=query_row >= 0, other=float("inf"))
         query_delta = tl.load(delta + query_row, mask=query_row >= 0, other=0.0)
         scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * scales[:, None]
@@ -284,5 +285,5 @@ def backward_keys(
     if SHARED:  # a key is q s with s = (|q|^2 + eps)^-1/2: its gradient g reaches q as s g - s^3 (q . g) q
         x = keys.to(STATISTICS)
         dkeys -= (scales * scales * tl.sum(x * dkeys, 1))[:, None] * x
-    _add(dk, row, grad_stride, dkeys, D, WIDTH)
-    _add(dv, row, grad_stride, dvalues, D, WIDTH)
+    _add(dk, row, sum_stride, dkeys, D, WIDTH)
+    _add(dv, row, sum_stride, dvalues, D, WIDTH)

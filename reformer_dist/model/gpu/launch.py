@@ -137,7 +137,7 @@ def attend_backward(
 
     Args:
         vectors: queries, keys and values.
-        grad_MD: gradient of the combined output, in rows as far apart as the vectors'.
+        grad_MD: gradient of the combined output; rows may lie apart.
         lse_M: log-sum-exps of all rounds together, inf for rows that ask nothing.
         delta_M: product of the combined output and its gradient.
         lists: orders and rules.
@@ -147,8 +147,7 @@ def attend_backward(
     from reformer_dist.model.gpu import kernels
 
     dq, dk, dv = into
-    given = (vectors.q, _keys(vectors), vectors.v, grad_MD, grad_MD.stride(0), lse_M, delta_M)
-    assert grad_MD.stride(0) == vectors.v.stride(0)
+    given = (vectors.q, _keys(vectors), vectors.v, vectors.v.stride(0), grad_MD, grad_MD.stride(0), lse_M, delta_M)
     for index in range(lists.rows_NRP.shape[1]):
         _run(kernels.backward_queries, (*given, dq, dq.stride(0)), vectors, lists, index, lists.query_panels)
         _run(kernels.backward_keys, (*given, dk, dv, dv.stride(0)), vectors, lists, index, None)

@@ -33,12 +33,12 @@ struct Lists {
 // The list of the first slice; the lists of the others follow it in `order`. To the passes each is a sequence of its own,
 // whose tokens are rows.
 template <typename T>
-Problem<T> make_problem(const at::Tensor& received, int64_t D, const Lists& lists) {
-  TORCH_CHECK(received.is_contiguous() && lists.order.is_contiguous() && lists.segments.is_contiguous(),
+Problem<T> make_problem(const at::Tensor& vectors, const Lists& lists) {
+  TORCH_CHECK(vectors.stride(1) == 1 && lists.order.is_contiguous() && lists.segments.is_contiguous(),
               "rows and lists must be contiguous");
   TORCH_CHECK(lists.rule.size() == 5 && lists.dropout.size() == 2, "rule has 5 entries, dropout 2");
-  const T* data = received.const_data_ptr<T>();
-  const int64_t stride = received.size(1);
+  const T* data = vectors.const_data_ptr<T>();
+  const int64_t stride = vectors.stride(0), D = vectors.size(1) / 2;
   Problem<T> problem;
   problem.q = problem.k = {data, 0, stride, 0};
   problem.v = {data + D, 0, stride, 0};
@@ -76,11 +76,11 @@ void for_each_range(const Problem<T>& problem, const Lists& lists, Work&& work) 
 }
 
 template <typename T>
-void forward(const at::Tensor& received, const at::Tensor& own, const Lists& lists, at::Tensor& packed) {
-  const int64_t D = received.size(1) / 2, rows = received.size(0);
-  const auto problem = make_problem<T>(received, D, lists);
-  auto out = at::empty({rows, D}, received.options());
-  auto lse = at::full({rows}, -std::numeric_limits<double>::infinity(), received.options());
+void forward(const at::Tensor& vectors, const at::Tensor& own, const Lists& lists, at::Tensor& packed) {
+  const int64_t D = vectors.size(1) / 2, rows = vectors.size(0);
+  const auto problem = make_problem<T>(vectors, lists);
+  auto out = at::empty({rows, D}, vectors.options());
+  auto lse = at::full({rows}, -std::numeric_limits<double>::infinity(), vectors.options());
   const Forward<T> results{{out.mutable_data_ptr<T>(), 0, D, 0}, lse.mutable_data_ptr<T>(), nullptr};
   for_each_range(problem, lists, [&](const Problem<T>& list, int64_t first, int64_t last) {
     ForwardPass<T>(list, results).run(0, 0, first, last);
@@ -100,21 +100,22 @@ void forward(const at::Tensor& received, const at::Tensor& own, const Lists& lis
 }
 
 template <typename T>
-void backward(const at::Tensor& received, const at::Tensor& own, const Lists& lists, at::Tensor& gradients) {
-  const int64_t D = received.size(1) / 3, rows = received.size(0), stride = received.size(1);
-  const auto problem = make_problem<T>(received, D, lists);
-  auto delta = at::zeros({rows}, received.options());
-  auto lse = at::full({rows}, std::numeric_limits<double>::infinity(), received.options());
-  const T* data = received.const_data_ptr<T>();
+void backward(const at::Tensor& vectors, const at::Tensor& outputs, const at::Tensor& own, const Lists& lists,
+              at::Tensor& gradients) {
+  const int64_t D = vectors.size(1) / 2, rows = vectors.size(0), stride = outputs.stride(0);
+  const auto problem = make_problem<T>(vectors, lists);
+  auto delta = at::zeros({rows}, vectors.options());
+  auto lse = at::full({rows}, std::numeric_limits<double>::infinity(), vectors.options());
+  const T* data = outputs.const_data_ptr<T>();
   const int32_t* own_rows = own.const_data_ptr<int32_t>();
   for (int64_t i = 0; i < own.size(0); ++i) {  // halo rows stay infinite: they are keys alone
-    const T* statistics = data + own_rows[i] * stride + 3 * D;
+    const T* statistics = data + own_rows[i] * stride + D;
     delta.mutable_data_ptr<T>()[own_rows[i]] = statistics[0];
     lse.mutable_data_ptr<T>()[own_rows[i]] = statistics[1];
   }
   T* dq = gradients.mutable_data_ptr<T>();
   const Rows<T> dqk{dq, 0, 2 * D, 0};
-  const Backward<T> results{{data + 2 * D, 0, stride, 0}, lse.const_data_ptr<T>(), delta.const_data_ptr<T>(), dqk, dqk,
+  const Backward<T> results{{data, 0, stride, 0}, lse.const_data_ptr<T>(), delta.const_data_ptr<T>(), dqk, dqk,
                             {dq + D, 0, 2 * D, 0}};
   for_each_range(problem, lists, [&](const Problem<T>& list, int64_t first, int64_t last) {
     BackwardPass<T>(list, results).run(0, 0, first, last);
@@ -122,7 +123,7 @@ void backward(const at::Tensor& received, const at::Tensor& own, const Lists& li
 }
 
 // Attention among received rows with shared queries-keys.
-//   received   [M, 2 D] queries-keys and values, float32 or float64
+//   vectors    [M, 2 D] queries-keys and values, float32 or float64; rows may lie apart
 //   own        [M'] int32, the rows that are this worker's queries
 //   order      [N, S] int32, the row at each place, -1 for none
 //   segments   [M] int64, which must agree, -1 for padding
@@ -130,23 +131,26 @@ void backward(const at::Tensor& received, const at::Tensor& own, const Lists& li
 //   rule       nearest, furthest, whether keys other than the query stand on both sides, place of the first query, queries
 //   dropout    threshold of 65536, scale
 // Returns [M', D + 1]: outputs and log-sum-exps, -inf where a query saw nothing.
-at::Tensor attend_rows(const at::Tensor& received, const at::Tensor& own, const at::Tensor& order, const at::Tensor& segments,
+at::Tensor attend_rows(const at::Tensor& vectors, const at::Tensor& own, const at::Tensor& order, const at::Tensor& segments,
                        const OptionalTensor& hashes, at::IntArrayRef rule, at::ArrayRef<double> dropout) {
-  auto packed = at::empty({own.size(0), received.size(1) / 2 + 1}, received.options());
-  AT_DISPATCH_FLOATING_TYPES(received.scalar_type(), "attend_rows", [&] {
-    forward<scalar_t>(received, own, {order, segments, hashes, rule, dropout}, packed);
+  auto packed = at::empty({own.size(0), vectors.size(1) / 2 + 1}, vectors.options());
+  AT_DISPATCH_FLOATING_TYPES(vectors.scalar_type(), "attend_rows", [&] {
+    forward<scalar_t>(vectors, own, {order, segments, hashes, rule, dropout}, packed);
   });
   return packed;
 }
 
-// Gradients [M, 2 D] of the rows' queries-keys and values. `received` is [M, 3 D + 2]: behind both stand the gradient of the
-// output, its product with the output, and the log-sum-exp, both of all rounds together.
-at::Tensor attend_rows_backward(const at::Tensor& received, const at::Tensor& own, const at::Tensor& order,
-                                const at::Tensor& segments, const OptionalTensor& hashes, at::IntArrayRef rule,
-                                at::ArrayRef<double> dropout) {
-  auto gradients = at::zeros({received.size(0), received.size(1) / 3 * 2}, received.options());
-  AT_DISPATCH_FLOATING_TYPES(received.scalar_type(), "attend_rows_backward", [&] {
-    backward<scalar_t>(received, own, {order, segments, hashes, rule, dropout}, gradients);
+// Gradients [M, 2 D] of the rows' queries-keys and values. `outputs` is [M, D + 2]: the gradient of the output, its product
+// with the output, and the log-sum-exp, both of all rounds together; its rows may lie apart too.
+at::Tensor attend_rows_backward(const at::Tensor& vectors, const at::Tensor& outputs, const at::Tensor& own,
+                                const at::Tensor& order, const at::Tensor& segments, const OptionalTensor& hashes,
+                                at::IntArrayRef rule, at::ArrayRef<double> dropout) {
+  TORCH_CHECK(outputs.stride(1) == 1 && outputs.size(0) == vectors.size(0) && outputs.size(1) == vectors.size(1) / 2 + 2 &&
+                  outputs.scalar_type() == vectors.scalar_type(),
+              "outputs must be [M, D + 2] of the vectors' dtype");
+  auto gradients = at::zeros({vectors.size(0), vectors.size(1)}, vectors.options());
+  AT_DISPATCH_FLOATING_TYPES(vectors.scalar_type(), "attend_rows_backward", [&] {
+    backward<scalar_t>(vectors, outputs, own, {order, segments, hashes, rule, dropout}, gradients);
   });
   return gradients;
 }
@@ -227,12 +231,12 @@ void add_rows(at::Tensor& total, const at::Tensor& rows, const at::Tensor& x, at
 
 TORCH_LIBRARY_FRAGMENT(reformer_dist, library) {
   library.def(
-      "attend_rows(Tensor received, Tensor own, Tensor order, Tensor segments, Tensor? hashes, int[] rule, float[] dropout) "
+      "attend_rows(Tensor vectors, Tensor own, Tensor order, Tensor segments, Tensor? hashes, int[] rule, float[] dropout) "
       "-> Tensor",
       &attend_rows);
   library.def(
-      "attend_rows_backward(Tensor received, Tensor own, Tensor order, Tensor segments, Tensor? hashes, int[] rule, float[] "
-      "dropout) -> Tensor",
+      "attend_rows_backward(Tensor vectors, Tensor outputs, Tensor own, Tensor order, Tensor segments, Tensor? hashes, "
+      "int[] rule, float[] dropout) -> Tensor",
       &attend_rows_backward);
   library.def("take_rows(Tensor[] parts, Tensor rows) -> Tensor", &take_rows);
   library.def("combine_rows(Tensor(a!) out, Tensor(b!) lse, Tensor rows, Tensor packed) -> ()", &combine_rows);
