@@ -30,6 +30,8 @@ SHORT = 256
 class Size:
     """How much to measure."""
 
+    widths: tuple[int, ...]
+    """Of the models whose steps are timed."""
     length: int
     """Tokens of one worker's timed step."""
     turns: int
@@ -39,10 +41,11 @@ class Size:
     memory_workers: tuple[int, ...] = (1, 2, 4)
 
 
-SIZES = {"small": Size(1024, 3, (4096, 8192)), "paper": Size(8192, 3, (65536, 131072))}
-MODEL: dict[str, Any] = {"embed_dim": 512, "num_heads": 8, "feed_forward_dim": 2048, "layers": "local,lsh,local,lsh"}
-"""Twice as wide as the library's default, which is made for a laptop; four hash rounds as there."""
-MEMORY_LAYERS = "local,lsh"
+SIZES = {"small": Size((512,), 1024, 3, (4096, 8192)), "paper": Size((512, 1024), 8192, 3, (65536, 131072))}
+"""The wider model of `paper` is as wide as the Reformer paper's."""
+MODEL: dict[str, Any] = {"num_heads": 8, "layers": "local,lsh,local,lsh"}
+"""Twice as many heads as the library's default, which is made for a laptop; four hash rounds as there."""
+MEMORY_WIDTH, MEMORY_LAYERS = 512, "local,lsh"
 """Of the model whose memory is measured: more of them add little but their weights' gradients."""
 
 
@@ -50,6 +53,8 @@ MEMORY_LAYERS = "local,lsh"
 class Time:
     """A step of some workers."""
 
+    width: int
+    """Of the model."""
     exchange: str
     """"none" for one worker, "apart" for two that share nothing."""
     workers: int
@@ -80,32 +85,39 @@ class Memory:
 def run(size_name: Literal["small", "paper"], output: Path) -> None:
     """Measure, print, and write parallel-time.csv, parallel-memory.csv and parallel.png into `output`."""
     size = SIZES[size_name]
-    times = measure_times(size)
-    print(parallel_report.time_table(times))
+    times: list[Time] = []
+    for width in size.widths:
+        measured = measure_times(size, width)
+        print(parallel_report.time_table(measured), flush=True)
+        times += measured
     memories = list(measure_memory(size))
     print(parallel_report.memory_table(memories))
     print(*parallel_report.write(output, times, memories), sep="\n")
 
 
-def make_config(workers: int, exchange: str, max_length: int, **model: Any) -> Config:
+def make_config(workers: int, exchange: str, max_length: int, width: int, **model: Any) -> Config:
     """Configuration of a model over so many workers, with changes to `MODEL`."""
     tree = {
         "data": {"sequence_length": max_length},
-        "model": {**MODEL, "max_length": max_length, **model},
+        "model": {**MODEL, "embed_dim": width, "feed_forward_dim": 4 * width, "max_length": max_length, **model},
         "parallel": {"sequence_shards": workers, "attention": exchange},
         "train": {"workers": workers},
     }
     return load_config(None, tree)
 
 
-def measure_times(size: Size) -> list[Time]:
+def measure_times(size: Size, width: int) -> list[Time]:
     """Steps of one worker and of two, for the length and for twice the length, in turns."""
     max_length = 2 * size.length
     cases = [(APART, 2, max_length)]
     cases += [(exchange, 2, length) for length in (size.length, max_length) for exchange in EXCHANGES]
     with ExitStack() as stack:
-        alone, other = (stack.enter_context(Ranks(make_config(1, "heads", max_length))) for _ in range(2))
-        pools = {exchange: stack.enter_context(Ranks(make_config(2, exchange, max_length))) for exchange in EXCHANGES}
+
+        def start(workers: int, exchange: str) -> Ranks:
+            return stack.enter_context(Ranks(make_config(workers, exchange, max_length, width)))
+
+        alone, other = (start(1, "heads") for _ in range(2))
+        pools = {exchange: start(2, exchange) for exchange in EXCHANGES}
         for ranks in (alone, other, *pools.values()):
             ranks.step(SHORT)
 
@@ -123,7 +135,7 @@ def measure_times(size: Size) -> list[Time]:
     cases.insert(0, (NONE, 1, size.length))
     steps = dict(zip(cases, zip(*turns, strict=True), strict=True))
     seconds = _seconds(steps[cases[0]])
-    return [_time(case, taken, seconds, size.length) for case, taken in steps.items()]
+    return [_time(width, case, taken, seconds, size.length) for case, taken in steps.items()]
 
 
 def measure_memory(size: Size) -> Iterator[Memory]:
@@ -132,7 +144,7 @@ def measure_memory(size: Size) -> Iterator[Memory]:
         for exchange in EXCHANGES if workers > 1 else (NONE,):
             for length in size.memory_lengths:
                 wrapped = "heads" if exchange == NONE else exchange
-                config = make_config(workers, wrapped, max(size.memory_lengths), layers=MEMORY_LAYERS)
+                config = make_config(workers, wrapped, max(size.memory_lengths), MEMORY_WIDTH, layers=MEMORY_LAYERS)
                 with Ranks(config) as ranks:
                     ranks.step(SHORT)
                     peak = max(step.peak_bytes for step in ranks.step(length))
@@ -143,11 +155,11 @@ def _seconds(taken: tuple[list[Step], ...]) -> float:
     return median(max(step.seconds for step in steps) for steps in taken)
 
 
-def _time(case: tuple[str, int, int], taken: tuple[list[Step], ...], alone: float, length: int) -> Time:
+def _time(width: int, case: tuple[str, int, int], taken: tuple[list[Step], ...], alone: float, length: int) -> Time:
     exchange, workers, here = case
     seconds = _seconds(taken)
     cpu_seconds = median(sum(step.cpu_seconds for step in steps) for steps in taken)
     waited = median(sum(step.waited for step in steps) / workers for steps in taken)
     sent = sum(step.bytes_sent for step in taken[0]) / workers / 2**20
     ratio = alone / seconds if here == length else seconds / alone
-    return Time(exchange, workers, here, seconds, cpu_seconds, waited, sent, ratio)
+    return Time(width, exchange, workers, here, seconds, cpu_seconds, waited, sent, ratio)

@@ -22,10 +22,11 @@ _COLORS = {"none": "#444444", "apart": "#999999", "heads": "#2f7fb8", "buckets":
 def time_table(times: Sequence["Time"]) -> str:
     """Lines by case."""
     heads = ("seconds", "CPU-s", "waiting", "MiB sent")
-    lines = [f"{'exchange':<10}{'workers':>8}{'tokens':>9}{''.join(f'{head:>10}' for head in heads)}"]
+    lines = [f"{'width':>5} {'exchange':<10}{'workers':>8}{'tokens':>9}{''.join(f'{head:>10}' for head in heads)}"]
     for time in times:
         figures = (time.seconds, time.cpu_seconds, time.waited, time.sent_mib)
-        lines.append(f"{time.exchange:<10}{time.workers:>8}{time.length:>9,}{''.join(f'{x:>10.2f}' for x in figures)}")
+        case = f"{time.width:>5} {time.exchange:<10}{time.workers:>8}{time.length:>9,}"
+        lines.append(case + "".join(f"{x:>10.2f}" for x in figures))
         if time.workers > 1:
             lines[-1] += f"  {_meaning(time, times[0].length)}"
     return "\n".join(lines)
@@ -66,14 +67,14 @@ def write(output: Path, times: Sequence["Time"], memories: Sequence["Memory"]) -
 
 def picture(times: Sequence["Time"], memories: Sequence["Memory"]) -> Figure:
     """Time of a step in bars, and peak memory over the workers."""
-    drawing = Figure(figsize=(10.0, 3.8), dpi=150, layout="constrained")
+    drawing = Figure(figsize=(10.0, max(3.8, 0.4 * len(times))), dpi=150, layout="constrained")
     left, right = drawing.subplots(1, 2)
     for at, time in enumerate(times):
         left.barh(-at, time.seconds, color=_COLORS[time.exchange])
         left.text(time.seconds, -at, f" {_meaning(time, times[0].length)}" if time.workers > 1 else "", va="center")
     left.set_yticks(
         [-at for at in range(len(times))],
-        [f"{t.workers} x {t.exchange}, {t.length:,} tokens" for t in times],
+        [f"width {t.width}: {t.workers} x {t.exchange}, {t.length:,} tokens" for t in times],
         fontsize=8,
     )
     left.set_xlim(0, 1.45 * max(time.seconds for time in times))

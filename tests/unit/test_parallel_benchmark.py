@@ -8,7 +8,7 @@ from reformer_dist.benchmarks.ranks import Ranks
 
 
 def test_workers_measure_a_step() -> None:
-    config = make_config(2, "heads", 256)
+    config = make_config(2, "heads", 256, 64)
     with Ranks(config) as ranks:
         first, second = ranks.step(256)
     for step in (first, second):
@@ -27,8 +27,8 @@ def test_longest_sequence_is_on_the_line_through_two_peaks() -> None:
 
 
 def test_tables_and_files(tmp_path: Path) -> None:
-    times = [Time("none", 1, 8, 4.0, 4.0, 0.0, 0.0, 1.0), Time("heads", 2, 8, 2.0, 4.1, 0.1, 3.0, 2.0)]
-    times.append(Time("heads", 2, 16, 4.4, 8.1, 0.1, 6.0, 1.1))
+    times = [Time(512, "none", 1, 8, 4.0, 4.0, 0.0, 0.0, 1.0), Time(512, "heads", 2, 8, 2.0, 4.1, 0.1, 3.0, 2.0)]
+    times.append(Time(512, "heads", 2, 16, 4.4, 8.1, 0.1, 6.0, 1.1))
     text = parallel_report.time_table(times)
     assert "2.00 x as fast" in text
     assert "1.10 x its time for twice the tokens" in text
