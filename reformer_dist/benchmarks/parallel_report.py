@@ -71,13 +71,14 @@ def picture(times: Sequence["Time"], memories: Sequence["Memory"]) -> Figure:
     left, right = drawing.subplots(1, 2)
     for at, time in enumerate(times):
         left.barh(-at, time.seconds, color=_COLORS[time.exchange])
-        left.text(time.seconds, -at, f" {_meaning(time, times[0].length)}" if time.workers > 1 else "", va="center")
+        said = f" {_meaning(time, times[0].length)}" if time.workers > 1 else ""
+        left.text(time.seconds, -at, said, va="center", fontsize=8)
     left.set_yticks(
         [-at for at in range(len(times))],
         [f"width {t.width}: {t.workers} x {t.exchange}, {t.length:,} tokens" for t in times],
         fontsize=8,
     )
-    left.set_xlim(0, 1.45 * max(time.seconds for time in times))
+    left.set_xlim(0, 2.3 * max(time.seconds for time in times))
     left.set_xlabel("seconds a step, one thread a worker")
     length = max(memory.length for memory in memories)
     alone = next(memory for memory in memories if memory.workers == 1 and memory.length == length)
@@ -91,6 +92,8 @@ def picture(times: Sequence["Time"], memories: Sequence["Memory"]) -> Figure:
     right.set_xscale("log", base=2)
     right.set_yscale("log", base=2)
     right.set_xticks(workers, [str(count) for count in workers])
+    peaks = sorted({round(memory.peak_mib) for memory in memories if memory.length == length})
+    right.set_yticks(peaks, [f"{peak:,}" for peak in peaks])
     right.set_xlabel("workers")
     right.set_ylabel(f"peak MiB of a worker, {length:,} tokens")
     right.legend()
