@@ -24,7 +24,9 @@ from reformer_dist.model.huggingface import from_pretrained, to_pretrained
 from reformer_dist.model.huggingface_config import read_config
 from tests.numerics.checkpoints import BASE, CHECKPOINTS, Checkpoint, Results, our_results, their_results
 
-TOLERANCES = {torch.float32: (1e-5, 1e-4, 1e-6), torch.float64: (1e-10, 1e-9, 1e-10)}
+# float64 shows that both compute the same. float32 is rounding alone, which differs between processors: of width 6 and an
+# epsilon of 1e-12 a norm's gradients of 0.92 were 1.1e-4 apart, logits of 2.6 were 1.001e-5 apart on one with AVX-512.
+TOLERANCES = {torch.float32: (2e-5, 2e-4, 1e-6), torch.float64: (1e-10, 1e-9, 1e-10)}
 """Of logits, and of gradients as a share of the parameter's largest one and beyond it."""
 
 
