@@ -89,11 +89,7 @@ def compile_ahead(variant: Variant) -> Needs:
     if not variant.dropout:
         known["hashes"] = None
     signature = {name: "constexpr" if name in known else _type(name, variant.dtype) for name in kernel.arg_names}
-    aligned = [
-        name
-        for name, kind in signature.items()
-        if kind.startswith("*") or name in ("stride", "grad_stride", "sum_stride")
-    ]
+    aligned = [name for name, kind in signature.items() if kind.startswith("*") or name.endswith("stride")]
     source = triton.compiler.ASTSource(
         kernel,
         signature,
