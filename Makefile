@@ -13,8 +13,8 @@ setup: .venv/.ready .venv/.native
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .[dev]
 	touch $@
 
-.venv/.native: .venv/.ready $(wildcard reformer_dist/model/native/*)
-	$(BIN)/python -m reformer_dist.model.native
+.venv/.native: .venv/.ready $(wildcard reformer_dist/model/backends/native/*)
+	$(BIN)/python -m reformer_dist.model.backends.native
 	touch $@
 
 demo: setup
@@ -27,7 +27,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit/test_imports.py
+	$(BIN)/python -m pytest tests/test_imports.py
 
 bench: setup
 	$(BIN)/python jobs/benchmark.py $(ARGS)

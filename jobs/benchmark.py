@@ -5,20 +5,14 @@ import importlib
 from pathlib import Path
 
 SPEED = ("attention", "model", "memory", "scaling")
-SUITES = (
-    *SPEED,
-    "parallel",
-    "duplication",
-    "duplication_corpus",
-    "buckets",
-    "ties",
-    "chaos",
-    "elastic",
-    "checkpoint",
-    "data",
-    "kernels",
-)
-"""Modules of reformer_dist.benchmarks, each with `run(size, output)`."""
+SUITES = {
+    **{name: f"speed.{name}" for name in (*SPEED, "kernels")},
+    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
+    **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
+    "parallel": "parallel.shards",
+    "data": "data.throughput",
+}
+"""Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
 
 
 def main() -> None:
@@ -33,7 +27,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
     arguments = parser.parse_args()
     for suite in arguments.suite:
-        importlib.import_module(f"reformer_dist.benchmarks.{suite}").run(arguments.size, arguments.output)
+        importlib.import_module(f"reformer_dist.benchmarks.{SUITES[suite]}").run(arguments.size, arguments.output)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import argparse
 from pathlib import Path
 
 from reformer_dist.cli import answer
-from reformer_dist.comparison import page
-from reformer_dist.run_records import find_runs
-from reformer_dist.tracking_place import add_place_options, place_of
+from reformer_dist.reports.comparison import page
+from reformer_dist.tracking.place import add_place_options, place_of
+from reformer_dist.tracking.records import find_runs
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
-from reformer_dist.evaluation import Evaluation, evaluate
+from reformer_dist.scoring.evaluation import Evaluation, evaluate
 
 
 def main(config: Config) -> None:

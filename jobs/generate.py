@@ -4,10 +4,11 @@ import sys
 
 import torch
 
+from reformer_dist.checkpoints.checkpoint import load_model, resolve
 from reformer_dist.cli import run_job
-from reformer_dist.config import Config, ConfigError
-from reformer_dist.generation import stream
-from reformer_dist.training.checkpoint import load_model, resolve
+from reformer_dist.config import Config
+from reformer_dist.errors import ConfigError
+from reformer_dist.generation.sampling import stream
 
 
 def main(config: Config) -> None:

@@ -7,9 +7,9 @@ import time
 
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
-from reformer_dist.data.manifest import SPLITS
-from reformer_dist.data.prepare import plan_preparation
-from reformer_dist.data.sequences import split_plan
+from reformer_dist.data.feeding.sequences import split_plan
+from reformer_dist.data.preparing.manifest import SPLITS
+from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.ray_session import ray_session
 
 

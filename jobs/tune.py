@@ -8,22 +8,22 @@ import argparse
 import sys
 
 from rich.console import Console
-from rich.table import Table
 
-from reformer_dist.cli import JobFailed, answer, run_job
+from reformer_dist.cli import answer, run_job
 from reformer_dist.config import Config
-from reformer_dist.run_records import find_runs
-from reformer_dist.sweeps.suggestion import suggest
-from reformer_dist.sweeps.trials import Sweep
-from reformer_dist.tracking_place import add_place_options, place_of
-from reformer_dist.tuning import sweep
+from reformer_dist.errors import JobFailed
+from reformer_dist.reports.sweep import table
+from reformer_dist.tracking.place import add_place_options, place_of
+from reformer_dist.tracking.records import find_runs
+from reformer_dist.tuning.runner import sweep
+from reformer_dist.tuning.suggestion import suggest
 
 
 def main(config: Config) -> None:
     """Run the sweep and print its table."""
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
     result = sweep(config, lambda line: console.print(line, markup=False))
-    console.print(_table(result))
+    console.print(table(result))
     for trial in result.trials:
         if trial.status == "failed":
             console.print(f"{trial.name}: {trial.problem}", markup=False)
@@ -31,16 +31,6 @@ def main(config: Config) -> None:
     print(f"look at it: {result.url_hint}")
     if not any(trial.status in ("finished", "stopped") for trial in result.trials):
         raise JobFailed("no trial succeeded")
-
-
-def _table(result: Sweep) -> Table:
-    table = Table()
-    header, *rows = result.rows()
-    for name in header:
-        table.add_column(name, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
 
 
 def read_health(arguments: argparse.Namespace) -> None:

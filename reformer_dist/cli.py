@@ -3,24 +3,8 @@
 import sys
 from collections.abc import Callable
 
-from reformer_dist.config import Config, ConfigError, parse_command_line
-
-
-class JobFailed(Exception):
-    """A job that could not finish, for a reason that one line can give."""
-
-
-class JobStopped(Exception):
-    """A job that was asked to stop and did so in good order.
-
-    Args:
-        message: one line on what is left and how to go on.
-        status: exit status, 128 and the number of the signal.
-    """
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+from reformer_dist.config import Config, parse_command_line
+from reformer_dist.errors import ConfigError, JobFailed, JobStopped
 
 
 def run_job(function: Callable[[Config], None], description: str) -> None:

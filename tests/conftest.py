@@ -4,10 +4,22 @@ Without a GPU, Triton's kernels run in its interpreter, which must be asked for 
 """
 
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from reformer_dist.model.backends.native import build
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_attention() -> None:
+    """The compiled attention is under test too: a build that fails is a failure, wherever there is a compiler."""
+    if shutil.which("g++"):
+        build.build()
+        assert build.is_loaded()

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 
 from reformer_dist.config import Config, DataConfig, load_config
-from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.parts import Part, write_part
-from reformer_dist.data.prepare import Preparation, plan_preparation
-from reformer_dist.data.stores import open_store
-from reformer_dist.data.vocabulary import trained_tokenizer
-from reformer_dist.data.writing import complete_folder, write_manifest, write_parts
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.parts import Part, write_part
+from reformer_dist.data.preparing.preparation import Preparation, plan_preparation
+from reformer_dist.data.preparing.vocabulary import trained_tokenizer
+from reformer_dist.data.preparing.writing import complete_folder, write_manifest, write_parts
+from reformer_dist.storage.stores import open_store
 
 
 def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:

@@ -4,13 +4,19 @@ In: a YAML file, dotted command-line options, or a dictionary of overrides. Out:
 whose text is one readable line. YAML, the command line and sweeps share one path, `load_config`.
 """
 
+from reformer_dist.config.configuration import Config
 from reformer_dist.config.data import DataConfig
+from reformer_dist.config.evaluation import EvaluationConfig
+from reformer_dist.config.generation import GenerationConfig
 from reformer_dist.config.loading import field_names, flatten, load_config, parse_command_line
 from reformer_dist.config.model import ModelConfig
-from reformer_dist.config.section import ConfigError, Section
-from reformer_dist.config.training import OptimizerConfig, ParallelConfig, TrainConfig
-from reformer_dist.config.tree import Config
-from reformer_dist.config.uses import EvaluationConfig, GenerationConfig, TrackingConfig, TuneConfig
+from reformer_dist.config.optimizer import OptimizerConfig
+from reformer_dist.config.parallel import ParallelConfig
+from reformer_dist.config.section import Section
+from reformer_dist.config.tracking import TrackingConfig
+from reformer_dist.config.training import TrainConfig
+from reformer_dist.config.tuning import TuneConfig
+from reformer_dist.errors import ConfigError
 
 __all__ = [
     "Config",

@@ -13,8 +13,8 @@ import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
-from reformer_dist.config.section import ConfigError
-from reformer_dist.config.tree import Config
+from reformer_dist.config.configuration import Config
+from reformer_dist.errors import ConfigError
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:

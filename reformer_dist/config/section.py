@@ -6,10 +6,6 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
-class ConfigError(ValueError):
-    """A mistake in the configuration; its text is one line that names the field, its value and a value that works."""
-
-
 class Section(BaseModel):
     """A frozen group of fields; unknown keys are an error, and the text below a field is its help."""
 

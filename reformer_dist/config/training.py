@@ -1,71 +1,10 @@
-"""The parallel, optimizer and train sections: how a model is trained, by how many workers."""
+"""The train section: the steps of a training, its workers, and what it keeps."""
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reformer_dist.config.section import Section
-
-
-class ParallelConfig(Section):
-    """How sequences and optimizer state are divided over workers."""
-
-    sequence_shards: PositiveInt = 1
-    """Workers that share one sequence, each holding one contiguous shard of it."""
-    attention: Literal["heads", "buckets", "both"] = "heads"
-    """How shards exchange in attention. heads: each worker attends whole sequences for its part of the heads; buckets: each attends its part of every hash round's sorted tokens; both: heads among neighbours, buckets across."""
-    head_shards: PositiveInt | None = None
-    """With attention = both: workers that divide the heads among them, a divisor of sequence_shards (the GPUs of a node, say)."""
-    zero_stage: int = Field(1, ge=0, le=3)
-    """DeepSpeed ZeRO stage: 0 none, 1 optimizer state, 2 gradients too, 3 parameters too are divided over the workers."""
-    offload_optimizer: bool = False
-    """Keep the optimizer's state, and its step, in the memory of the CPU instead of the GPU's (ZeRO stages 1 to 3)."""
-    timeout_seconds: PositiveFloat = 600.0
-    """Longest wait for another worker in a collective; after it the step fails instead of hanging."""
-
-    @property
-    def head_degree(self) -> int:
-        """Workers that divide the heads of the same tokens among them."""
-        if self.attention == "both":
-            return self.head_shards or 1
-        return self.sequence_shards if self.attention == "heads" else 1
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError(
-                "parallel.offload_optimizer = True needs the optimizer state divided, not parallel.zero_stage = 0; 1 works"
-            )
-        if self.attention != "both" and self.head_shards is not None:
-            raise ValueError(
-                f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out"
-            )
-        if self.attention == "both" and (self.head_shards is None or self.sequence_shards % self.head_shards):
-            raise ValueError(
-                f"parallel.head_shards = {self.head_shards} must divide parallel.sequence_shards = {self.sequence_shards}; 1 works"
-            )
-        return self
-
-
-class OptimizerConfig(Section):
-    """AdamW and its schedule."""
-
-    learning_rate: PositiveFloat = 1e-3
-    """Peak learning rate."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """Learning rate after the warm-up: constant, or falling to final_fraction at train.steps."""
-    warmup_steps: NonNegativeInt = 20
-    """Steps in which the learning rate rises from zero to its peak."""
-    final_fraction: float = Field(0.1, ge=0.0, le=1.0)
-    """Last learning rate as a share of the peak."""
-    betas: tuple[float, float] = (0.9, 0.98)
-    """AdamW's decay rates of the first and second moment."""
-    eps: PositiveFloat = 1e-8
-    """AdamW's epsilon."""
-    weight_decay: NonNegativeFloat = 0.01
-    """AdamW's weight decay, on matrices only (not on biases, norms and position embeddings)."""
-    max_grad_norm: PositiveFloat = 1.0
-    """Gradients with a larger global norm are scaled down to it."""
 
 
 class TrainConfig(Section):

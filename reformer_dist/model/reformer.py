@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
-from reformer_dist.model.loss import IGNORED, OutputLayer
-from reformer_dist.model.positions import AxialPositions, LearnedPositions
+from reformer_dist.model.layers.output import IGNORED, OutputLayer
+from reformer_dist.model.layers.positions import AxialPositions, LearnedPositions
 from reformer_dist.model.randomness import Use, dropout, make_key
-from reformer_dist.model.reversible import ReversibleStack
+from reformer_dist.model.reversible.stack import ReversibleStack
 
 
 class TokenEmbedding(nn.Module):

@@ -4,11 +4,11 @@ In: a `ReformerLM` and a `Topology`. Out: the same model, whose attention layers
 (embeddings, feed-forward, norms, loss) treats tokens one by one and needs nothing.
 """
 
-from reformer_dist.model.attention import Attention, LSHCore, local_reach
+from reformer_dist.model.attention.layer import Attention, LSHCore, local_reach
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.collectives import Traffic
+from reformer_dist.parallel.exchanges import BucketsExchange, HeadsExchange
 from reformer_dist.parallel.neighbours import GroupNeighbours
-from reformer_dist.parallel.sequence_attention import BucketsExchange, HeadsExchange
 from reformer_dist.parallel.topology import Topology
 
 

@@ -21,10 +21,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import Config, OptimizerConfig
-from reformer_dist.data.batch import Batch
+from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.training import optimizer_state
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from reformer_dist.data.stores import open_store
+from reformer_dist.storage.stores import open_store
 
 CONSEQUENCES = (
     "Connection closed by peer",

@@ -27,16 +27,18 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reformer_dist import tracking
-from reformer_dist.cli import JobFailed, JobStopped
+from reformer_dist.checkpoints import checkpoint
+from reformer_dist.checkpoints.starting_point import check, decide
 from reformer_dist.config import Config
-from reformer_dist.data.prepare import plan_preparation
+from reformer_dist.data.preparing.preparation import plan_preparation
+from reformer_dist.errors import JobFailed, JobStopped
+from reformer_dist.planning import preflight as checks
 from reformer_dist.ray_session import ray_session
-from reformer_dist.tracking_place import check_reachable, tracking_uri
-from reformer_dist.training import checkpoint, checks, failures
+from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking.place import check_reachable, tracking_uri
+from reformer_dist.training import failures
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
-from reformer_dist.training.resume import check, decide
 from reformer_dist.training.signals import stop_signals
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Message, Work, work

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 
 from reformer_dist.config import Config
-from reformer_dist.data.batch import Batch
-from reformer_dist.model import hash_health
+from reformer_dist.data.feeding.batch import Batch
+from reformer_dist.model.attention import hash_health
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.training.engine import Engine, learning_rate
 from reformer_dist.training.watch import Watch, Wish

@@ -2,17 +2,17 @@
 
 import torch
 
-from reformer_dist import tracking
+from reformer_dist.checkpoints import checkpoint
 from reformer_dist.config import Config
-from reformer_dist.data.corpus import Corpus
-from reformer_dist.generation import generate
-from reformer_dist.training import checkpoint
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.generation.sampling import generate
+from reformer_dist.tracking import runs as tracking
 
 
 def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -> None:
     """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
-    from reformer_dist.training.curve import learning_curve
-    from reformer_dist.training.health_picture import PREFIX, health_picture
+    from reformer_dist.reports.hash_health import PREFIX, health_picture
+    from reformer_dist.reports.learning_curve import learning_curve
 
     unit = corpus.tokenizer.unit
     curve = learning_curve(

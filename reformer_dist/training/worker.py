@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
+from reformer_dist.checkpoints import checkpoint
+from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config
-from reformer_dist.data import loader
-from reformer_dist.data.corpus import Corpus
-from reformer_dist.data.sequences import SequenceReader
+from reformer_dist.data.feeding import loader
+from reformer_dist.data.feeding.sequences import SequenceReader
+from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
-from reformer_dist.training import checkpoint
-from reformer_dist.training.checkpoint_writer import Writer
 from reformer_dist.training.engine import Engine
 from reformer_dist.training.loop import train
 from reformer_dist.training.watch import Diverged, Wish

@@ -1,0 +1,102 @@
+"""Where a training starts: from nothing, or from which checkpoint, in which folder and MLflow run."""
+
+from dataclasses import dataclass
+
+from reformer_dist.checkpoints import checkpoint
+from reformer_dist.config import Config, ModelConfig
+from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
+from reformer_dist.data.preparing.manifest import TOKENIZER
+from reformer_dist.errors import ConfigError
+from reformer_dist.storage.stores import open_store
+
+SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
+"""Fields of the model section that change its memory and speed but not what it is."""
+ANEW = "train.resume none starts anew"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training starts.
+
+    Attributes:
+        folder: folder or URL of the run, absolute; its checkpoints go there.
+        start: checkpoint to start from, None to start from nothing.
+        step: steps done at the start.
+        run_id: MLflow run to go on with, None for a new one.
+    """
+
+    folder: str
+    start: str | None = None
+    step: int = 0
+    run_id: str | None = None
+
+
+def check(config: Config) -> None:
+    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model.
+
+    Its files are not compared with their hashes yet.
+
+    Raises:
+        ConfigError: there is none, or it is of another model.
+    """
+    path = config.train.resume
+    if path in ("auto", "none"):
+        return
+    try:
+        checkpoint.read_json(open_store(path), checkpoint.MANIFEST)
+        state = checkpoint.read_state(path)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"train.resume = {path}: {error}") from None
+    _check_model(config, path, state)
+
+
+def decide(config: Config, corpus: Corpus) -> Place:
+    """Follow `train.resume`.
+
+    Raises:
+        ConfigError: the checkpoint is damaged or of another model, corpus or tokenizer.
+    """
+    store = open_store(config.train.storage)
+    storage, name = store.url(store.path), config.train.run_name
+    current = checkpoint.current_folder(storage, name)
+    if config.train.resume == "auto":
+        start = checkpoint.newest(current) if current else None
+        if current is None or start is None:
+            return Place(current or checkpoint.new_folder(storage, name))
+        state = checkpoint.read_state(start)
+        _check(config, corpus, start, state)
+        return Place(current, start, state.step, state.run_id)
+    folder = checkpoint.new_folder(storage, name)
+    if config.train.resume == "none":
+        return Place(folder)
+    given = open_store(config.train.resume)
+    path = given.url(given.path)
+    state = checkpoint.verify(path)
+    _check(config, corpus, path, state)
+    return Place(folder, path, state.step)
+
+
+def _check_model(config: Config, path: str, state: checkpoint.State) -> None:
+    if changed := _changes(config.model, state.config.model):
+        raise ConfigError(f"{path} is of another model ({changed}); {ANEW}")
+
+
+def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> None:
+    _check_model(config, path, state)
+    if corpus.hash != state.corpus_hash and config.train.resume == "auto":
+        raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {ANEW}")
+    if corpus.tokenizer.name != state.tokenizer:
+        raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}")
+    if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
+        raise ConfigError(
+            f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
+        )
+
+
+def _changes(now: ModelConfig, then: ModelConfig) -> str:
+    """The fields that differ, such as "model.num_hashes = 4, was 2"."""
+    return ", ".join(
+        f"model.{name} = {getattr(now, name)}, was {getattr(then, name)}"
+        for name in type(now).model_fields
+        if name not in SPEED_ONLY and getattr(now, name) != getattr(then, name)
+    )

@@ -1,0 +1,186 @@
+"""Writing checkpoints while training goes on.
+
+In: a snapshot of weights and optimizer state in memory, of each worker. Out: a checkpoint as checkpoint.py describes it.
+
+A training step waits for the snapshot alone. A thread of each worker writes that worker's files and then a note of their
+sizes and hashes; rank 0's thread writes the manifest, which makes the checkpoint count, once every note is there. The
+threads meet in the storage, never in a collective, which would cross those of the training.
+"""
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs as pafs
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from reformer_dist.checkpoints import checkpoint
+from reformer_dist.checkpoints.checkpoint import (
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    OPTIMIZER,
+    STATE,
+    WEIGHTS,
+    Metrics,
+    State,
+    StoredFile,
+)
+from reformer_dist.data.preparing.manifest import TOKENIZER
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.storage.stores import HashingFile, Store, hash_file, open_store
+
+NOTES = "parts"
+"""Folder of the notes of a checkpoint that is being written."""
+POLL_SECONDS = 0.05
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class Writer:
+    """Writes the checkpoints of one training, one at a time; every method is collective.
+
+    Args:
+        folder: folder or URL of the run (see `checkpoint.new_folder`).
+        keep: newest checkpoints to keep.
+        tokenizer: what made the tokens.
+        keep_best: keep the one with the lowest validation loss too.
+        timeout: seconds that rank 0 waits for the other workers' files.
+    """
+
+    def __init__(self, folder: str, keep: int, tokenizer: Tokenizer, *, keep_best: bool, timeout: float) -> None:
+        self._tokenizer = tokenizer
+        self._folder, self._keep, self._keep_best, self._timeout = folder, keep, keep_best, timeout
+        self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
+        self._abandoned = threading.Event()
+
+    def save(self, state: State, weights: Tensors, moments: Tensors, metrics: Sequence[Metrics]) -> str:
+        """Begin to write the checkpoint of a step, after the one before is complete; returns its folder or URL.
+
+        Args:
+            state: as of now.
+            weights: the model's state_dict on rank 0, copies that nobody changes before `finish`.
+            moments: this worker's part of the optimizer's state, copies too.
+            metrics: what was logged since the run began, on rank 0.
+
+        Raises:
+            OSError: see `finish`.
+        """
+        self.finish()
+        store = open_store(f"{self._folder}/step_{state.step:08d}")
+        if self._rank == 0:
+            checkpoint.delete(store)
+        dist.barrier()
+        self._writing = self._thread.submit(self._write, store, state, weights, moments, list(metrics))
+        return store.url(store.path)
+
+    def finish(self) -> None:
+        """Wait until the checkpoint that was begun last is complete.
+
+        Raises:
+            OSError: on all workers, when one of them could not write; the message says which and why.
+        """
+        if self._writing is None:
+            return
+        if _first_error(self._outcome() if self._rank != 0 else ""):
+            self._abandoned.set()  # or rank 0 would wait for a note that will never come
+        error = _first_error(self._outcome())
+        self._writing = None
+        if error:
+            raise OSError(error)
+
+    def _outcome(self) -> str:
+        """Why this worker's part could not be written, empty if it was; waits for it."""
+        assert self._writing is not None
+        try:
+            self._writing.result()
+        except OSError as error:
+            return f"worker {self._rank} could not write a checkpoint: {error}"
+        return ""
+
+    def _write(self, store: Store, state: State, weights: Tensors, moments: Tensors, metrics: list[Metrics]) -> None:
+        """The thread's whole work."""
+        files = {}
+        name = f"{OPTIMIZER}/{self._rank:05d}-of-{self._world_size:05d}.safetensors"
+        files[name] = _write_tensors(store, name, moments)
+        if self._rank == 0:
+            files[WEIGHTS] = _write_tensors(store, WEIGHTS, weights)
+            files[STATE] = _write_text(store, STATE, state.model_dump_json(indent=1))
+            files[TOKENIZER] = _write_text(store, TOKENIZER, self._tokenizer.to_json())
+            files[CONFIG] = _write_text(store, CONFIG, checkpoint.to_yaml(state.config))
+            files[METRICS] = _write_text(store, METRICS, "".join(f"{json.dumps(point)}\n" for point in metrics))
+        note = json.dumps({name: file.model_dump() for name, file in files.items()})
+        _write_at_once(store, f"{NOTES}/{self._rank}.json", note)
+        if self._rank == 0 and self._wait_for_notes(store):
+            self._complete(store)
+
+    def _wait_for_notes(self, store: Store) -> bool:
+        """Whether all workers have written their files; False once another one's failure is known."""
+        names = [store.child(f"{NOTES}/{rank}.json") for rank in range(self._world_size)]
+        end = time.monotonic() + self._timeout
+        while not all(info.type == pafs.FileType.File for info in store.filesystem.get_file_info(names)):
+            if self._abandoned.wait(POLL_SECONDS):
+                return False
+            if time.monotonic() > end:
+                raise OSError(f"other workers' files were not there after {self._timeout:.0f} s")
+        return True
+
+    def _complete(self, store: Store) -> None:
+        """Write the manifest and delete what is no longer needed."""
+        manifest: dict[str, Any] = {}
+        for rank in range(self._world_size):
+            manifest |= checkpoint.read_json(store, f"{NOTES}/{rank}.json")
+        _write_at_once(store, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
+        store.filesystem.delete_dir(store.child(NOTES))
+        checkpoint.prune(self._folder, self._keep, keep_best=self._keep_best)
+
+
+def _first_error(error: str) -> str:
+    """The first error of any worker, on all of them."""
+    errors: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    return next(filter(None, errors), "")
+
+
+def _write_tensors(store: Store, name: str, tensors: Tensors) -> StoredFile:
+    """Write a safetensors file, straight to its place or, if that is remote, by way of a local one."""
+    store.filesystem.create_dir(store.child(name).rpartition("/")[0], recursive=True)
+    if store.is_local:
+        path = Path(store.child(name))
+        _save_file(tensors, path)
+        return StoredFile(size=path.stat().st_size, xxh3=hash_file(store, name))
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        path = Path(temporary) / "tensors"
+        _save_file(tensors, path)
+        pafs.copy_files(str(path), store.child(name), destination_filesystem=store.filesystem)
+        return StoredFile(size=path.stat().st_size, xxh3=hash_file(open_store(temporary), "tensors"))
+
+
+def _save_file(tensors: Tensors, path: Path) -> None:
+    try:
+        save_file(dict(tensors), path)
+    except SafetensorError as error:  # a full disk, for one, is no OSError to that library
+        raise OSError(str(error)) from None
+
+
+def _write_at_once(store: Store, name: str, text: str) -> None:
+    """Write a text that is there as a whole or not at all."""
+    _write_text(store, f"{name}.part", text)
+    store.filesystem.move(store.child(f"{name}.part"), store.child(name))
+
+
+def _write_text(store: Store, name: str, text: str) -> StoredFile:
+    store.filesystem.create_dir(store.child(name).rpartition("/")[0], recursive=True)
+    with HashingFile(store, name) as file:
+        file.write(text.encode())
+    return StoredFile(size=file.size, xxh3=file.hexdigest)

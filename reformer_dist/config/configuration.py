@@ -1,0 +1,171 @@
+"""The whole configuration: every section, and what must hold between them."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from reformer_dist.config.data import DataConfig
+from reformer_dist.config.evaluation import EvaluationConfig
+from reformer_dist.config.generation import GenerationConfig
+from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.optimizer import OptimizerConfig
+from reformer_dist.config.parallel import ParallelConfig
+from reformer_dist.config.section import Section
+from reformer_dist.config.tracking import TrackingConfig
+from reformer_dist.config.training import TrainConfig
+from reformer_dist.config.tuning import TuneConfig
+
+_PASSWORD = re.compile(r"(\w+://[^/@:]*):[^/@]+(@[^/?]*)")
+
+
+class Config(Section):
+    """Every setting of a run, by section."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    tune: TuneConfig = TuneConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    generation: GenerationConfig = GenerationConfig()
+
+    @property
+    def data_groups(self) -> int:
+        """Sequence groups that work side by side on different sequences; of an elastic training see `with_workers`."""
+        assert isinstance(self.train.workers, int)
+        return self.train.workers // self.parallel.sequence_shards
+
+    def with_workers(self, workers: int) -> Self:
+        """This training on a number of workers: itself, or, if it is elastic, one whose workers are that number.
+
+        Its sequence shards are `parallel.sequence_shards` where that divides the workers; else the least greater number
+        that does and that attention can work with, since no worker then holds more of a sequence than it was meant to;
+        else the greatest smaller one. Head shards are what they have in common with `parallel.head_shards`. The data
+        groups share `train.batch_size` as equally as they can.
+
+        Raises:
+            ValueError: there are no such shards, or there would be more data groups than sequences in a batch.
+        """
+        if isinstance(self.train.workers, int):
+            assert workers == self.train.workers
+            return self
+        wanted = self.parallel.sequence_shards
+        divisors = [number for number in range(1, workers + 1) if workers % number == 0]
+        problem = None
+        for shards in sorted(divisors, key=lambda number: (number < wanted, abs(number - wanted))):
+            try:
+                return self._with_grid(workers, shards)
+            except ValueError as error:
+                problem = error
+        assert problem is not None
+        raise problem
+
+    def _with_grid(self, workers: int, shards: int) -> Self:
+        if workers // shards > self.train.batch_size:
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} is not enough for {workers // shards} data groups"
+            )
+        heads = self.parallel.head_shards and math.gcd(self.parallel.head_shards, shards)
+        parallel = self.parallel.model_copy(update={"sequence_shards": shards, "head_shards": heads})
+        train = self.train.model_copy(update={"workers": workers})
+        config = self.model_copy(update={"parallel": parallel, "train": train})
+        config._check_exchange()
+        return config
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self._check_secrets()
+        shards, workers = self.parallel.sequence_shards, self.train.workers
+        length = self.data.sequence_length
+        if length > self.model.max_length:
+            raise ValueError(
+                f"data.sequence_length = {length} is longer than model.max_length = {self.model.max_length}; set model.max_length to {length}"
+            )
+        if shards > length:
+            raise ValueError(
+                f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
+            )
+        self._check_exchange()
+        if not isinstance(workers, int):
+            self._check_sizes(*workers)
+            return self
+        if workers % shards:
+            raise ValueError(
+                f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
+            )
+        if self.train.batch_size % self.data_groups:
+            works = self.data_groups * math.ceil(self.train.batch_size / self.data_groups)
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
+            )
+        return self
+
+    def _check_secrets(self) -> None:
+        """Whether the configuration, which is printed, kept with checkpoints and logged, is free of passwords."""
+        for section in Config.model_fields:
+            for field, value in getattr(self, section):
+                for text in _texts(value):
+                    if found := _PASSWORD.match(text):
+                        raise ValueError(
+                            f"{section}.{field} = {found[1]}:...{found[2]} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
+                        )
+
+    def _check_sizes(self, least: int, most: int) -> None:
+        """Whether an elastic training can have every size."""
+        if least > most:
+            raise ValueError(
+                f"train.workers = {least},{most} has the least number after the most; {most},{least} works"
+            )
+        for workers in range(least, most + 1):
+            try:
+                self.with_workers(workers)
+            except ValueError as error:
+                works = f"{min(least, workers - 1)},{workers - 1}"
+                raise ValueError(
+                    f"train.workers = {least},{most} may become {workers}, where {error}; {works} works"
+                ) from None
+
+    def _check_exchange(self) -> None:
+        """Whether the attention layers can work over the shards."""
+        parallel, model = self.parallel, self.model
+        heads, buckets = parallel.head_degree, parallel.sequence_shards // parallel.head_degree
+        if model.num_heads % heads:
+            works = max(d for d in range(1, heads) if model.num_heads % d == 0)
+            name = "head_shards" if parallel.attention == "both" else "sequence_shards"
+            raise ValueError(
+                f"parallel.{name} = {heads} does not divide model.num_heads = {model.num_heads} (parallel.attention = {parallel.attention}); {works} works"
+            )
+        if buckets == 1:
+            return
+        needs_whole = {
+            "model.layers": "full" if "full" in model.layers else None,
+            "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
+            "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
+        }
+        for name, value in needs_whole.items():
+            if value is not None:
+                raise ValueError(
+                    f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
+                )
+        shard = heads * math.ceil(self.data.sequence_length / parallel.sequence_shards)
+        if "lsh" in model.layers and model.lsh_window > shard:
+            raise ValueError(
+                f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
+            )
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The strings of a field's value."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, tuple | list):
+        for inner in value:
+            yield from _texts(inner)

@@ -1,0 +1,44 @@
+"""A batch: one worker's shard of some sequences, as the model takes it."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from reformer_dist.data.feeding.sequences import IGNORED_LABEL
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's shard of some sequences; shape legend: B sequences, T positions of this shard.
+
+    Attributes:
+        tokens_BT: int64, inputs; 0 in padding.
+        labels_BT: int64, the next token at each position, shifted before the sequence was sharded; -100 is not scored.
+        positions_BT: int64, index for the position embeddings; 0 in padding.
+        documents_BT: int64, index of the document inside its sequence (0, 1, 2, ...); -1 is padding.
+        first_row: index of row 0 in the step's global batch.
+        first_position: index in the whole sequence of this shard's first position.
+        num_tokens: labels that are scored; counted on the CPU when the batch is made.
+    """
+
+    tokens_BT: torch.Tensor
+    labels_BT: torch.Tensor
+    positions_BT: torch.Tensor
+    documents_BT: torch.Tensor
+    first_row: int = 0
+    first_position: int = 0
+    num_tokens: int = field(default=-1)
+
+    def __post_init__(self) -> None:
+        if self.num_tokens < 0:
+            object.__setattr__(self, "num_tokens", int((self.labels_BT != IGNORED_LABEL).sum()))
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch with its tensors on `device`."""
+        return replace(
+            self,
+            tokens_BT=self.tokens_BT.to(device, non_blocking=True),
+            labels_BT=self.labels_BT.to(device, non_blocking=True),
+            positions_BT=self.positions_BT.to(device, non_blocking=True),
+            documents_BT=self.documents_BT.to(device, non_blocking=True),
+        )

@@ -1,0 +1,99 @@
+"""Feeding: a prepared corpus in, this worker's shards of the right sequences out, step after step.
+
+`training_batches` and `validation_batches` read in this process. `training_dataset` and `batches_from` send the same
+batches through Ray Data, whose tasks read ahead and hand a worker its own shard alone, in order.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import ray.data
+import torch
+
+from reformer_dist.config import Config
+from reformer_dist.data.feeding.batch import Batch
+from reformer_dist.data.feeding.sequences import COLUMNS, Rows, open_reader, read_step, read_steps
+from reformer_dist.data.feeding.sequences import split_plan as split_plan
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.manifest import SplitName
+from reformer_dist.data.streaming import iterate_tables, ordered_dataset
+
+BLOCK_BYTES = 1 << 20
+PREFETCHED_BLOCKS = 2
+MIN_STEPS_A_TASK, MAX_TASKS = 8, 512
+
+
+def training_batches(
+    corpus: Corpus, config: Config, data_group: int, shard: int, start_step: int = 0
+) -> Iterator[list[Batch]]:
+    """Micro-batches of one worker for each step from `start_step` to `train.steps`, read in this process."""
+    reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
+    for step in range(start_step, config.train.steps):
+        rows_of_step = read_step(reader, config, data_group, shard, step)
+        yield [_batch(rows, first_row, shard) for first_row, rows in rows_of_step]
+
+
+def validation_batches(
+    corpus: Corpus,
+    config: Config,
+    data_group: int,
+    shard: int,
+    num_data_groups: int,
+    split: SplitName = "validation",
+    max_sequences: int | None = None,
+) -> Iterator[Batch]:
+    """Every sequence of a split once over all data groups, in order, `train.micro_batch_size` at a time.
+
+    Every data group gets the same number of batches; rows beyond the last sequence are wholly padding.
+
+    Args:
+        corpus: the corpus.
+        config: sequence length, shards and micro-batch size.
+        data_group: index of this worker's data group.
+        shard: index of this worker's shard.
+        num_data_groups: data groups that share the work.
+        split: what to score.
+        max_sequences: score only so many, spread evenly over the split, since neighbours are often of one document.
+    """
+    reader = open_reader(corpus.folder, corpus.hash, split, config.data, config.parallel.sequence_shards)
+    available = reader.plan.num_sequences
+    num_sequences = min(available, max_sequences or available)
+    num_rows = config.train.micro_batch_size
+    for first in range(0, num_sequences, num_rows * num_data_groups):
+        first_row = data_group * num_rows
+        begin = min(first + first_row, num_sequences)
+        sequences = np.arange(begin, min(begin + num_rows, num_sequences)) * available // num_sequences
+        yield _batch(reader.read(sequences, num_rows, shard), first_row, shard)
+
+
+def training_dataset(
+    corpus: Corpus, config: Config, data_group: int, shard: int, start_step: int = 0
+) -> ray.data.Dataset:
+    """The micro-batches of `training_batches` as a Ray Data dataset, a row each, for `batches_from`.
+
+    Its iterator may be sent to a train worker and used there, also while train workers hold every CPU of the cluster.
+    """
+    steps = range(start_step, config.train.steps)
+    steps_a_task = max(MIN_STEPS_A_TASK, -(-len(steps) // MAX_TASKS))
+    read = partial(read_steps, corpus.folder, corpus.hash, config, data_group, shard)
+    tasks = [partial(read, steps[first : first + steps_a_task]) for first in range(0, len(steps), steps_a_task)]
+    return ordered_dataset(tasks, BLOCK_BYTES)
+
+
+def batches_from(iterator: ray.data.DataIterator) -> Iterator[list[Batch]]:
+    """The micro-batches of each step, from an iterator of `training_dataset`, read ahead of their use."""
+    micro_batches = []
+    for table in iterate_tables(iterator, PREFETCHED_BLOCKS):
+        for record in table.to_pylist():
+            shape = (record["num_rows"], -1)
+            rows = {name: np.frombuffer(record[name], np.int32).reshape(shape) for name in COLUMNS}
+            micro_batches.append(_batch(rows, record["first_row"], record["shard"]))
+            if record["ends_step"]:
+                yield micro_batches
+                micro_batches = []
+
+
+def _batch(rows: Rows, first_row: int, shard: int) -> Batch:
+    tokens, labels, positions, documents = (torch.from_numpy(rows[name].astype(np.int64)) for name in COLUMNS)
+    return Batch(tokens, labels, positions, documents, first_row, first_position=shard * tokens.shape[1])

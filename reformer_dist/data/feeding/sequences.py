@@ -1,0 +1,161 @@
+"""Reading sequences: a prepared corpus and a plan in, any shard of any sequences out, as numpy arrays.
+
+What Ray Data's tasks run is here, apart from `loader`, so that their processes need not load torch.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from reformer_dist.config import Config, DataConfig
+from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
+from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.manifest import SplitName
+
+IGNORED_LABEL = -100
+"""Label of a position that is not scored."""
+Rows = dict[str, NDArray[Any]]
+"""Arrays [rows, shard length] int32 called tokens, labels, positions and documents, as in `Batch`."""
+COLUMNS = ("tokens", "labels", "positions", "documents")
+
+
+def split_plan(corpus: Corpus, split: SplitName, data: DataConfig) -> SequencePlan:
+    """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions.
+
+    With `data.weights` no sequence mixes sources, and those of the first source come first.
+    """
+    return join_plans(source_plans(corpus, split, data))
+
+
+def source_plans(corpus: Corpus, split: SplitName, data: DataConfig) -> list[SequencePlan]:
+    """The plan of each source; one for all of them unless `data.weights` tells them apart."""
+    positions = corpus.document_lengths(split) + 1
+    if data.weights is None:
+        return [plan_sequences(positions, data.sequence_length)]
+    sources = corpus.document_sources(split)
+    members = [np.flatnonzero(sources == source) for source in range(corpus.manifest.num_sources)]
+    return [plan_sequences(positions[some], data.sequence_length).of_documents(some) for some in members]
+
+
+class SequenceReader:
+    """Reads one shard of any sequences of a split.
+
+    Attributes:
+        plan: where each sequence's pieces lie.
+        source_sizes: sequences of each source, in the plan's order; one number unless `data.weights` is set.
+        shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
+    """
+
+    def __init__(self, corpus: Corpus, split: SplitName, data: DataConfig, num_shards: int) -> None:
+        plans = source_plans(corpus, split, data)
+        self.plan = join_plans(plans)
+        self.source_sizes = tuple(plan.num_sequences for plan in plans)
+        self.shard_length = -(-data.sequence_length // num_shards)
+        self._corpus = corpus
+        self._data = data
+        self._orders: dict[tuple[int, int], DocumentOrder] = {}
+        self._starts = corpus.document_starts(split)
+        self._lengths = corpus.document_lengths(split)
+
+    def read(self, sequences: NDArray[np.int64], num_rows: int, shard: int) -> Rows:
+        """One shard of some sequences; `num_rows` beyond them are wholly padding."""
+        shape = (num_rows, self.shard_length)
+        rows = {name: np.zeros(shape, np.int32) for name in COLUMNS}
+        rows["labels"].fill(IGNORED_LABEL)
+        rows["documents"].fill(-1)
+        for row, sequence in enumerate(sequences.tolist()):
+            self._fill(sequence, shard * self.shard_length, {name: rows[name][row] for name in COLUMNS})
+        return rows
+
+    def samples(self, config: Config, step: int) -> NDArray[np.int64]:
+        """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus."""
+        train, weights = config.train, config.data.weights
+        if config.data.order == "documents":
+            return self._document_order(train.seed, train.batch_size).ids(step)
+        if weights is None:
+            return sample_ids(self._corpus.hash, train.seed, self.plan.num_sequences, train.batch_size, step)
+        return mixture_ids(self._corpus.hash, train.seed, self.source_sizes, weights, train.batch_size, step)
+
+    def _document_order(self, seed: int, batch_size: int) -> DocumentOrder:
+        if self._orders.get((seed, batch_size)) is None:
+            runs = self.plan.run_lengths()
+            self._orders = {(seed, batch_size): DocumentOrder(self._corpus.hash, seed, runs, batch_size)}
+        return self._orders[seed, batch_size]
+
+    def _fill(self, sequence: int, first: int, row: Rows) -> None:
+        """Write the positions of a sequence from `first` on into a row."""
+        segment_start = 0
+        for number, (document, offset, length) in enumerate(self.plan.segments(sequence)):
+            begin = max(segment_start, first)
+            end = min(segment_start + length, first + self.shard_length)
+            if begin < end:
+                here = slice(begin - first, end - first)
+                tokens = self._read_document(document, offset + begin - segment_start, end - begin + 1)
+                row["tokens"][here] = tokens[:-1]
+                row["labels"][here] = tokens[1:]
+                row["positions"][here] = np.arange(begin, end) - (segment_start if self._data.reset_positions else 0)
+                row["documents"][here] = 0 if self._data.attend_across_documents else number
+            segment_start += length
+
+    def _read_document(self, document: int, first: int, length: int) -> NDArray[Any]:
+        """`length` entries from `first` on of boundary, tokens of the document, boundary."""
+        start = int(self._starts[document])
+        end = start + int(self._lengths[document])
+        begin = start + first - 1
+        tokens = self._corpus.read(max(begin, start), min(begin + length, end))
+        edges = (int(begin < start), int(begin + length > end))
+        return np.pad(tokens, edges, constant_values=self._corpus.tokenizer.boundary) if any(edges) else tokens
+
+
+@lru_cache(4)
+def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfig, num_shards: int) -> SequenceReader:
+    """A reader of the corpus with that hash in `folder`, planned once a process.
+
+    Raises:
+        OSError: another corpus has taken its place.
+    """
+    corpus = Corpus.open(folder, verify=False)
+    if corpus.hash != corpus_hash:
+        raise OSError(f"prepared corpus: {folder} is not the one that training began with; start again")
+    return SequenceReader(corpus, split, data, num_shards)
+
+
+def read_step(
+    reader: SequenceReader, config: Config, data_group: int, shard: int, step: int
+) -> Iterator[tuple[int, Rows]]:
+    """(first row, rows) of each micro-batch of a data group in a step.
+
+    Every data group has the same number of them; one with fewer rows may end with a row that is wholly padding.
+    """
+    train = config.train
+    sequences = reader.samples(config, step)
+    rows = rows_of(train.batch_size, config.data_groups, data_group)
+    most_rows = -(-train.batch_size // config.data_groups)
+    for first_row in range(rows.start, rows.start + most_rows, train.micro_batch_size):
+        chosen = sequences[first_row : min(first_row + train.micro_batch_size, rows.stop)]
+        yield first_row, reader.read(chosen, max(1, len(chosen)), shard)
+
+
+def read_steps(
+    folder: str, corpus_hash: str, config: Config, data_group: int, shard: int, steps: range
+) -> Iterator[pa.Table]:
+    """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
+    reader = open_reader(folder, corpus_hash, "train", config.data, config.parallel.sequence_shards)
+    for step in steps:
+        records = [
+            {
+                "first_row": first_row,
+                "num_rows": len(rows["tokens"]),
+                "shard": shard,
+                "ends_step": False,
+                **{name: rows[name].tobytes() for name in COLUMNS},
+            }
+            for first_row, rows in read_step(reader, config, data_group, shard, step)
+        ]
+        records[-1]["ends_step"] = True
+        yield pa.Table.from_pylist(records)

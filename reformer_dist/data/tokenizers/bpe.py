@@ -1,0 +1,91 @@
+"""Byte-pair encoding through the `tokenizers` library: trained on a sample of a corpus, or read from a tokenizer.json."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from tokenizers import Tokenizer as LibraryTokenizer
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from reformer_dist.config.data import TokenizerName
+from reformer_dist.data.tokenizers.tokenizer import BadDocument, Encoded, Kind, join_encoded
+
+BOUNDARY = "<|document|>"
+BOUNDARIES = (BOUNDARY, "<|endoftext|>", "</s>", "[SEP]", "<eos>")
+"""Tokens that mark a document's end in tokenizers of other makers, the first that is there; else one is added."""
+
+
+class BPETokenizer:
+    """A tokenizer of the `tokenizers` library, whatever it is made of; text must be UTF-8."""
+
+    name: TokenizerName = "bpe"
+    kind: Kind = "text"
+    unit = "token"
+
+    def __init__(self, definition: str) -> None:
+        """Make it of the text of a tokenizer.json; ValueError if it is none."""
+        if not {"model", "added_tokens"} <= json.loads(definition).keys():
+            raise ValueError("no file of the tokenizers library")
+        self._tokenizer = LibraryTokenizer.from_str(definition)
+        self._tokenizer.encode_special_tokens = True  # in a text they are text
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        ids = [self._tokenizer.token_to_id(token) for token in BOUNDARIES]
+        if not any(token is not None for token in ids):
+            self._tokenizer.add_special_tokens([BOUNDARY])
+            ids = [self._tokenizer.token_to_id(BOUNDARY)]
+        self.boundary = int(next(token for token in ids if token is not None))
+        self.vocab_size = int(self._tokenizer.get_vocab_size())
+        self.dtype: np.dtype[Any] = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
+        unknown = getattr(self._tokenizer.model, "unk_token", None)
+        self._unknown = self._tokenizer.token_to_id(unknown) if unknown else None
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every token as the library writes it."""
+        return [self._tokenizer.id_to_token(token) or "" for token in range(self.vocab_size)]
+
+    def encode(self, document: str | bytes) -> NDArray[Any]:
+        """Token ids [n] of a text."""
+        try:
+            text = document.decode("utf-8") if isinstance(document, bytes) else document
+            text.encode("utf-8")
+        except UnicodeError as error:
+            raise BadDocument(f"no UTF-8: {error}") from None
+        ids = np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, self.dtype)
+        if self._unknown is not None and (ids == self._unknown).any():
+            raise BadDocument("it holds what the vocabulary lacks")
+        if (ids == self.boundary).any():
+            raise BadDocument(f"it holds {self._tokenizer.id_to_token(self.boundary)}, which marks a document's end")
+        return ids
+
+    def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
+        """What `encode` makes of several texts."""
+        return join_encoded([self.encode(document) for document in documents])
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of token ids [n]; boundaries are left out."""
+        text: str = self._tokenizer.decode([token for token in np.asarray(ids).tolist() if token != self.boundary])
+        return text
+
+    def to_json(self) -> str:
+        """The tokenizer.json, as the library writes it."""
+        definition: str = self._tokenizer.to_str(pretty=True)
+        return definition + "\n"
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
+    """Learn a byte-level BPE: any text can be encoded, and decodes to itself; fewer tokens if the texts hold no more."""
+    tokenizer = LibraryTokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[BOUNDARY],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return BPETokenizer(tokenizer.to_str())

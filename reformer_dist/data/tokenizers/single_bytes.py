@@ -1,0 +1,44 @@
+"""Bytes as tokens."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from reformer_dist.config.data import TokenizerName
+from reformer_dist.data.tokenizers.tokenizer import Encoded, Kind, definition_of, join_bytes, to_bytes
+
+
+class BytesTokenizer:
+    """One token a byte. NUL, which text does not contain, marks where a document starts and ends."""
+
+    name: TokenizerName = "bytes"
+    kind: Kind = "text"
+    unit = "byte"
+    vocab_size = 256
+    boundary = 0
+    dtype: np.dtype[Any] = np.dtype(np.uint8)
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """Every byte as Latin-1 has it."""
+        return [chr(byte) for byte in range(self.vocab_size)]
+
+    def encode(self, document: str | bytes) -> NDArray[Any]:
+        """Token ids [n] uint8 of a document; str is taken as UTF-8."""
+        return np.frombuffer(to_bytes(document), np.uint8)
+
+    def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
+        """What `encode` makes of several documents."""
+        return join_bytes(documents)
+
+    def decode(self, ids: ArrayLike) -> str:
+        """Text of token ids [n] (any integer type, 0-255); boundaries are left out, broken UTF-8 becomes U+FFFD."""
+        tokens = np.asarray(ids)
+        data: bytes = tokens[tokens != self.boundary].astype(np.uint8).tobytes()
+        return data.decode("utf-8", "replace")
+
+    def to_json(self) -> str:
+        """Name, boundary and vocabulary."""
+        return definition_of(self)

@@ -1,0 +1,25 @@
+"""What ends a job in one readable line: a user's mistake, or a failure that is nobody's fault of programming.
+
+Everything else that is raised is a fault of ours and keeps its traceback; `cli.answer` tells them apart.
+"""
+
+
+class ConfigError(ValueError):
+    """A mistake in the configuration; its text is one line that names the field, its value and a value that works."""
+
+
+class JobFailed(Exception):
+    """A job that could not finish, for a reason that one line can give."""
+
+
+class JobStopped(Exception):
+    """A job that was asked to stop and did so in good order.
+
+    Args:
+        message: one line on what is left and how to go on.
+        status: exit status, 128 and the number of the signal.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status

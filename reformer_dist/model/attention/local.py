@@ -1,0 +1,56 @@
+"""Local attention: every token attends to its neighbourhood.
+
+In: queries, keys and values [B, T, H, D]. Out: [B, T, H, D].
+
+- `window`: the last `window` tokens, itself included (not causal: itself and `window` on either side).
+- `chunked`: its own chunk and the neighbouring ones, as Hugging Face computes (chunks wrap around).
+
+Legend: B batch, T tokens, H heads, D head dimension.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+from reformer_dist.model.backends.plain.blocks import KernelName
+from reformer_dist.model.backends.plans import AttentionDropout, chunked_rule, window_rule
+from reformer_dist.model.backends.segments import segment_attention
+from reformer_dist.model.context import Context
+
+
+def local_attention(
+    q_BTHD: Tensor,
+    k_BTHD: Tensor,
+    v_BTHD: Tensor,
+    *,
+    mode: Literal["window", "chunked"] = "window",
+    window: int = 64,
+    neighbours: tuple[int, int] = (1, 0),
+    padded_length: int | None = None,
+    causal: bool = True,
+    context: Context | None = None,
+    dropout: AttentionDropout | None = None,
+    kernel: KernelName = "auto",
+) -> Tensor:
+    """Attend to the neighbourhood, with scores q . k / sqrt(D).
+
+    Args:
+        q_BTHD: queries, float32, float64 or bfloat16; keys and values have the same shape and dtype.
+        k_BTHD: keys.
+        v_BTHD: values.
+        mode: see above.
+        window: tokens that a query sees, or the chunk length.
+        neighbours: chunks (before, after) its own that a query sees, in chunked mode.
+        padded_length: length to which chunked mode pads the tokens; by default the next multiple of the chunk.
+        causal: whether a query sees only itself and earlier positions.
+        context: documents and the shard's place; tokens see only their own document.
+        dropout: of attention weights; None for none.
+        kernel: "auto" or "plain".
+
+    """
+    T = q_BTHD.shape[1]
+    if mode == "window":
+        rule = window_rule(window, causal, T, with_self=True)
+    else:
+        rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
+    return segment_attention(q_BTHD, k_BTHD, v_BTHD, rule, context or Context(), dropout=dropout, kernel=kernel)

@@ -1,0 +1,101 @@
+"""The feed-forward layer, chunk by chunk along the tokens (Reformer, section 3).
+
+In: a stream [B, T, E]. Out: [B, T, E]; the inner activations [B, chunk, feed_forward_dim] exist for one chunk at a time.
+
+Legend: B batch, T tokens of this shard, E model dimension.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.functional import layer_norm, linear
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.context import Context
+from reformer_dist.model.randomness import Use, dropout, make_key
+from reformer_dist.model.reversible.borrowed_tokens import NoNeighbours, Strip, replay_pieces
+from reformer_dist.model.reversible.recomputation import map_tokens
+from reformer_dist.model.reversible.undoing import Cut, Leaves, Replay, replay
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "relu": functional.relu,
+    "relu2": lambda x: functional.relu(x).square(),
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "hardswish": functional.hardswish,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "linear": lambda x: x,
+}
+"""The non-linearities of `ModelConfig.activation`."""
+
+
+class FeedForward(nn.Module):
+    """LayerNorm, a wider layer, a non-linearity and back.
+
+    The parameters are this module's own, not those of inner modules, because ZeRO gathers them when this module is called.
+    """
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.layer = config, layer
+        E, inner = config.embed_dim, config.feed_forward_dim
+        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(E)), nn.Parameter(torch.zeros(E))
+        self.inner_weight, self.inner_bias = nn.Parameter(torch.empty(inner, E)), nn.Parameter(torch.zeros(inner))
+        self.output_weight, self.output_bias = nn.Parameter(torch.empty(E, inner)), nn.Parameter(torch.zeros(E))
+
+    def forward(
+        self, x_BTE: Tensor, context: Context, tensors: Replay | None = None, anchor: Tensor | None = None
+    ) -> Tensor:
+        """The layer's contribution to the stream, [B, T, E]; with `tensors`, the scalar that replays it."""
+        if tensors is not None:
+            assert anchor is not None
+
+            work = partial(self._replay, x_BTE, context, tensors)
+            return replay(work, anchor, list(self.parameters()))
+
+        def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+            return self._piece(inputs[0], context, start, *parameters)
+
+        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters()))
+
+    @torch.no_grad()
+    def _replay(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
+        def piece(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+            return self._piece(x, context, cut[0].start, *parameters)
+
+        strip = Strip(x_BTE, *NoNeighbours().borrow(x_BTE))
+        replay_pieces(piece, strip, strip.cuts(self.config.feed_forward_chunk, 0, 0), tensors, leaves)
+
+    def _piece(
+        self,
+        x: Tensor,
+        context: Context,
+        start: int,
+        norm_weight: Tensor,
+        norm_bias: Tensor,
+        inner_weight: Tensor,
+        inner_bias: Tensor,
+        output_weight: Tensor,
+        output_bias: Tensor,
+    ) -> Tensor:
+        x = layer_norm(x, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
+        x = linear(x, inner_weight, inner_bias)
+        x = ACTIVATIONS[self.config.activation](x)
+        x = self._dropout(x, context, start, Use.FEED_FORWARD_INNER)
+        x = linear(x, output_weight, output_bias)
+        return self._dropout(x, context, start, Use.FEED_FORWARD_OUTPUT)
+
+    def _dropout(self, x: Tensor, context: Context, start: int, use: Use) -> Tensor:
+        if not self.training or self.config.hidden_dropout == 0:
+            return x
+        key = make_key(self.config.seed, context.step, self.layer, use)
+        return dropout(x, self.config.hidden_dropout, key, context.first_row, context.first_position + start)

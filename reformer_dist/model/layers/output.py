@@ -1,0 +1,50 @@
+"""The output layer: logits, or the summed cross entropy without ever holding all logits.
+
+In: the two streams [B, T, E]. Out: logits [B, T, V], or the sum of the tokens' losses in nats.
+
+Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, layer_norm, linear
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.reversible.recomputation import map_tokens, sum_tokens
+
+IGNORED = -100  # label of tokens that are not scored
+
+
+class OutputLayer(nn.Module):
+    """LayerNorm and logits: over both streams side by side, or over their mean where weights are tied to the embedding."""
+
+    def __init__(self, config: ModelConfig, tied_weight: nn.Parameter | None) -> None:
+        super().__init__()
+        self.config = config
+        width = 2 * config.embed_dim if tied_weight is None else config.embed_dim
+        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.weight = nn.Parameter(torch.empty(config.vocab_size, width)) if tied_weight is None else tied_weight
+        self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+
+    def forward(self, first_BTE: Tensor, second_BTE: Tensor, labels_BT: Tensor | None = None) -> Tensor:
+        """Logits [B, T, V] in float32 (float64 for float64 streams), or with labels the sum of losses, a scalar.
+
+        Both come chunk by chunk and are computed again, chunk by chunk, in the backward pass.
+        """
+        streams, parameters = [first_BTE, second_BTE], list(self.parameters())
+        if labels_BT is None:
+            return map_tokens(self._logits, self.config.loss_chunk, streams, parameters)
+        return sum_tokens(self._loss, self.config.loss_chunk, [*streams, labels_BT], parameters)
+
+    def _logits(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        first, second = inputs[:2]
+        norm_weight, norm_bias, weight, bias = parameters
+        x = (first + second) / 2 if self.config.tie_embeddings else torch.cat([first, second], dim=-1)
+        x = layer_norm(x, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
+        return linear(x, weight, bias).to(first.dtype)
+
+    def _loss(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+        logits = self._logits(start, inputs, parameters)
+        return cross_entropy(logits.flatten(0, 1), inputs[2].flatten(), ignore_index=IGNORED, reduction="sum")

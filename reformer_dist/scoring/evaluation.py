@@ -1,0 +1,149 @@
+"""Scoring a checkpoint on held-out documents, in one process.
+
+In: a checkpoint and, unless others are named, the documents that its training held out. Out: the loss a token, beside
+what a unigram model needs.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from reformer_dist.checkpoints import checkpoint
+from reformer_dist.config import Config, flatten, load_config
+from reformer_dist.data.feeding.batch import Batch
+from reformer_dist.data.feeding.loader import validation_batches
+from reformer_dist.data.feeding.sequences import split_plan
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.preparation import plan_preparation
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.errors import ConfigError
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.planning import preflight as checks
+from reformer_dist.ray_session import ray_session
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a checkpoint predicts a split.
+
+    Attributes:
+        checkpoint: its folder or URL.
+        corpus: the corpus's folder or URL.
+        split: documents that were scored.
+        unit: what a token is, such as "byte".
+        num_sequences: sequences that were scored, of `all_sequences`.
+        all_sequences: sequences that the split has.
+        num_tokens: tokens that were scored.
+        loss: nats a token.
+        unigram_bits: bits a token that the training documents' unigram frequencies need for the whole split.
+    """
+
+    checkpoint: str
+    corpus: str
+    split: str
+    unit: str
+    num_sequences: int
+    all_sequences: int
+    num_tokens: int
+    loss: float
+    unigram_bits: float
+
+    @property
+    def bits(self) -> float:
+        """Bits a token."""
+        return self.loss / math.log(2)
+
+
+def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
+    """Score the checkpoint that `evaluation.checkpoint` names.
+
+    What `config` sets wins over what the checkpoint was trained with: other documents through the data section, and
+    settings of the model that leave its weights as they are, such as model.num_hashes.
+
+    Args:
+        config: the evaluation section, and whatever else is to differ from the training.
+        progress: called with the number of sequences done and of all that will be.
+
+    Raises:
+        ConfigError: no such checkpoint, a damaged one, or settings that do not go with its weights.
+    """
+    options = config.evaluation
+    path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
+    model, trained, tokenizer = checkpoint.load_model(path)
+    config = _overlay(trained, config)
+    checks.check_machine(config)
+    device = torch.device("cuda" if config.train.use_gpu else "cpu")
+    dtype = torch.float64 if config.train.dtype == "float64" else None
+    model = _with_settings(model, config).to(device, dtype)
+    corpus = _corpus(config, tokenizer)
+    available = split_plan(corpus, options.split, config.data).num_sequences
+    if not available:
+        raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
+    total = min(available, options.max_sequences or available)
+    loss_sum, num_tokens, done = 0.0, 0, 0
+    for batch in validation_batches(corpus, config, 0, 0, 1, options.split, options.max_sequences):
+        loss_sum += _loss(model, batch.to(device), config.train.dtype)
+        num_tokens += batch.num_tokens
+        done = min(total, done + config.train.micro_batch_size)
+        progress(done, total)
+    return Evaluation(
+        checkpoint=path,
+        corpus=corpus.folder,
+        split=options.split,
+        unit=corpus.tokenizer.unit,
+        num_sequences=total,
+        all_sequences=available,
+        num_tokens=num_tokens,
+        loss=loss_sum / num_tokens,
+        unigram_bits=corpus.unigram_bits(options.split),
+    )
+
+
+def _overlay(trained: Config, given: Config) -> Config:
+    """The training's configuration under what was given, for one process."""
+    values: dict[str, Any] = dict(flatten(trained.model_dump()))
+    if "sources" in given.data.model_fields_set:
+        values["data.prepared"] = None  # what the training read instead of sources
+    values |= flatten(given.model_dump(exclude_unset=True))
+    values |= {"train.workers": 1, "parallel.sequence_shards": 1, "train.use_gpu": given.train.use_gpu}
+    return load_config(None, values)
+
+
+def _with_settings(model: ReformerLM, config: Config) -> ReformerLM:
+    wanted = config.model.model_dump()
+    changes = {name: wanted[name] for name, value in model.config.model_dump().items() if wanted[name] != value}
+    if not changes:
+        return model
+    try:
+        return model.with_settings(**changes)
+    except ValueError:
+        names = ", ".join(f"model.{name} = {value}" for name, value in changes.items())
+        raise ConfigError(f"{names} does not go with the checkpoint's weights; leave it out") from None
+
+
+def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
+    """The corpus to score, in the checkpoint's tokens: the one of its training if that is there and meant."""
+    preparation = plan_preparation(config.data, config.train.storage)
+    if not preparation.is_done and tokenizer.name == config.data.tokenizer:
+        preparation = plan_preparation(config.data, config.train.storage, tokenizer)
+    if preparation.is_done:
+        corpus = preparation.run()
+    else:
+        with ray_session():
+            corpus = preparation.run()
+    if corpus.tokenizer.to_json() != tokenizer.to_json():
+        raise ConfigError(
+            f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead"
+        )
+    return corpus
+
+
+@torch.no_grad()
+def _loss(model: ReformerLM, batch: Batch, dtype: str) -> float:
+    """Sum of the losses of a batch's labels, in nats, computed as validation in training does."""
+    with torch.autocast(batch.tokens_BT.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss_sum, _ = model.loss(batch.tokens_BT, batch.labels_BT, batch.positions_BT, batch.documents_BT)
+    return float(loss_sum)

@@ -1,0 +1,130 @@
+"""The duplication benchmark: its sequences, its yardstick, and that a few steps of training go the right way."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from reformer_dist.benchmarks.learning import buckets, duplication, duplication_corpus
+from reformer_dist.benchmarks.learning.duplication import SIZES, attention, evaluate, keys_seen, sequences, train
+from reformer_dist.benchmarks.learning.duplication_report import Point, Score, steps_to_learn, tables
+from reformer_dist.model.attention.lsh import lsh_attention, unit_keys
+
+TINY = replace(SIZES["small"], length=16, embed_dim=32, keys=8, warm_up=10, test_sequences=32)
+
+
+def test_sequences_hold_a_random_word_twice_and_score_only_the_second() -> None:
+    tokens, labels = sequences(50, 12, seed=3)
+    word = tokens[:, 1:6]
+    assert torch.equal(tokens[:, :6], tokens[:, 6:])
+    assert (tokens[:, 0] == 0).all()
+    assert word.min() >= 1
+    assert word.max() <= 127
+    assert len(word.unique()) > 90  # 250 draws of 127 symbols name 109 of them on average
+    assert torch.equal(labels[:, 6:11], tokens[:, 7:])
+    assert (labels[:, :6] == -100).all()
+    assert (labels[:, 11] == -100).all()
+
+
+def test_sequences_are_the_same_for_the_same_seed_only() -> None:
+    assert torch.equal(sequences(4, 8, seed=5)[0], sequences(4, 8, seed=5)[0])
+    assert not torch.equal(sequences(4, 8, seed=5)[0], sequences(4, 8, seed=6)[0])
+
+
+def test_documents_hold_a_random_word_twice_half_a_sequence_apart() -> None:
+    texts = list(duplication_corpus.documents(100, 32))
+    assert {len(text) + 1 for text in texts} == {32}, "with its boundary a document is a sequence"
+    assert all(text[:15] == text[16:] and text[15] == "\n" for text in texts)
+    assert set("".join(texts)) == {*duplication_corpus.LETTERS, "\n"}
+    assert len({*duplication_corpus.LETTERS, "\n"}) == 65
+    assert len(set(texts)) == 100
+    assert duplication_corpus.bits(32, copies=False) == 2 * duplication_corpus.bits(32, copies=True) == 30 * 6 / 32
+
+
+@pytest.mark.parametrize("length", [2, 13])
+def test_a_length_that_cannot_hold_two_words_is_refused(length: int) -> None:
+    with pytest.raises(ValueError, match=r"length = .* works"):
+        sequences(1, length, seed=0)
+
+
+def test_the_full_setting_is_exact_attention_with_shared_queries_and_keys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    qk, v = torch.randn(2, 1, TINY.length, 2, 8, dtype=torch.float64, generator=generator)
+    settings = attention(TINY, "chunked", 0)
+    out = lsh_attention(
+        qk, v, torch.empty(8, 1, 0), num_buckets=settings["num_buckets"], window=settings["lsh_window"], mode="window"
+    )
+    earlier = torch.ones(TINY.length, TINY.length, dtype=torch.bool).tril(-1)
+    earlier[0, 0] = True  # the first token has nothing but itself
+    scores = torch.einsum("bthd,bshd->bhts", qk, unit_keys(qk)).masked_fill(~earlier, -torch.inf)
+    expected = torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v)
+    torch.testing.assert_close(out, expected)
+
+
+def test_keys_seen_counts_predecessors_up_to_the_window() -> None:
+    assert keys_seen(TINY, "window", num_buckets=1) == TINY.keys  # the second half of 16 has 8 or more predecessors
+    everything = replace(TINY, keys=32)
+    assert keys_seen(everything, "window", num_buckets=1) == 11.5  # 8 to 15 predecessors, all of them seen
+    assert keys_seen(everything, "chunked", num_buckets=2) == 11.5  # one chunk
+    assert 1 < keys_seen(TINY, "chunked") < TINY.keys
+    assert keys_seen(TINY, "window", num_buckets=4) < keys_seen(TINY, "window", num_buckets=2)
+
+
+@pytest.mark.parametrize("mode", ["window", "chunked"])
+def test_training_learns_and_other_rounds_evaluate_the_same_weights(mode: str) -> None:
+    size = replace(TINY, batch_size=32, learning_rate=2e-2, steps=40, evaluate_every=10)
+    model, curve = train(size, mode, rounds=2, seed=0)
+    (_, first_loss, first_accuracy), *_, (last_step, last_loss, last_accuracy) = curve
+    assert last_step == size.steps
+    assert last_loss < first_loss - 1
+    assert last_accuracy > first_accuracy + 0.3
+    scores = dict(evaluate(model, size, mode))
+    assert list(scores) == [0, 8, 4, 2, 1]
+    assert scores[8] > scores[1]
+
+
+def test_the_tables_average_seeds_and_name_what_did_not_learn() -> None:
+    scores = [
+        Score(mode, trained, n, seed, 0.5 + 0.25 * seed)
+        for mode in ("window", "chunked")
+        for trained in (0, 4, 2, 1)
+        for n in (0, 8)
+        for seed in (0, 1)
+    ]
+    points = [
+        Point(mode, rounds, seed, step, 1.0, 0.95 if step >= 20 and rounds != 1 else 0.2)
+        for mode in ("window", "chunked")
+        for rounds in (0, 4, 2, 1)
+        for seed in (0, 1)
+        for step in (10, 20, 30)
+    ]
+    assert steps_to_learn(points, "window", 4) == 20
+    assert steps_to_learn(points, "window", 1) is None
+    lines = tables(scores, points, "a title").splitlines()
+    assert "trained LSH-4         62.5    62.5" in lines
+    assert lines[-1].split() == ["chunked", "20", "20", "20", "-"]
+
+
+def test_a_run_prints_its_tables_and_writes_what_they_were_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(SIZES, "small", replace(TINY, steps=2, evaluate_every=1, seeds=(0, 1), test_sequences=4))
+    duplication.run("small", tmp_path / "new")
+    assert "Duplication, length 16, up to 8 keys a round" in capsys.readouterr().out
+    with (tmp_path / "new/duplication-small.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 2 * 4 * 5
+    full = {(row["mode"], row["accuracy"]) for row in rows if row["trained_rounds"] == row["evaluated_rounds"] == "0"}
+    assert len(full) == 2 * len({accuracy for _, accuracy in full})  # full attention is the same training in both modes
+    assert (tmp_path / "new/duplication-small.png").stat().st_size > 10_000
+
+
+def test_the_buckets_suite_tries_each_count_in_both_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "small", replace(TINY, steps=1, evaluate_every=1, seeds=(0,), test_sequences=4))
+    buckets.run("small", tmp_path)
+    with (tmp_path / "buckets-small.csv").open(newline="") as file:
+        tried = [(row["mode"], row["tokens_a_bucket"], row["num_buckets"]) for row in csv.DictReader(file)]
+    one_mode = [("16", "1"), ("8", "2"), ("4", "4"), ("2", "8")]
+    assert tried == [(mode, *counts) for mode in ("window", "chunked") for counts in one_mode]

@@ -1,0 +1,89 @@
+"""The benchmarks of speed and memory: that they measure what they say, and their tables, files and arithmetic."""
+
+import csv
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from reformer_dist.benchmarks.speed import attention, memory, model, peers, scaling
+from reformer_dist.benchmarks.speed import report as speed_report
+from reformer_dist.benchmarks.speed.measuring import Case, Measurement, Step, measure
+
+
+def busy(length: int, mebibytes: int) -> Step:
+    kept = torch.zeros(2**22)
+
+    def step() -> None:
+        until = time.process_time() + length / 1000
+        torch.ones(mebibytes * 2**18).add_(kept[0])
+        while time.process_time() < until:
+            pass
+
+    return step
+
+
+def test_a_case_is_measured_in_its_own_process() -> None:
+    ballast = torch.ones(200 * 2**18)  # the parent's peak, which is none of the child's
+    lines: list[str] = []
+    found = measure([Case("busy", 500, partial(busy, mebibytes=100))], turns=2, report=lines.append)
+    assert ballast[0] == 1
+    assert len(lines) == 2
+    assert len(found) == 1
+    assert 0.5 <= found[0].cpu_seconds < 1.0
+    assert 95 <= found[0].peak_mib < 130
+    assert found[0].samples > 2
+
+
+def failing(length: int) -> Step:
+    raise SystemExit(3)
+
+
+def test_a_case_that_ends_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"broken at 512 tokens ended with exit code 3"):
+        measure([Case("broken", 512, failing)], turns=1)
+
+
+@pytest.mark.parametrize(
+    "make", [peers.exact_layer, peers.hugging_face_layer, partial(attention.our_layer, mode="window", window=64)]
+)
+def test_layers_step(make: partial[Step]) -> None:
+    make(256)()
+
+
+@pytest.mark.parametrize(
+    "make", [peers.exact_model, peers.hugging_face_model, partial(model.our_model, layers=model.ALTERNATING)]
+)
+def test_models_step(make: partial[Step]) -> None:
+    make(256)()
+
+
+def test_keys_seen() -> None:
+    assert attention.place_in_bucket(torch.tensor([1, 0, 1, 1, 0])).tolist() == [0, 0, 1, 2, 1]
+    assert attention.keys_of_window(1024, 64, (1,)) == "up to 64, mean 62"
+    assert attention.keys_of_chunks(1024, 64, (1,)).startswith("128, earlier ")
+
+
+def measurement(name: str, length: int, seconds: float) -> Measurement:
+    return Measurement(name, length, seconds, seconds, 10.0, 1)
+
+
+def test_crossover_lies_between_the_lengths_where_the_order_turns() -> None:
+    ours = [measurement(scaling.OURS, length, length / 1000) for length in (1000, 2000, 4000)]
+    exact = [measurement(scaling.EXACT, length, length**2 / 3e6) for length in (1000, 2000, 4000)]
+    assert scaling.crossover([*ours, *exact]) == pytest.approx(3000)
+    assert scaling.crossover([*ours, *(measurement(scaling.EXACT, length, 9.0) for length in (1000, 2000))]) is None
+
+
+def test_files_and_tables(tmp_path: Path) -> None:
+    found = [measurement("a", 1024, 2.0), measurement("b", 1024, 1.0), measurement("b", 2**20, 4.0)]
+    table = speed_report.table(found, "a")
+    assert table.splitlines()[2].split()[-2:] == ["2.0", "1.0"]
+    path, picture = speed_report.write(tmp_path / "new", "name", found, "title", (1500.0, "here"))
+    assert picture.stat().st_size > 0
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert [row["name"] for row in rows] == ["a", "b", "b"]
+    shapes = [memory.Shape(256, 6, 1024)]
+    assert "10,240" in memory.table(shapes, [measurement("c", 1024, 1.0)])

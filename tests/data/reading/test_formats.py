@@ -1,0 +1,230 @@
+"""Every format gives its documents, whole, compressed or not, in one slice or many."""
+
+import gzip
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from reformer_dist.config import DataConfig
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.documents import read_records
+from reformer_dist.data.preparing.manifest import SPLITS
+from reformer_dist.data.reading import formats, records
+from reformer_dist.data.reading.formats import FileSlice, format_of, slices_of
+from reformer_dist.data.reading.records import one_by_one
+from reformer_dist.data.reading.sources import SourceFile
+from reformer_dist.errors import ConfigError
+from tests.corpora import prepare_here, write_documents
+
+TEXTS = [f'text {i}, "quoted" and é\n' * (i % 5 + 1) for i in range(40)]
+PROTEINS = ["MKV" * (i + 20) for i in range(40)]
+PICTURES = np.random.default_rng(1).integers(0, 256, (30, 4, 6, 3), np.uint8)
+
+
+def documents(corpus: Corpus) -> dict[str, str]:
+    """Every document of a corpus, decoded, by name."""
+    found = {}
+    for split in SPLITS:
+        spans = zip(corpus.document_starts(split), corpus.document_lengths(split), strict=True)
+        for name, (start, length) in zip(corpus.document_names(split), spans, strict=True):
+            found[name] = corpus.tokenizer.decode(corpus.read(start, start + length))
+    return found
+
+
+def jsonl(texts: list[str]) -> bytes:
+    return b"".join(json.dumps({"id": i, "text": text}).encode() + b"\n" for i, text in enumerate(texts))
+
+
+def csv(texts: list[str]) -> bytes:
+    return ("id,text\n" + "".join('{},"{}"\n'.format(i, t.replace('"', '""')) for i, t in enumerate(texts))).encode()
+
+
+def fasta(proteins: list[str]) -> bytes:
+    lines = (f">p{i} a protein\n{p[:60]}\n{p[60:]}\n" for i, p in enumerate(proteins))
+    return "".join(lines).encode()
+
+
+def parquet(columns: dict[str, object]) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file, row_group_size=7)
+    return file.getvalue()
+
+
+def png(levels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(levels).save(file, "png")
+    return file.getvalue()
+
+
+def npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez_compressed(file, **arrays)
+    return file.getvalue()
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    ".gz": lambda data: gzip.compress(data[:100]) + gzip.compress(data[100:]),
+    ".zst": zstandard.compress,
+}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize(
+    ("name", "content", "expected", "fields"),
+    [
+        ("a.jsonl", jsonl(TEXTS), TEXTS, {}),
+        ("a.csv", csv(TEXTS), TEXTS, {}),
+        ("a.tsv", "".join(f"{i}\t{t.strip()}\n" for i, t in enumerate(TEXTS) if i % 5 == 0).encode(),
+         [t.strip() for t in TEXTS[::5]], {"field": "1", "validation_fraction": 0.4}),
+        ("a.fasta", fasta(PROTEINS), PROTEINS, {"tokenizer": "amino_acids"}),
+        ("a.fa", fasta(PROTEINS).replace(b"\n", b"\r\n"), PROTEINS, {}),
+        ("a.npz", npz(x=PICTURES), [" ".join(map(str, p.ravel())) + " " for p in PICTURES], {"tokenizer": "rgb"}),
+    ],
+)  # fmt: skip
+def test_files_of_many_documents(
+    name: str, content: bytes, expected: list[str], fields: dict[str, object], suffix: str, tmp_path: Path
+) -> None:
+    source = write_documents(tmp_path / "s", {name + suffix: COMPRESS[suffix](content)}) / (name + suffix)
+    corpus = prepare_here(source, tmp_path, **{"validation_fraction": 0.3, **fields})
+    assert corpus.manifest.held_out == "documents"
+    found = documents(corpus)
+    assert sorted(found.values()) == sorted(expected)
+    assert len(found) == len(expected)
+    assert all(each.startswith(f"{name}{suffix}#") for each in found)
+
+
+def test_parquet_of_text_and_of_images(tmp_path: Path) -> None:
+    images = [{"bytes": png(p), "path": None} for p in PICTURES]
+    source = write_documents(tmp_path / "s", {"a.parquet": parquet({"other": TEXTS, "text": TEXTS}),
+        "b.parquet": parquet({"image": images, "levels": PICTURES.tolist()})})  # fmt: skip
+    assert sorted(documents(prepare_here(source / "a.parquet", tmp_path, 0.3)).values()) == sorted(TEXTS)
+    for field in ("image", "levels"):
+        corpus = prepare_here(source / "b.parquet", tmp_path, 0.3, field=field, tokenizer="rgb")
+        assert sorted(documents(corpus).values()) == sorted(" ".join(map(str, p.ravel())) + " " for p in PICTURES)
+
+
+def test_a_folder_of_pictures_leaves_other_files_out(tmp_path: Path) -> None:
+    files = {f"{i:02d}.png": png(p) for i, p in enumerate(PICTURES)} | {"README.txt": b"photos", "labels.csv": b"a,b\n"}
+    corpus = prepare_here(write_documents(tmp_path / "s", files), tmp_path, 0.3, tokenizer="rgb")
+    assert corpus.manifest.binary == 2
+    assert len(documents(corpus)) == len(PICTURES)
+    grey = prepare_here(tmp_path / "s", tmp_path, 0.3, tokenizer="grey")
+    assert grey.manifest.train.tokens * 3 == corpus.manifest.train.tokens
+
+
+def test_documents_of_one_group_stay_together(tmp_path: Path) -> None:
+    photos = np.arange(30) // 5
+    write_documents(tmp_path, {"a.npz": npz(tiles=PICTURES, photo=photos)})
+    corpus = prepare_here(
+        tmp_path / "a.npz", tmp_path, 0.4, field="tiles", split_by="photo", tokenizer="rgb", test_fraction=0.2
+    )
+    groups = [{photos[int(n.split("#")[1])] for n in corpus.document_names(split)} for split in SPLITS]
+    assert sum(map(len, groups)) == 6
+    same = np.zeros(30, int)
+    write_documents(tmp_path, {"b.npz": npz(tiles=PICTURES, photo=same)})
+    with pytest.raises(ConfigError, match=r"data\.split_by = photo: its values put all documents in too few splits"):
+        prepare_here(tmp_path / "b.npz", tmp_path, 0.4, field="tiles", split_by="photo", tokenizer="rgb")
+
+
+def test_lines_that_only_the_standard_library_takes_are_read(tmp_path: Path) -> None:
+    lines = b'{"n": NaN, "text": "one"}\n \r\n{"n": "\\ud800", "text": "two"}\r\n{"n": 1, "text": "three"}'
+    write_documents(tmp_path, {"a.jsonl": lines})
+    assert sliced(tmp_path / "a.jsonl", DataConfig(), 1000) == [
+        ("a.jsonl#0", b"one"), ("a.jsonl#29", b"two"), ("a.jsonl#61", b"three")]  # fmt: skip
+
+
+def test_a_line_longer_than_what_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "PIECE_BYTES", 7)
+    texts = ["x" * 100, "y", "z" * 50]
+    write_documents(tmp_path, {"a.jsonl": jsonl(texts)})
+    assert [content.decode() for _, content in sliced(tmp_path / "a.jsonl", DataConfig(), 1000)] == texts
+
+
+def test_a_field_for_each_source(tmp_path: Path) -> None:
+    write_documents(tmp_path, {"a.jsonl": b'{"en": ["one", "two"]}\n' * 9, "b.jsonl": b'{"body": "three"}\n' * 9})
+    corpus = prepare_here(f"{tmp_path}/a.jsonl", tmp_path, sources=(f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"),
+        field=("en", "body"))  # fmt: skip
+    assert set(documents(corpus).values()) == {"one\ntwo", "three"}
+
+
+def test_columns_without_quotes_or_nulls_are_taken_as_they_are(tmp_path: Path) -> None:
+    write_documents(tmp_path, {"a.tsv": b'text\tn\n"NA\t1\nNA\t2\nnull\t3\n'})
+    assert [content for _, content in sliced(tmp_path / "a.tsv", DataConfig(), 1000)] == [b'"NA', b"NA", b"null"]
+
+
+def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, bytes]]:
+    """Documents of a file read in slices of that size, pieces put together."""
+    file = SourceFile(path.name, str(path), path.stat().st_size, None)
+    found: list[tuple[str, bytes]] = []
+    size = path.stat().st_size
+    cuts = [*range(0, size, slice_bytes)]
+    for start in cuts:
+        stop = None if start == cuts[-1] else start + slice_bytes
+        piece = FileSlice(file, format_of(path.name, data), start, stop)
+        for record in one_by_one(read_records(piece, data, "text")):
+            content = record.content.encode() if isinstance(record.content, str) else record.content
+            if record.continues:
+                found[-1] = (found[-1][0], found[-1][1] + content)
+            else:
+                found.append((record.name, content))
+    return found
+
+
+@settings(deadline=None)  # a busy machine is slow, not wrong
+@given(slice_bytes=st.integers(1, 400), piece_bytes=st.integers(1, 50), window=st.integers(6, 60))
+def test_slices_hold_each_document_once(
+    slice_bytes: int, piece_bytes: int, window: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "slices"
+    contents = {
+        "a.txt": "".join(TEXTS[:20]).encode(),
+        "b.txt": "漢字é".encode() * 60,
+        "c.jsonl": b"\n" + jsonl(TEXTS[:12]) + b'{"text": "end"}',
+        "d.fasta": fasta(PROTEINS[:12]),
+        "e.parquet": parquet({"text": TEXTS}),
+    }
+    if not folder.exists():
+        write_documents(folder, contents)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "PIECE_BYTES", piece_bytes)
+        patch.setattr(records, "CUT_WINDOW", window)
+        for name in contents:
+            size = (folder / name).stat().st_size
+            whole = sliced(folder / name, DataConfig(), size)
+            assert sliced(folder / name, DataConfig(), max(slice_bytes, size // 40)) == whole
+            if name == "b.txt":
+                file = SourceFile(name, str(folder / name), size, None)
+                for record in one_by_one(read_records(FileSlice(file, "text", 0, slice_bytes), DataConfig(), "text")):
+                    record.content.decode()  # no character is cut
+
+
+def test_large_files_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(formats, "SLICE_BYTES", 10)
+    file = SourceFile("a.txt", "/a.txt", 25, None)
+    assert [(s.start, s.stop) for s in slices_of(file, "text")] == [(0, 10), (10, 20), (20, None)]
+    assert len(list(slices_of(file, "csv"))) == 1
+    assert len(list(slices_of(SourceFile("a.txt.gz", "/a.txt.gz", 25, None), "text"))) == 1
+
+
+def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*TEXTS, "", "漢字", "\\ud83d\\ude00"]
+    lines = [
+        f'{{"group": {json.dumps([None, 7, "ü"][i % 3])}, "text": {json.dumps(t)}}}\n' for i, t in enumerate(texts)
+    ]
+    source = write_documents(tmp_path / "s", {"a.jsonl": "".join(lines).encode()})
+    fields = {"split_by": "group", "validation_fraction": 0.5}
+    together = prepare_here(source, tmp_path / "together", **fields)
+    assert together.manifest.train.documents + together.manifest.validation.documents == len(texts) - 1
+    monkeypatch.setattr(records, "_plain_lines", lambda *_: None)
+    assert prepare_here(source, tmp_path / "alone", **fields).manifest == together.manifest

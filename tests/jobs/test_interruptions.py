@@ -1,0 +1,64 @@
+"""A training that is interrupted in every way ends as if nothing had happened."""
+
+import os
+import signal
+from pathlib import Path
+
+from reformer_dist.checkpoints import checkpoint
+from tests.jobs.running import WHOLE, Job, Running, points
+
+
+def steps_done(place: Path, name: str) -> int:
+    """Steps of the newest complete checkpoint of a run that is being written."""
+    folders = (place / "runs" / name / "1").glob("step_*/manifest.json")
+    return max((int(path.parent.name[5:]) for path in folders), default=0)
+
+
+def go_on(place: Path, **options: object) -> Running:
+    """Give the same command once more."""
+    return Running(place, **(WHOLE | {"train__run_name": "disturbed"} | options))
+
+
+def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
+    """One training whose worker is killed, then its job; then it is told to stop, and goes on to its end.
+
+    It ends with the undisturbed one's weights to the last bit, and one MLflow run with each step once, of the same values.
+    """
+    running = go_on(place)
+    running.wait_for(lambda: steps_done(place, "disturbed") >= 5)
+    os.kill(running.workers()[-1], signal.SIGKILL)
+    running.wait_for(lambda: steps_done(place, "disturbed") >= 10)
+    running.process.kill()
+    killed = running.wait()
+    assert "failed" in killed.output
+    assert "continuing from step" in killed.output
+
+    # Checkpoints are not due, so what SIGTERM leaves is the last step done: nothing is computed twice. A validation after
+    # each step makes them slow enough for the signal to come before the last.
+    running = go_on(place, train__checkpoint_every=1000, train__validate_every=1)
+    before = steps_done(place, "disturbed")
+    assert running.process.stdout is not None
+    line = next(line for line in running.process.stdout if line.startswith("step"))
+    running.process.send_signal(signal.SIGTERM)
+    stopped = running.wait()
+    assert stopped.status == 128 + signal.SIGTERM
+    assert stopped.errors.startswith("train.py: stopped by SIGTERM; the same command goes on from ")
+    assert len(stopped.errors.splitlines()) == 1
+    assert before < int(line.split()[1].split("/")[0]) <= steps_done(place, "disturbed") < 30
+
+    job = go_on(place).wait()
+    assert job.status == 0, job.errors
+    assert f"continuing from step {steps_done_by(stopped)}" in job.output
+    weights = [Path(checkpoint.latest(str(place / "runs"), n)) / "model.safetensors" for n in ("disturbed", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    expected, found = points(place, whole), points(place, job)
+    for metric in ("train/loss", "train/grad_norm"):
+        assert found[metric] == expected[metric], metric
+    assert set(expected["validation/loss"]) <= set(found["validation/loss"])
+    steps = [step for step, _ in found["validation/loss"]]
+    assert len(steps) == len(set(steps))
+
+
+def steps_done_by(stopped: Job) -> int:
+    """The step of the checkpoint that a stopped job names."""
+    return int(stopped.errors.rpartition("step_")[2])

@@ -1,0 +1,84 @@
+"""The training job as a user runs it: what it prints, leaves and refuses."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+import ray
+from mlflow import MlflowClient
+
+from reformer_dist.checkpoints import checkpoint
+from tests.jobs.running import ROOT, Job, command, points
+
+
+def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
+    assert whole.errors == ""
+    assert "validation" in whole.output
+    assert "tokens/s" in whole.output
+    assert not [line for line in whole.output.splitlines() if "WARN" in line or "INFO" in line]
+    curves = points(place, whole)
+    assert [step for step, _ in curves["train/loss"]] == [*range(1, 31)]
+    assert [step for step, _ in curves["validation/bits_per_token"]] == [15, 30]
+    assert {"train/grad_norm", "train/learning_rate", "train/tokens_per_second", "validation/loss"} <= set(curves)
+    assert all(0 <= share <= 1 for _, share in curves["data/wait_share"])
+    assert curves["memory/worker_1_mib"][0][1] > 50
+    assert curves["validation/loss"][1][1] < curves["validation/loss"][0][1], "it learns"
+    run_id = whole.output.split("MLflow run ")[1].split()[0]
+    client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
+    assert client.get_run(run_id).info.status == "FINISHED"
+    pictures = {"learning_curve.png", "hash_health.png"}
+    assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "sample.txt", *pictures}
+    assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [15, 30]
+    assert all(0 < share < 1 for _, share in curves["hashing/caught"])
+    path = checkpoint.latest(str(place / "runs"), "whole")
+    assert path in whole.output
+    model, config, _ = checkpoint.load_model(path)
+    assert config.model.embed_dim == 32
+    assert sum(p.numel() for p in model.parameters()) > 10_000
+
+
+def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
+    """Forward, replay, gradient: half of 3 n E values cross in the LSH layer, and W - 1 tokens in the local one."""
+    curves = points(place, whole)
+    rows, width, window, workers = 4, 32, 16, 2
+    tokens = rows * 256
+    a_worker = 3 * (3 * tokens / 2 + rows * (window - 1)) * width * 8 / workers
+    sent = [value for _, value in curves["parallel/bytes_sent"]]
+    assert sent == [pytest.approx(a_worker, rel=0.05)] * 30
+    assert len(set(sent)) == 1, "validations between the steps do not count"
+    seconds = [tokens / value for _, value in curves["train/tokens_per_second"]]
+    waited = [value for _, value in curves["parallel/wait_seconds"]]
+    assert all(0 < part < whole for part, whole in zip(waited, seconds, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"train__workers": 4096, "train__batch_size": 4096}, "train.workers = 4096 is more than"),
+        ({"model__vocab_size": 100}, "model.vocab_size = 100 is less than data.tokenizer = bytes needs; 256 works"),
+        ({"tracking__uri": "http://127.0.0.1:9"}, "tracking.uri = http://127.0.0.1:9 does not answer"),
+        ({"train__storage": "/proc/runs"}, "train.storage = /proc/runs cannot be written"),
+        (
+            {"train__resume": "/nowhere", "data__sources": "/nowhere/*.txt"},
+            "train.resume = /nowhere: checkpoint /nowhere: no",
+        ),
+        ({"data__sources": "/nowhere/*.txt"}, "data.sources"),
+    ],
+)
+def test_mistakes_are_one_line_before_ray_starts(
+    place: Path,
+    options: dict[str, object],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.argv", command(place, **options)[1:])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "jobs/train.py"), run_name="__main__")
+    assert ended.value.code == 2
+    output, errors = capsys.readouterr()
+    assert errors.startswith("train.py: ")
+    assert reason in errors
+    assert len(errors.splitlines()) == 1
+    assert output == ""
+    assert not ray.is_initialized()

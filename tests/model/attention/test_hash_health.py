@@ -1,0 +1,180 @@
+"""Hash health equals what the attention itself shows, key by key."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reformer_dist import ModelConfig, ReformerLM
+from reformer_dist.model.attention import hash_health
+from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.kinds import Hashed, LSHCore, alone
+from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.context import Context
+
+
+def visible(
+    qk_BTHD: Tensor, buckets_BHRT: Tensor, num_buckets: Sequence[int], documents: Tensor | None, **settings: Any
+) -> Tensor:
+    """Whether a query sees a key in one round, [H, T, T]: unit vectors as values show the weights one by one."""
+    T, H = qk_BTHD.shape[1:3]
+    weights_BTHT = lsh_attention(
+        torch.zeros(1, T, H, T, dtype=torch.float64),
+        torch.eye(T, dtype=torch.float64)[None, :, None].expand(-1, -1, H, -1),
+        torch.empty(T, 1, sum(n // 2 for n in num_buckets)),
+        num_buckets=num_buckets,
+        buckets_BHRT=buckets_BHRT,
+        documents_BT=documents,
+        kernel="plain",
+        **settings,
+    )
+    seen = weights_BTHT[0].transpose(0, 1) > 0
+    return seen & ~torch.eye(T, dtype=torch.bool)
+
+
+def expected(
+    qk_BTHD: Tensor, rounds: Sequence[Tensor], num_buckets: Sequence[int], window: int, causal: bool, documents: Tensor
+) -> dict[str, float]:
+    """Of every query and head, with the buckets [B, H, 1, T] of each round."""
+    T = qk_BTHD.shape[1]
+    settings = {"window": window, "causal": causal}
+    seen = torch.stack([visible(qk_BTHD, buckets, num_buckets, documents, **settings) for buckets in rounds]).sum(0)
+    mass, valid = 0.0, 0
+    for head, query in itertools.product(range(qk_BTHD.shape[2]), range(T)):
+        keys = [k for k in range(T) if k != query and (k < query or not causal)]
+        keys = [k for k in keys if documents[0, k] == documents[0, query] != -1]
+        if not keys:
+            continue
+        vectors = qk_BTHD[0, :, head]
+        lengths = (vectors.square().sum(1) + 1e-6 * vectors.shape[1]).sqrt()
+        scores = torch.stack([vectors[query] @ vectors[k] / lengths[k] for k in keys])
+        weights = scores.softmax(0)
+        mass += sum(float(w) for k, w in zip(keys, weights, strict=True) if seen[head, query, k])
+        valid += 1
+    return {
+        "caught": mass / valid,
+        "keys_seen": float((seen > 0).sum()) / valid,
+        "met_again": float((seen > 1).sum()) / float((seen > 0).sum()),
+    }
+
+
+def measure(config: ModelConfig, qk_BTHD: Tensor, documents: Tensor) -> tuple[dict[str, float], Hashed, LSHCore]:
+    core = LSHCore(config, 1)
+    rotations = core.rotations(0, torch.float64)
+    buckets = hash_buckets(qk_BTHD, rotations, config.bucket_factors)
+    hashed = Hashed(qk_BTHD, buckets, rotations, Context(documents), alone)
+    health = hash_health.HashHealth(2)
+    health.see(core, hashed)
+    found = hash_health.metrics(health.sums())
+    return {k.rpartition("/")[2]: v for k, v in found.items() if k.startswith("hashing/layer_1/")}, hashed, core
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("num_buckets", "hash_seed"), [((8,), None), ((4, 4), None), ((2,), 5), ((1,), None)])
+def test_equals_brute_force(causal: bool, num_buckets: tuple[int, ...], hash_seed: int | None) -> None:
+    config = ModelConfig(
+        embed_dim=12,
+        num_heads=2,
+        layers=("local", "lsh"),
+        num_hashes=3,
+        num_buckets=num_buckets,
+        lsh_window=3,
+        causal=causal,
+        hash_seed=hash_seed,
+    )
+    T = 47  # fewer than the queries that are sampled, so that each is measured
+    qk_BTHD = 3 * torch.randn(2, T, 2, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    documents = (torch.arange(T) > 20).long().repeat(2, 1)
+    documents[:, 44:] = -1
+    found, hashed, _ = measure(config, qk_BTHD, documents)
+    own = hashed.buckets_BHRT[:1].split(1, dim=2)
+    arguments = (num_buckets, 3, causal, documents[:1])
+    for name, value in expected(qk_BTHD[:1], own, *arguments).items():
+        assert found[name] == pytest.approx(value, rel=1e-9), name
+    less = expected(qk_BTHD[:1], own[:-1], *arguments)["caught"]
+    assert found["caught_one_round_less"] == pytest.approx(less, rel=1e-9)
+    for name, window in (("twice", 6), ("half", 1)):
+        other = expected(qk_BTHD[:1], own, num_buckets, window, causal, documents[:1])["caught"]
+        assert found[f"caught_{name}_the_window"] == pytest.approx(other, rel=1e-9)
+    if num_buckets != (1,):
+        counts = torch.stack([torch.bincount(b[0, h, 0, :44].long()) for b in own for h in range(2)])
+        shares = counts.double() / 44
+        assert found["largest_bucket"] == pytest.approx(float(shares.amax(1).mean()))
+        entropy = -(shares.clamp(min=1e-300).log() * shares).sum(1).mean() / math.log(min(math.prod(num_buckets), 44))
+        assert found["occupancy_entropy"] == pytest.approx(float(entropy))
+
+
+def test_other_hashings_are_those_of_a_model_that_has_them() -> None:
+    """Half the buckets are those of half the rotations' columns; a further round only adds to what is caught."""
+    config = ModelConfig(embed_dim=12, num_heads=2, layers=("local", "lsh"), num_hashes=2, num_buckets=8, lsh_window=4)
+    qk_BTHD = torch.randn(1, 40, 2, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    documents = torch.zeros(1, 40, dtype=torch.int64)
+    found, hashed, core = measure(config, qk_BTHD, documents)
+    others = hash_health._other_buckets(core, hashed)
+    shapes = {name: tuple(buckets.shape) for name, buckets in others.items()}
+    assert shapes == {
+        "one_round_more": (2, 1, 40),
+        "half_the_buckets": (2, 2, 40),
+        "twice_the_buckets": (2, 2, 40),
+    }
+    assert {name: int(buckets.max()) for name, buckets in others.items()} == {
+        "one_round_more": 7,
+        "half_the_buckets": 3,
+        "twice_the_buckets": 15,
+    }
+    halved = hash_buckets(qk_BTHD, hashed.rotations[..., :2], (4,))[0]
+    assert torch.equal(halved, others["half_the_buckets"])
+    for name, num_buckets in (("half_the_buckets", 4), ("twice_the_buckets", 16)):
+        rounds = [buckets[None] for buckets in others[name].split(1, dim=1)]
+        value = expected(qk_BTHD, rounds, (num_buckets,), 4, True, documents)["caught"]
+        assert found[f"caught_{name}"] == pytest.approx(value, rel=1e-9)
+    rounds = [*hashed.buckets_BHRT.split(1, dim=2), others["one_round_more"][None]]
+    value = expected(qk_BTHD, rounds, (8,), 4, True, documents)["caught"]
+    assert found["caught_one_round_more"] == pytest.approx(value, rel=1e-9)
+    assert found["caught_one_round_less"] < found["caught"] < found["caught_one_round_more"]
+
+
+def test_a_model_is_observed_without_being_changed() -> None:
+    """All LSH layers in window mode, each once, in an evaluation; a layer of padding says nothing."""
+    config = ModelConfig(embed_dim=16, num_heads=2, feed_forward_dim=16, layers=("local", "lsh", "full", "lsh"))
+    model = ReformerLM(config).eval()
+    tokens = torch.randint(256, (2, 200), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        before = model(tokens)
+        with hash_health.observed(model) as health:
+            during = model(tokens)
+            first = health.sums().clone()
+            model(tokens.flip(1))
+        assert torch.equal(health.sums(), first)
+        assert torch.equal(before, during)
+        with hash_health.observed(model) as nothing:
+            model(tokens, documents=torch.full_like(tokens, -1))
+    found = hash_health.metrics(health.sums())
+    assert {name.split("/")[1] for name in found if name.count("/") == 2} == {"layer_1", "layer_3"}
+    both = [found[f"hashing/layer_{layer}/caught"] for layer in (1, 3)]
+    assert found["hashing/caught"] == pytest.approx(sum(both) / 2, rel=1e-4)
+    assert hash_health.metrics(nothing.sums()) == {}
+    model(tokens)
+    assert torch.equal(health.sums(), first)
+
+
+def test_chunked_layers_are_not_measured() -> None:
+    model = ReformerLM(ModelConfig(embed_dim=16, num_heads=2, layers=("lsh",), lsh_mode="chunked")).eval()
+    with torch.no_grad(), hash_health.observed(model) as health:
+        model(torch.zeros(1, 130, dtype=torch.int64))
+    assert hash_health.metrics(health.sums()) == {}
+
+
+def test_one_bucket_whose_window_holds_everything_catches_everything() -> None:
+    config = ModelConfig(embed_dim=16, num_heads=2, layers=("lsh",), num_buckets=1, num_hashes=1, lsh_window=300)
+    model = ReformerLM(config).eval()
+    with torch.no_grad(), hash_health.observed(model) as health:
+        model(torch.randint(256, (1, 300)))
+    found = hash_health.metrics(health.sums())
+    assert found["hashing/caught"] == pytest.approx(1.0)
+    assert "hashing/caught_one_round_less" not in found
+    assert "hashing/occupancy_entropy" not in found

@@ -1,0 +1,169 @@
+"""The Triton kernels equal the plain references, on outputs and on all gradients; without a GPU in Triton's interpreter."""
+
+import os
+import subprocess
+import sys
+from typing import Literal, cast
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.local import local_attention
+from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.backends.native import build
+from reformer_dist.model.backends.plans import AttentionDropout, Rule, window_rule
+from reformer_dist.model.backends.triton import launch
+from reformer_dist.model.context import Context
+from reformer_dist.parallel.buckets.routed_attention import Settings, attend, attend_backward, pack
+from reformer_dist.parallel.buckets.routing import Route
+from reformer_dist.parallel.collectives import Traffic
+from tests.model.attention.test_attention import check_local, check_lsh
+from tests.model.cases import Case, outputs_and_gradients
+
+pytestmark = pytest.mark.skipif(not launch.is_available(), reason="needs Triton: pip install triton")
+interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="float64 is for the interpreter, which needs no GPU")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+HALF = torch.bfloat16 if torch.cuda.is_available() else torch.float16  # the interpreter multiplies no bfloat16
+KEY = 1234567
+
+# Dropout and head widths whose scales are exact in float32, in which the interpreter keeps numbers.
+_CASES = [
+    Case(1, head_dim=4, batch=1),
+    Case(40, window=20, documents="packed", dropout=0.5, head_dim=4, batch=1),
+    Case(21, window=5, documents="padded", causal=False, head_dim=4, num_heads=1),
+    Case(
+        34, window=33, num_rounds=1, alike=True, documents="scattered", dropout=0.5, causal=False, head_dim=4, batch=1
+    ),
+    Case(35, window=24, num_rounds=3, num_buckets=(2, 4), head_dim=16, batch=1, num_heads=1),
+]
+"""Windows shorter and longer than a panel of 16, chunks that are no whole panels, several sequences or heads."""
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send all that "auto" stands for to the kernels, with the shortest panels, so that short sequences have several."""
+    monkeypatch.setattr(build, "serves", lambda x: False)
+    monkeypatch.setattr(launch, "serves", lambda x, head_dim: True)
+    monkeypatch.setattr(launch, "longest_block", lambda head_dim, dtype: launch.MIN_BLOCK)
+
+
+@interpreted
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(
+    ("mode", "case"), [("window", 0), ("window", 1), ("window", 3), ("chunked", 1), ("chunked", 2), ("chunked", 4)]
+)
+def test_lsh_attention(mode: Literal["window", "chunked"], case: int) -> None:
+    check_lsh(_CASES[case], mode, "auto")
+
+
+@interpreted
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize(("mode", "case"), [("window", 1), ("window", 2), ("chunked", 1)])
+def test_local_attention(mode: Literal["window", "chunked"], case: int) -> None:
+    check_local(_CASES[case], mode, "auto")
+
+
+def _errors(kernel_dtype: torch.dtype, causal: bool, head_dim: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The largest differences of output and gradients from the plain form in float64, by the largest entry of each."""
+    case = Case(90, window=50, num_rounds=2, documents="packed", causal=causal, head_dim=head_dim, batch=1)
+    inputs = case.inputs()
+    buckets = hash_buckets(inputs.qk, inputs.rotations, case.num_buckets)
+    assert inputs.documents is not None
+
+    def attention(qk: Tensor, v: Tensor, kernel: Literal["auto", "plain"], dtype: torch.dtype) -> Tensor:
+        return lsh_attention(
+            qk.to(DEVICE, dtype),
+            v.to(DEVICE, dtype),
+            inputs.rotations,
+            num_buckets=case.num_buckets,
+            window=case.window,
+            causal=causal,
+            buckets_BHRT=buckets.to(DEVICE),
+            documents_BT=cast(Tensor, inputs.documents).to(DEVICE),
+            dropout=AttentionDropout(0.1, KEY),
+            kernel=kernel,
+        ).to("cpu", torch.float64)
+
+    tensors = [x.to(kernel_dtype).double() for x in (inputs.qk, inputs.v)]
+    expected = outputs_and_gradients(lambda qk, v: attention(qk, v, "plain", torch.float64), tensors)
+    monkeypatch.setattr(build, "serves", lambda x: False)
+    monkeypatch.setattr(launch, "serves", lambda x, head_dim: True)
+    found = outputs_and_gradients(lambda qk, v: attention(qk, v, "auto", kernel_dtype), tensors)
+    return [float((x - y).abs().max() / y.abs().max()) for x, y in zip(found, expected, strict=True)]
+
+
+@pytest.mark.parametrize(("head_dim", "causal"), [(48, True), (80, False)])
+def test_single_precision(monkeypatch: pytest.MonkeyPatch, head_dim: int, causal: bool) -> None:
+    assert max(_errors(torch.float32, causal, head_dim, monkeypatch)) < 2e-6
+
+
+def test_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The inputs are exact; weights and their gradients are rounded to 11 bits (8 for bfloat16) before they are multiplied.
+    assert max(_errors(HALF, True, 64, monkeypatch)) < 4 * torch.finfo(HALF).eps
+
+
+@pytest.mark.usefixtures("kernels")
+def test_dropout_decides_as_elsewhere() -> None:
+    T = 32
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, T, 2, T, generator=generator).to(DEVICE) for _ in range(2))
+    v = torch.eye(T, device=DEVICE)[None, :, None].expand(2, T, 2, T)
+    context, dropout = Context(first_row=3, first_position=100, first_head=1), AttentionDropout(0.3, KEY)
+    kernels: list[Literal["auto", "plain"]] = ["auto", "plain"]
+    ours, plain = (
+        local_attention(q, k, v, window=T, causal=False, context=context, dropout=dropout, kernel=kernel) == 0
+        for kernel in kernels
+    )
+    assert torch.equal(ours, plain)
+    assert 0.2 < ours.double().mean() < 0.4
+
+
+def _route(rule: Rule, num_own: int, generator: torch.Generator) -> Route:
+    """A worker's part of the order, with its halo, for two slices; rows came in any order."""
+    assert rule.reach is not None
+    offset, size = rule.before * rule.block, (rule.before + -(-num_own // rule.block) + rule.after) * rule.block
+    first, last = max(0, offset - rule.reach[1]), min(size, offset + num_own + max(0, -rule.reach[0]))
+    num_rows = 2 * (last - first)
+    order_NS = torch.full((2, size), -1, dtype=torch.int32)
+    order_NS[:, first:last] = torch.randperm(num_rows, generator=generator).view(2, -1).int()
+    segments_M = torch.empty(num_rows, dtype=torch.int32)
+    sorted_segments = torch.randint(4, (2, last - first), generator=generator, dtype=torch.int32).sort(1).values
+    sorted_segments[1, -3:] = -1
+    segments_M[order_NS[:, first:last].long()] = sorted_segments
+    own = order_NS[:, offset : offset + num_own].flatten().sort().values
+    hashes_M = torch.randint(1 << 62, (num_rows,), generator=generator)
+    none, queries = torch.empty(0), (offset, offset + num_own)
+    return Route((0, 2), none, [], [], own, none, [], [], order_NS, queries, segments_M, hashes_M)
+
+
+@interpreted
+@pytest.mark.usefixtures("kernels")
+def test_rows_of_other_workers() -> None:
+    D, rule, generator = 5, window_rule(12, False, 1000, with_self=False), torch.Generator().manual_seed(1)
+    route = _route(rule, 21, generator)
+    group, dropout = cast(dist.ProcessGroup, None), AttentionDropout(0.5, KEY)
+    ours, plain = (Settings(rule, group, cast(Traffic, None), dropout, kernel) for kernel in ("auto", "plain"))
+    rows = torch.randn(len(route.segments_M), 3 * D, generator=generator, dtype=torch.float64)
+    received = rows[:, : 2 * D]
+    results = attend(route, received, plain)
+    torch.testing.assert_close(attend(route, received, ours), results, rtol=1e-10, atol=1e-12)
+    statistics = torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
+    statistics[route.own, 1] = results[:, D].where(results[:, D] > -torch.inf, torch.inf)
+    outputs = pack(rows[:, 2 * D :], statistics)
+    gradients = attend_backward(route, received, outputs, plain)
+    torch.testing.assert_close(attend_backward(route, received, outputs, ours), gradients, rtol=1e-10, atol=1e-12)
+
+
+def test_compiled_without_a_gpu() -> None:
+    """For an H100, in bfloat16, with dropout; in a process of its own, where nothing is interpreted."""
+    code = (
+        "import torch; from reformer_dist.benchmarks.speed.kernels import KERNELS, Variant, compile_ahead\n"
+        "for kernel, mode in zip(KERNELS, ('chunked', 'local', 'window')):\n"
+        "    print(compile_ahead(Variant(kernel, 90, torch.bfloat16, 64, True, mode)).spilled)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["0", "0", "0"]

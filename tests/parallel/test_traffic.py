@@ -1,0 +1,117 @@
+"""What sharded attention sends is what docs/parallelism.md says, and no worker ever holds a whole sequence."""
+
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from reformer_dist import Config, ReformerLM
+from reformer_dist.parallel.buckets import attention as bucket_attention
+from reformer_dist.parallel.parallelize import parallelize
+from reformer_dist.parallel.topology import make_topology
+from tests.parallel.test_sequence_shards import make_config
+from tests.ranks import run_ranks
+
+LENGTH = 2048
+EMBED = 128
+FLOAT = 4
+
+
+def _config(shards: int, layer: str, attention: str, **changes: Any) -> Config:
+    """One attention layer, so that all traffic is its."""
+    small = {"embed_dim": EMBED, "num_heads": 4, "feed_forward_dim": 8, "max_length": LENGTH, "num_hashes": 4}
+    dropout = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
+    parallel = {"attention": attention}
+    return make_config(
+        shards, LENGTH, parallel, layers=layer, num_buckets=16, local_window=16, **{**small, **dropout, **changes}
+    )
+
+
+class _Largest(TorchDispatchMode):
+    """Watches every operation for the largest tensor that it makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(x, Tensor):
+                self.elements = max(self.elements, x.untyped_storage().nbytes() // x.element_size())
+        return result
+
+
+def _step(config: Config, skewed: bool) -> tuple[list[int], int, float]:
+    """Bytes sent by the forward pass and by the backward pass, and the largest tensor's elements."""
+    topology = make_topology(config)
+    model = ReformerLM(config.model)
+    traffic = parallelize(model, topology)
+    part = LENGTH // topology.sequence_shards
+    generator = torch.Generator().manual_seed(topology.shard)
+    tokens = torch.randint(19, (1, part), generator=generator)
+    if skewed:
+        tokens.zero_()
+        model.positions.requires_grad_(False)
+        for table in model.positions.parameters():
+            table.zero_()
+    with _Largest() as largest:
+        loss, _ = model.loss(tokens, tokens, first_position=topology.shard * part)
+        forward = traffic.bytes_sent
+        loss.backward()
+    total = torch.tensor([forward, traffic.bytes_sent - forward])
+    dist.all_reduce(total)
+    return total.tolist(), largest.elements, traffic.seconds_waiting
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_heads_send_three_values_a_token_and_feature(shards: int) -> None:
+    forward, backward = run_ranks(_step, shards, _config(shards, "lsh", "heads"), False)[0][0]
+    others = (shards - 1) / shards
+    assert forward == pytest.approx(3 * LENGTH * EMBED * FLOAT * others, rel=0.05)
+    assert backward == pytest.approx(6 * LENGTH * EMBED * FLOAT * others, rel=0.05)  # the replay, and the gradients
+
+
+def _step_without_keeping(config: Config) -> tuple[list[int], int, float]:
+    """As above, as sequences do it whose tokens are too many to be kept for the backward pass."""
+    with mock.patch.object(bucket_attention, "_ELEMENTS_KEPT", 0):
+        return _step(config, False)
+
+
+@pytest.mark.parametrize("shards", [2, 4])
+def test_buckets_send_three_values_a_round_token_and_feature(shards: int) -> None:
+    config = _config(shards, "lsh", "buckets")
+    a_round = LENGTH * EMBED * FLOAT * (shards - 1) / shards
+    forward, backward = run_ranks(_step, shards, config, False)[0][0]
+    assert forward == pytest.approx(3 * 4 * a_round, rel=0.05)
+    assert backward == pytest.approx((3 + 3) * 4 * a_round, rel=0.05)  # the replay, and the gradients
+    forward, backward = run_ranks(_step_without_keeping, shards, config)[0][0]
+    assert forward == pytest.approx(3 * 4 * a_round, rel=0.05)
+    assert backward == pytest.approx((3 + 5) * 4 * a_round, rel=0.05)
+
+
+@pytest.mark.parametrize("exchange", ["heads", "buckets"])
+def test_local_attention_sends_a_window_to_a_neighbour(exchange: str) -> None:
+    forward, backward = run_ranks(_step, 2, _config(2, "local", exchange), False)[0][0]
+    assert forward == 15 * EMBED * FLOAT  # of the stream
+    assert backward == 2 * forward  # the replay, and gradients
+
+
+@pytest.mark.parametrize("skewed", [False, True])
+def test_no_worker_holds_the_whole_sequence(skewed: bool) -> None:
+    """No tensor of a step is larger than all that the backward pass may send of a shard, all tokens in one bucket or not.
+
+    That is queries-keys, values, output gradients and two statistics for each of its tokens, and again for those in a
+    halo. It shrinks with the shard, so that at four workers it is below one stream of the whole sequence.
+    """
+    shards, num_heads, window = 4, 4, 6
+    config = _config(shards, "local,lsh", "buckets")
+    assert (config.model.num_heads, config.model.lsh_window) == (num_heads, window)
+    tokens = LENGTH // shards + (shards - 1) * window
+    largest = max(largest for _, largest, _ in run_ranks(_step, shards, config, skewed))
+    assert largest <= tokens * (3 * EMBED + 2 * num_heads)
+    assert largest < LENGTH * EMBED

@@ -1,0 +1,155 @@
+"""The engine against plain torch: gradients, steps and resumption at every ZeRO stage, on two ranks."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from reformer_dist.config import Config, ModelConfig, load_config
+from reformer_dist.data.feeding.batch import Batch
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.training.engine import Engine, learning_rate, make_optimizer
+from tests.ranks import run_ranks
+
+NUM_STEPS, NUM_ROWS = 4, 12
+MODEL = ModelConfig(
+    vocab_size=17, embed_dim=16, num_heads=2, feed_forward_dim=32, layers=("local", "lsh"), max_length=16, num_buckets=4
+)
+
+
+def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
+    settings = {
+        "model": MODEL.model_dump(),
+        "data.sequence_length": 16,
+        "train": {
+            "workers": workers,
+            "batch_size": NUM_ROWS,
+            "micro_batch_size": 2,
+            "steps": NUM_STEPS,
+            "dtype": dtype,
+        },
+        "parallel.zero_stage": stage,
+        "optimizer": {"warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
+    }
+    return load_config(None, settings)
+
+
+def make_batches(step: int, rank: int, workers: int = 2) -> list[Batch]:
+    """A rank's micro-batches of a step, two rows each; every row of the step scores another number of tokens."""
+    generator = torch.Generator().manual_seed(step)
+    tokens_BT, labels_BT = torch.randint(0, 17, (2, NUM_ROWS, 16), generator=generator)
+    for row in range(NUM_ROWS):
+        labels_BT[row, :row] = -100
+    positions_BT = torch.arange(16).expand(2, 16)
+    share = NUM_ROWS // workers
+    return [
+        Batch(
+            tokens_BT[row : row + 2],
+            labels_BT[row : row + 2],
+            positions_BT,
+            torch.zeros_like(positions_BT),
+            first_row=row,
+        )
+        for row in range(rank * share, (rank + 1) * share, 2)
+    ]
+
+
+def plain_steps(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights after all steps and gradient norms, from one process and no DeepSpeed."""
+    model = ReformerLM(config.model)
+    if config.train.dtype == "float64":
+        model.double()
+    optimizer = make_optimizer(model, config.optimizer)
+    norms = []
+    for step in range(NUM_STEPS):
+        batches = [batch for rank in range(2) for batch in make_batches(step, rank)]
+        num_tokens = sum(batch.num_tokens for batch in batches)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, NUM_STEPS)
+        optimizer.zero_grad()
+        for batch in batches:
+            loss_sum, _ = model.loss(
+                batch.tokens_BT,
+                batch.labels_BT,
+                batch.positions_BT,
+                batch.documents_BT,
+                step=step,
+                first_row=batch.first_row,
+            )
+            (loss_sum / num_tokens).backward()
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), config.optimizer.max_grad_norm)))
+        optimizer.step()
+    return model.state_dict(), norms
+
+
+def engine_steps(config: Config, start: int, stop: int, load: Path | None, save: Path | None):
+    """On each rank: (weights, gradient norms) after steps `start` to `stop`."""
+    rank, workers = dist.get_rank(), dist.get_world_size()
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(workers))
+    model = ReformerLM(config.model)
+    if load is not None:
+        model.load_state_dict(load_file(load / "model.safetensors"))
+    engine = Engine(model, config, torch.device("cpu"))
+    if load is not None:
+        engine.load_state(load / "optimizer", start)
+    norms = []
+    for step in range(start, stop):
+        engine.train_step(make_batches(step, rank, workers), step)
+        norms.append(engine.grad_norm())
+    weights: dict[str, torch.Tensor] = {}
+    engine.copy_weights(weights)
+    if save is not None:
+        moments: dict[str, torch.Tensor] = {}
+        engine.copy_state(moments)
+        (save / "optimizer").mkdir(parents=True, exist_ok=True)
+        save_file(moments, save / "optimizer" / f"{rank:05d}.safetensors")
+        if rank == 0:
+            save_file(weights, save / "model.safetensors")
+    return weights, norms
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-10)])
+def test_steps_equal_plain_adamw(stage: int, dtype: str, tolerance: float) -> None:
+    """Uneven tokens, accumulation and clipping. In float64 only the factor of clipping is float32."""
+    config = make_config(stage, dtype)
+    expected, expected_norms = plain_steps(config)
+    (weights, norms), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)
+    assert min(expected_norms) > config.optimizer.max_grad_norm, "clipping must be at work"
+    assert norms == pytest.approx(expected_norms, rel=1e-5)
+    for name, value in expected.items():
+        assert weights[name].dtype == value.dtype
+        torch.testing.assert_close(
+            weights[name], value, rtol=0, atol=tolerance, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_resumed_steps_are_bit_identical(stage: int, tmp_path: Path) -> None:
+    config = make_config(stage, "float32")
+    (expected, _), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)
+    run_ranks(engine_steps, 2, config, 0, 2, None, tmp_path)
+    (weights, _), _ = run_ranks(engine_steps, 2, config, 2, NUM_STEPS, tmp_path, None)
+    for name, value in expected.items():
+        assert torch.equal(weights[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [((1, 2), (3, 3)), ((3, 3), (0, 2)), ((0, 3), (2, 1)), ((2, 2), (1, 3)), ((3, 2), (3, 1))],
+    ids=lambda grid: f"stage{grid[0]}-workers{grid[1]}",
+)
+def test_another_stage_and_number_of_workers_goes_on(
+    first: tuple[int, int], second: tuple[int, int], tmp_path: Path
+) -> None:
+    """Moments that were lost, shifted or scaled would move weights by a whole learning rate, 3e-4."""
+    whole, before, after = (make_config(stage, "float32", n) for stage, n in [(1, 2), first, second])
+    (expected, _), _ = run_ranks(engine_steps, 2, whole, 0, NUM_STEPS, None, None)
+    run_ranks(engine_steps, first[1], before, 0, 2, None, tmp_path)
+    weights, _ = run_ranks(engine_steps, second[1], after, 2, NUM_STEPS, tmp_path, None)[0]
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")

@@ -1,0 +1,100 @@
+"""Twenty steps give one curve and the same weights on every grid of workers, by every exchange and ZeRO stage."""
+
+import os
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from reformer_dist import Config, ReformerLM, load_config
+from reformer_dist.data.feeding.loader import training_batches
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.parallel.parallelize import parallelize
+from reformer_dist.parallel.topology import make_topology
+from reformer_dist.training.engine import Engine
+from tests.corpora import prepare_here, random_documents, write_documents
+from tests.ranks import run_ranks
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Documents shorter and longer than a sequence, so that rows are packed and cut."""
+    folder = tmp_path_factory.mktemp("grid")
+    lengths = {f"{index:02}.bin": 7 + 13 * index for index in range(14)}
+    return prepare_here(write_documents(folder / "source", random_documents(lengths)), folder / "runs")
+
+
+def _config(workers: int, shards: int, stage: int, **parallel: Any) -> Config:
+    tree = {
+        "data": {"sequence_length": 61},
+        "model": {
+            "embed_dim": 16,
+            "num_heads": 4,
+            "feed_forward_dim": 32,
+            "layers": "local,lsh",
+            "max_length": 64,
+            "num_buckets": 4,
+            "lsh_window": 8,
+            "local_window": 8,
+            "attention_dropout": 0.1,
+            "hidden_dropout": 0.1,
+        },
+        "parallel": {"sequence_shards": shards, "zero_stage": stage, **parallel},
+        "train": {"workers": (workers, workers), "batch_size": 4, "steps": STEPS, "dtype": "float64"},
+        "optimizer": {"warmup_steps": 3, "max_grad_norm": 0.5},
+    }
+    return load_config(None, tree).with_workers(workers)
+
+
+def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Mean loss of every step, and rank 0's weights at the end."""
+    rank = str(dist.get_rank())
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
+    topology = make_topology(config)
+    model = ReformerLM(config.model)
+    parallelize(model, topology)
+    engine = Engine(model, config, torch.device("cpu"))
+    losses = []
+    for step, batches in enumerate(training_batches(corpus, config, topology.data_group, topology.shard)):
+        result = engine.train_step(batches, step)
+        dist.all_reduce(loss_sum := result[0].clone())
+        losses.append(float(loss_sum / result[1]))
+    weights: dict[str, torch.Tensor] = {}
+    engine.copy_weights(weights)
+    return losses, weights
+
+
+@pytest.fixture(scope="module")
+def alone(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return run_ranks(_curve, 1, corpus, _config(1, 1, 0))[0]
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "stage", "parallel"),
+    [
+        (2, 1, 1, {}),
+        (3, 1, 2, {}),  # groups of one, one and two sequences
+        (2, 2, 0, {"attention": "heads"}),
+        (2, 2, 3, {"attention": "buckets"}),
+        (3, 3, 1, {"attention": "buckets"}),
+        (4, 2, 2, {"attention": "buckets"}),
+        (4, 2, 3, {"attention": "heads"}),
+        (4, 4, 2, {"attention": "both", "head_shards": 2}),
+    ],
+)
+def test_one_curve_on_every_grid(
+    corpus: Corpus,
+    alone: tuple[list[float], dict[str, torch.Tensor]],
+    workers: int,
+    shards: int,
+    stage: int,
+    parallel: dict[str, Any],
+) -> None:
+    losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, **parallel))[0]
+    assert losses == pytest.approx(alone[0], rel=1e-9)
+    assert losses[-1] < losses[0] - 0.05, "the model learns"
+    for name, value in alone[1].items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)
