@@ -1,0 +1,130 @@
+"""Memory of what treats tokens by themselves or by their neighbourhood: feed-forward, loss, embeddings, local attention.
+
+In: a worker's `Work`. Out: the moments of undoing each that can be its largest, without streams and finished gradients.
+
+A moment is counted from the code: every tensor that is alive there, in the order in which autograd works. Activations are
+counted for GELU. Legend: E model dimension, F feed-forward width, V vocabulary, I heads times head dimension.
+"""
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.planning.parts import Parts, Work
+
+INDEX = 8
+"""Bytes of an int64."""
+
+
+def attention_weights(model: ModelConfig, kind: str) -> int:
+    """Parameters of an attention layer: norm, projections, output."""
+    inner = model.num_heads * model.head_width
+    return 2 * model.embed_dim + (num_projections(kind) + 1) * inner * model.embed_dim
+
+
+def num_projections(kind: str) -> int:
+    """Queries, keys and values; of LSH, queries-keys and values."""
+    return 2 if kind == "lsh" else 3
+
+
+def feed_forward_weights(model: ModelConfig) -> int:
+    """Parameters of a feed-forward layer."""
+    E, F = model.embed_dim, model.feed_forward_dim
+    return 2 * E + 2 * E * F + E + F
+
+
+def output_weights(model: ModelConfig) -> int:
+    """Parameters of the output layer, without a weight that it shares with the embedding."""
+    width = _output_width(model)
+    return 2 * width + model.vocab_size + (0 if model.tie_embeddings else model.vocab_size * width)
+
+
+def embedding_weights(model: ModelConfig) -> int:
+    """Parameters of token and position embeddings."""
+    positions = model.max_length * model.embed_dim
+    if model.positions == "axial":
+        positions = sum(length * width for length, width in model.axial_factors)
+    return model.vocab_size * model.embed_dim + positions
+
+
+def num_weights(model: ModelConfig) -> int:
+    """All parameters of the model."""
+    layers = sum(attention_weights(model, kind) + feed_forward_weights(model) for kind in model.layers)
+    return layers + output_weights(model) + embedding_weights(model)
+
+
+def undo_feed_forward(work: Work) -> list[Parts]:
+    """While the output matrix, and while the inner matrix is differentiated.
+
+    In both the piece's norm, its contribution and the gradient of the piece before are there.
+    """
+    model = work.model
+    E, F = model.embed_dim, model.feed_forward_dim
+    tokens = min(work.budget.feed_forward_tokens, work.tokens)
+    narrow, wide = work.of_tokens(tokens, E), work.of_tokens(tokens, F)
+    before = narrow if tokens < work.tokens else 0
+    masks = _masks(work, tokens, E + F)
+    matrix, sums = E * F * work.element, feed_forward_weights(model) * work.element
+    return [
+        # before activation, after it, and the gradient of either
+        Parts(weight_gradients=sums + matrix, pieces=3 * wide + 2 * narrow + before + masks),
+        Parts(weight_gradients=sums + 2 * matrix, pieces=wide + 3 * narrow + before),
+    ]
+
+
+def undo_loss(work: Work) -> list[Parts]:
+    """While the softmax, and while the matrix is differentiated.
+
+    The gradients of the piece before are there too, the matrix's among them.
+    """
+    model = work.model
+    width = _output_width(model)
+    tokens = min(work.budget.loss_tokens, work.tokens)
+    logits, normed = work.of_tokens(tokens, model.vocab_size), work.of_tokens(tokens, width)
+    matrix = model.vocab_size * width * work.element
+    sums = output_weights(model) * work.element + (matrix if model.tie_embeddings else 0)
+    is_first = tokens == work.tokens
+    before = Parts() if is_first else Parts(weight_gradients=matrix, pieces=normed)
+    return [
+        # log-softmax, gradient of the loss, gradient of the logits; both streams side by side, and normed
+        before + Parts(weight_gradients=sums, pieces=3 * logits + 2 * normed),
+        before + Parts(weight_gradients=sums + matrix, pieces=logits + 3 * normed),
+    ]
+
+
+def undo_local(work: Work) -> list[Parts]:
+    """While attention, and while the projections of a stretch are differentiated."""
+    model = work.model
+    inner = model.num_heads * model.head_width
+    window, sides = model.local_window, 1 if model.causal else 2
+    reach = window - 1 if model.causal else window
+    longest = max(work.budget.projected_tokens, 4 * window)
+    own = min(longest, work.tokens)
+    around = reach * sides if work.head_workers * work.bucket_workers > 1 else 0
+    seen = min(own + sides * reach, work.tokens + around)
+    normed, heads = work.of_tokens(seen, model.embed_dim), work.of_tokens(seen, inner)
+    contribution = work.of_tokens(own, model.embed_dim)
+    before = normed if own < work.tokens else 0
+    matrix, sums = inner * model.embed_dim * work.element, attention_weights(model, "local") * work.element
+    statistics = Parts(lists=3 * work.of_tokens(seen, model.num_heads))
+    # of the stream and of its gradient: what is borrowed, and what is sent or comes home for it
+    borrowed = Parts(borrowed=4 * work.of_tokens(around, model.embed_dim))
+    return [
+        # queries, keys, values, the result, and the gradients of these
+        borrowed
+        + statistics
+        + Parts(weight_gradients=sums + matrix, pieces=normed + 8 * heads + contribution + before),
+        borrowed + Parts(weight_gradients=sums + 4 * matrix, pieces=5 * normed + contribution + before),
+    ]
+
+
+def position_indices(work: Work) -> Parts:
+    """Each position's index in every table, which the embeddings keep for their gradients."""
+    tables = len(work.model.axial_factors) if work.model.positions == "axial" else 1
+    return Parts(found=tables * work.tokens * INDEX)
+
+
+def _output_width(model: ModelConfig) -> int:
+    return model.embed_dim if model.tie_embeddings else 2 * model.embed_dim
+
+
+def _masks(work: Work, tokens: int, width: int) -> int:
+    """Dropout's multipliers, which its gradient needs."""
+    return work.of_tokens(tokens, width) if work.model.hidden_dropout else 0

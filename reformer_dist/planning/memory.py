@@ -1,0 +1,113 @@
+"""How much memory a training step takes, from a configuration, before anything runs.
+
+In: a model, what a worker works on of it, and the `Budget`. Out: the moment of the forward and backward pass at which most
+exists, by what it is; and what a training run holds all the time beside it.
+
+The formula is a count, not a fit: of each layer it lists the tensors that are alive when it is undone. Only that is
+listed, since the forward walk holds as many streams (two, the embeddings, and a layer's contribution) and less of every
+layer. It holds for reversible models in float32 and float64 on a CPU with the compiled operators.
+
+What the process takes is that only where freed memory goes back at once: with MALLOC_MMAP_THRESHOLD_ set, say to 65536.
+glibc otherwise keeps part of what is freed, more the more often large tensors come and go.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from reformer_dist.config import Config
+from reformer_dist.planning import attention_memory, layer_memory
+from reformer_dist.planning.parts import Parts, Work, largest
+
+UNTRACKED = 2 * 2**20
+"""What no tensor holds: panels that matrix products pack, of one thread, and pages of the heap that are part free."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A moment of a step."""
+
+    name: str
+    """What is done: "layer 3 attention"."""
+    parts: Parts
+    """What exists."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes that a worker of a training run holds from step to step."""
+
+    weights: int
+    """The model."""
+    master_weights: int
+    """ZeRO's own copy of this worker's part, from stage 1."""
+    optimizer: int
+    """AdamW's two moments."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.master_weights + self.optimizer
+
+
+def step_memory(work: Work) -> Moment:
+    """The moment at which a forward and backward pass takes most, above what the process held before.
+
+    Raises:
+        ValueError: a model that the formula does not count.
+    """
+    peak = max(moments(work), key=lambda moment: moment.parts.total)
+    return Moment(peak.name, peak.parts + Parts(untracked=UNTRACKED))
+
+
+def moments(work: Work) -> Iterator[Moment]:
+    """The largest moment of undoing each layer, in the order of the backward pass.
+
+    Raises:
+        ValueError: a model that the formula does not count.
+    """
+    _check(work)
+    model, size = work.model, work.element
+    always = layer_memory.position_indices(work)
+    for _ in range(model.layers.count("lsh")):
+        always += attention_memory.found_by(work)
+    # Dropout of the embeddings keeps its multipliers; tied weights make the gradients come twice, from outside.
+    num_streams = 4 + (1 if model.hidden_dropout else 0) + (2 if model.tie_embeddings else 0)
+    always += Parts(streams=num_streams * work.stream)
+    yield Moment("loss", always + largest(layer_memory.undo_loss(work)))
+    done = layer_memory.output_weights(model) + (model.vocab_size * model.embed_dim if model.tie_embeddings else 0)
+    feed_forward = largest(layer_memory.undo_feed_forward(work))
+    for layer, kind in reversed(list(enumerate(model.layers))):
+        here = always + Parts(weight_gradients=done * size)
+        yield Moment(f"layer {layer} feed-forward", here + feed_forward)
+        done += layer_memory.feed_forward_weights(model)
+        here = always + Parts(weight_gradients=done * size)
+        yield Moment(f"layer {layer} attention", here + largest(_undo_attention(work, kind)))
+        done += layer_memory.attention_weights(model, kind)
+    yield Moment("embeddings", always + Parts(weight_gradients=layer_memory.num_weights(model) * size))
+
+
+def held_memory(config: Config) -> Held:
+    """What a worker holds all the time: weights and AdamW's state as ZeRO divides them."""
+    size = 8 if config.train.dtype == "float64" else 4
+    weights = layer_memory.num_weights(config.model) * size
+    stage, workers = config.parallel.zero_stage, config.train.min_workers
+    part = -(-weights // workers)
+    return Held(part if stage == 3 else weights, part if stage else 0, 2 * (part if stage else weights))
+
+
+def _undo_attention(work: Work, kind: str) -> list[Parts]:
+    if kind == "local" and work.model.local_mode == "window":
+        return layer_memory.undo_local(work)
+    return attention_memory.undo_heads(work, kind)
+
+
+def _check(work: Work) -> None:
+    model = work.model
+    for field, is_counted, works in (
+        ("reversible", model.reversible, "true"),
+        ("lsh_mode", model.lsh_mode != "paper" or "lsh" not in model.layers, "window"),
+        ("attention_kernel", model.attention_kernel == "auto", "auto"),
+    ):
+        if not is_counted:
+            value = getattr(model, field)
+            raise ValueError(f"model.{field} = {value} is not in the memory formula; {works} works")
