@@ -53,6 +53,8 @@ def undo_heads(work: Work, kind: str) -> list[Parts]:
         # Beside what is this shard's: all tokens' inputs, their result as it came back, and its gradient.
         held += Parts(exchanged=(inputs + 2) * group.tensor)
     buckets = kind == "lsh" and work.bucket_workers > 1
+    if buckets and work.head_workers > 1:
+        held += Parts(exchanged=inputs * group.tensor)  # received side by side, copied into matrices of their own
     attention = [held + part for part in (_undo_routes(work) if buckets else [_lists(work, kind)])]
     # The inputs' gradients and, by a view of its last piece, the result. A piece has its norm, projections, contribution,
     # the gradients of the norm by two projections and their sum, and the gradient of the piece before.
@@ -118,7 +120,9 @@ def _undo_routes(work: Work) -> list[Parts]:
     started = min(num_routes, budget.routes_ahead + 2)
     returning = min(num_routes, 2) * 2 * row * 2 * D
     statistics = Parts(lists=5 * group.entries * work.element + INDEX * slices * route.rows)
-    moments = [statistics + Parts(kept=max(0, num_kept - 2) * row * 2 * D, under_way=returning + started * 2 * row * (D + 2))]
+    moments = [
+        statistics + Parts(kept=max(0, num_kept - 2) * row * 2 * D, under_way=returning + started * 2 * row * (D + 2))
+    ]
     if num_kept < num_routes:
         moments.append(statistics + Parts(under_way=returning + started * 2 * row * (3 * D + 2)))
     return moments

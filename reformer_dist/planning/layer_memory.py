@@ -60,7 +60,7 @@ def undo_feed_forward(work: Work) -> list[Parts]:
     tokens = min(work.budget.feed_forward_tokens, work.tokens)
     narrow, wide = work.of_tokens(tokens, E), work.of_tokens(tokens, F)
     before = narrow if tokens < work.tokens else 0
-    masks = _masks(work, tokens, E + F)
+    masks = narrow + wide if model.hidden_dropout else 0  # dropout's multipliers, which its gradient needs
     matrix, sums = E * F * work.element, feed_forward_weights(model) * work.element
     return [
         # before activation, after it, and the gradient of either
@@ -123,8 +123,3 @@ def position_indices(work: Work) -> Parts:
 
 def _output_width(model: ModelConfig) -> int:
     return model.embed_dim if model.tie_embeddings else 2 * model.embed_dim
-
-
-def _masks(work: Work, tokens: int, width: int) -> int:
-    """Dropout's multipliers, which its gradient needs."""
-    return work.of_tokens(tokens, width) if work.model.hidden_dropout else 0

@@ -108,7 +108,7 @@ def _child(case: Case, sender: Connection) -> None:
     torch.manual_seed(0)
     case.make(_SHORT)()
     step = case.make(case.length)
-    before = _reset_peak()
+    before = restart_peak()
     cpu_seconds: list[float] = []
     seconds: list[float] = []
     peak = 0.0
@@ -117,17 +117,18 @@ def _child(case: Case, sender: Connection) -> None:
         step()
         cpu_seconds.append(time.process_time() - cpu_started)
         seconds.append(time.perf_counter() - started)
-        peak = peak or (_status_mib("VmHWM") - before)
+        peak = peak or (status_mib("VmHWM") - before)
     sender.send(_Samples(cpu_seconds, seconds, peak))
 
 
-def _reset_peak() -> float:
+def restart_peak() -> float:
     """Give freed memory back, let the peak start anew, and return the process's size in MiB."""
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _status_mib("VmRSS")
+    return status_mib("VmRSS")
 
 
-def _status_mib(field: str) -> float:
+def status_mib(field: str) -> float:
+    """A size of this process from /proc/self/status: VmRSS now, or VmHWM, the largest since `restart_peak`."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
