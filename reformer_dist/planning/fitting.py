@@ -1,0 +1,50 @@
+"""A budget from a limit of memory, by the formula.
+
+In: a worker's `Work` and bytes. Out: the same limits where the step fits, else smaller ones.
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+from reformer_dist.model.budget import Budget
+from reformer_dist.planning.memory import moments, step_memory
+from reformer_dist.planning.parts import Work
+
+_SMALLEST = 32
+"""No limit falls below this share of its default: pieces of 64 tokens still fill a matrix product."""
+
+
+def fit_budget(work: Work, limit: int) -> Budget:
+    """Halve one limit after the other, always that which lowers the largest moments most, until a step fits.
+
+    Args:
+        work: what is worked on, with the budget to start from.
+        limit: bytes that the forward and backward pass may take above what the process held before.
+
+    Raises:
+        ValueError: the step does not fit, however small the pieces.
+    """
+    while (needed := step_memory(work).parts.total) > limit:
+        smaller = min(
+            (replace(work, budget=budget) for budget in _halved(work.budget)), key=_largest_first, default=work
+        )
+        if _largest_first(smaller) >= _largest_first(work):
+            raise ValueError(
+                f"a step of {work.rows} x {work.tokens} tokens takes {needed} bytes of memory at least, not {limit}; more"
+                f" parallel.sequence_shards or a shorter data.sequence_length works"
+            )
+        work = smaller
+    return work.budget
+
+
+def _halved(budget: Budget) -> Iterator[Budget]:
+    default = Budget()
+    for field in fields(budget):
+        half = getattr(budget, field.name) // 2
+        if half >= max(1, getattr(default, field.name) // _SMALLEST):
+            yield replace(budget, **{field.name: half})
+
+
+def _largest_first(work: Work) -> list[int]:
+    """Bytes of all moments; where two are as large, halving what rules one of them must count too."""
+    return sorted((moment.parts.total for moment in moments(work)), reverse=True)

@@ -1,0 +1,39 @@
+"""A budget that fits a limit of memory."""
+
+from dataclasses import replace
+
+import pytest
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.budget import Budget
+from reformer_dist.planning.fitting import fit_budget
+from reformer_dist.planning.memory import step_memory
+from reformer_dist.planning.parts import Work
+
+MODEL = ModelConfig(layers=("local", "lsh"), vocab_size=4096)
+WORK = Work(MODEL, Budget.of(MODEL), 4096)
+WHOLE = step_memory(WORK).parts.total
+
+
+def test_what_fits_is_left_alone() -> None:
+    assert fit_budget(WORK, WHOLE) == WORK.budget
+
+
+@pytest.mark.parametrize("share", [0.9, 0.7, 0.5])
+def test_less_memory_means_smaller_limits(share: float) -> None:
+    budget = fit_budget(WORK, int(share * WHOLE))
+    assert step_memory(replace(WORK, budget=budget)).parts.total <= share * WHOLE
+    assert budget.sampled_scores == WORK.budget.sampled_scores, "what the step does not hold stays"
+
+
+def test_what_rules_another_moment_as_large_counts() -> None:
+    """Two layers of a kind take equally much, and so may loss and feed-forward."""
+    model = ModelConfig(layers=("local",), vocab_size=1024, feed_forward_dim=1024, embed_dim=64)
+    work = Work(model, Budget.of(model), 4096)
+    whole = step_memory(work).parts.total
+    assert step_memory(replace(work, budget=fit_budget(work, whole // 2))).parts.total <= whole // 2
+
+
+def test_what_never_fits_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a step of 1 x 4096 tokens takes .* more parallel\.sequence_shards or"):
+        fit_budget(WORK, 4 * WORK.stream)
