@@ -28,7 +28,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/test_imports.py tests/test_docs.py
-	$(MAKE) docs
+	$(MAKE) --no-print-directory docs
 
 # The theme's notice that it has a successor is not a warning of the site's: mkdocs.yml says what was decided.
 docs: export NO_MKDOCS_2_WARNING = 1

@@ -103,6 +103,12 @@ def test_what_exists_is_taken(text: str) -> None:
     assert [*missing_files(text, ROOT), *missing_modules(text), *missing_fields(text)] == []
 
 
+def test_every_room_is_in_the_table_of_rooms() -> None:
+    rooms = {path.parent.name for path in (ROOT / "reformer_dist").glob("*/__init__.py")}
+    rows = re.findall(r"^\| `(\w+)/`", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.MULTILINE)
+    assert set(rows) == rooms
+
+
 def build(folder: Path, page: str) -> subprocess.CompletedProcess[str]:
     """Build the site of a repository of a README, a file and one page, with our settings but without the reference."""
     (folder / "docs").mkdir()
