@@ -27,6 +27,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/hooks
 	$(BIN)/python -m pytest tests/test_imports.py tests/test_docs.py
 	$(MAKE) --no-print-directory docs
 

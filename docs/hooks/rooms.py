@@ -32,7 +32,8 @@ def public_names(root: Path) -> str:
     lines = ["# Python", "", "What other programs may import. Settings are [fields of the configuration](settings.md)."]
     seen = set()
     for package in PUBLIC:
-        for name in griffe.load(package, search_paths=[root]).exports or ():
+        path = root.joinpath(*package.split("."), "__init__.py")
+        for name in griffe.visit(package, path, path.read_text()).exports or ():
             if str(name) not in seen and not str(name).startswith("_"):
                 seen.add(str(name))
                 lines += ["", f"::: {package}.{name}"]

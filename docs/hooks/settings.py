@@ -3,6 +3,7 @@
 In: the sections of `reformer_dist.config.Config`. Out: a page with a table for each.
 """
 
+import inspect
 import types
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -36,7 +37,8 @@ def _tables() -> Iterator[str]:
     for name, section in Config.model_fields.items():
         assert isinstance(section.annotation, type)
         assert issubclass(section.annotation, Section)
-        yield f"\n## {name}\n\n{section.annotation.__doc__}\n\n| field | type | default | meaning |\n|---|---|---|---|"
+        yield f"\n## {name}\n\n{inspect.getdoc(section.annotation)}\n"
+        yield "| field | type | default | meaning |\n|---|---|---|---|"
         for field, info in section.annotation.model_fields.items():
             kind = " ".join([kind_in_words(info.annotation), *_limits(info.metadata)])
             cells = (f"`{name}.{field}`", kind, f"`{_default(info)}`", info.description or "")
