@@ -1,9 +1,9 @@
-# make demo: train a small Reformer on real text.   make test: the whole suite.   make check: format, lint, types.
+# make demo: train a small Reformer on real text.   make test: the whole suite.   make check: format, lint, types, docs.
 PYTHON ?= python3
 BIN := .venv/bin
 export TORCH_EXTENSIONS_DIR ?= $(CURDIR)/.cache/torch_extensions
 
-.PHONY: setup demo test check bench
+.PHONY: setup demo test check docs bench
 
 setup: .venv/.ready .venv/.native
 
@@ -27,7 +27,14 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/mypy docs/hooks
+	$(BIN)/python -m pytest tests/test_imports.py tests/test_docs.py
+	$(MAKE) --no-print-directory docs
+
+# The theme's notice that it has a successor is not a warning of the site's: mkdocs.yml says what was decided.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: setup
+	$(BIN)/python -m mkdocs build --strict
 
 bench: setup
 	$(BIN)/python jobs/benchmark.py $(ARGS)
