@@ -34,7 +34,10 @@ class Moment:
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that a worker of a training run holds from step to step."""
+    """Bytes that a worker of a training run holds from step to step, without what DeepSpeed keeps for its collectives.
+
+    That was measured once, with two workers and a model of 71 MiB: 45 MiB at ZeRO 1 and 2, 150 at 3.
+    """
 
     weights: int
     """The model."""

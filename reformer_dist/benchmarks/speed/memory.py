@@ -1,14 +1,12 @@
 """Memory of a training step by width, depth and length, and the longest sequence: where the bytes of a token go.
 
-In: a size. Out: two tables and CSV files. Models alternate local and LSH layers; one process, float32, batch 1. The second
-table holds the memory formula against steps of other shapes, see `peaks.py`.
+In: a size. Out: two tables and a CSV file. Models alternate local and LSH layers; one process, float32, batch 1.
 """
 
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from reformer_dist.benchmarks.speed import peaks
 from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.measuring import MIB, Case, Measurement, measure
 from reformer_dist.benchmarks.speed.model import Kind, our_model
@@ -36,15 +34,12 @@ LONGEST = {"small": Shape(256, 6, 131072), "paper": Shape(256, 6, 1048576)}
 
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
-    """Print the tables; write memory-SIZE.csv and peaks.csv into `output`."""
+    """Print the tables; write memory-SIZE.csv into `output`."""
     shapes = [*GRIDS[size], LONGEST[size]]
     measurements = measure([_case(shape) for shape in shapes], turns=1)
     print(f"\n{table(shapes, measurements)}")
     for path in speed_report.write(output, f"memory-{size}", measurements, "Models by width and depth"):
         print(path)
-    predicted = peaks.measure_peaks(peaks.shapes())
-    print(f"\n{peaks.table(predicted)}")
-    print(peaks.write(output, predicted))
 
 
 def table(shapes: list[Shape], measurements: list[Measurement]) -> str:

@@ -1,8 +1,8 @@
 """The memory formula against measured steps: width, depth, length, heads, rounds, rows, dtype, workers and exchanges.
 
-In: training configurations. Out: what the formula predicts of each and what a step took, in processes of their own: the most
-that the largest worker held during the forward and backward pass above what it held before. The processes give freed memory
-back at once (MALLOC_MMAP_THRESHOLD_), as the formula says.
+In: a size, which changes nothing. Out: a table and a CSV file: what the formula predicts of each shape and what a step took,
+in processes of their own: the most that the largest worker held during the forward and backward pass above what it held
+before. The processes give freed memory back at once (MALLOC_MMAP_THRESHOLD_), as the formula says.
 
 One process loads the code and is copied for every worker, which saves loading it again.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
@@ -50,6 +50,14 @@ class Peak:
     def error(self) -> float:
         """Prediction over measurement, less 1."""
         return self.predicted.parts.total / self.measured - 1
+
+
+def run(size: Literal["small", "paper"], output: Path) -> None:
+    """Print the table; write peaks.csv into `output`."""
+    peaks = measure_peaks(shapes())
+    print(table(peaks))
+    output.mkdir(parents=True, exist_ok=True)
+    print(write(output, peaks))
 
 
 def _config(
