@@ -1,9 +1,9 @@
 """Hash health: how evenly LSH spreads the tokens, and how much of exact attention its rounds catch, a layer at a time.
 
-In: the queries-keys and buckets of LSH layers in `window` mode, as they pass in an evaluation. Out: metrics by layer. For a
-few queries, drawn once for all, every key of the sequence is scored exactly; the attention mass of the keys that the rounds
-show is what they *catch*. The same queries tell what other settings would catch: their rounds are hashed besides, with the
-given rotations as far as those go.
+In: the queries-keys and buckets of LSH layers in `window` mode, which an observer is shown in an evaluation. Out: metrics by
+layer. For a few queries, drawn once for all, every key of the sequence is scored exactly; the attention mass of the keys
+that the hash rounds show a query is what they *catch*. The same queries tell what other settings would catch: tokens are
+hashed once more under those, with the layer's own rotations where it has enough of them.
 
 Legend: B batch, t tokens of this shard, T of the whole sequence, H heads, D head dimension, R hash rounds, S sampled
 queries, N real tokens.

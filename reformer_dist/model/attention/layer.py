@@ -50,6 +50,7 @@ class Attention(Layer):
             rows = self._rows(name, slice(0, config.num_heads))
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(rows.stop, E)))
         self.output_weight = nn.Parameter(torch.empty(E, inner))
+        self._names = [name for name, _ in self.named_parameters()]
 
     def make_memories(self) -> list[Memory]:
         """Empty memories for `decode`.
@@ -108,9 +109,8 @@ class Attention(Layer):
             attended_BTHD, found = group.attend(projected, context, None, self.training)
             return self._join(attended_BTHD, context, 0, group, parameters), found
         tokens, around = _surround(x_BTE, context, group)
-        whole_BSE = torch.cat(
-            [tokens.left, x_BTE, tokens.right], dim=1
-        )  # empty ends too, so that every worker gives back
+        # Empty ends too, so that every worker takes part in giving back.
+        whole_BSE = torch.cat([tokens.left, x_BTE, tokens.right], dim=1)
         cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
         return self._attend_piece(group, around, whole_BSE, cut, parameters), None
 
@@ -215,14 +215,12 @@ class Attention(Layer):
         return out_BTE
 
     def _by_name(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-        return dict(zip((name for name, _ in self.named_parameters()), parameters, strict=True))
+        return dict(zip(self._names, parameters, strict=True))
 
     def _rows(self, name: str, heads: slice) -> slice:
         """The rows of a projection that belong to some heads."""
-        without = [group.heads for group in self.head_groups if name not in group.kind.projections]
-        first, last = (
-            end - sum(max(0, min(end, x.stop) - x.start) for x in without) for end in (heads.start, heads.stop)
-        )
+        users = [group.heads for group in self.head_groups if name in group.kind.projections]
+        first, last = (sum(min(head, x.stop) - min(head, x.start) for x in users) for head in (heads.start, heads.stop))
         return slice(first * self.config.head_width, last * self.config.head_width)
 
 
