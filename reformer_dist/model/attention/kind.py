@@ -1,7 +1,7 @@
-"""What an attention kind declares: local, LSH and full attention are its subclasses, see kinds.py.
+"""What an attention kind declares. Local, LSH and full attention are the subclasses, see kinds.py.
 
-In: a layer's projections of some heads. Out: their results. A kind reads the configuration; it holds no
-parameters and knows nothing of the layer around it.
+In: a layer's projections of some heads. Out: their results. A kind reads the configuration. It holds no parameters and knows
+nothing of the layer around it.
 
 Legend: B batch, T tokens, H heads, D head dimension.
 """
