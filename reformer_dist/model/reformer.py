@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.layers.output import IGNORED, OutputLayer
 from reformer_dist.model.layers.positions import AxialPositions, LearnedPositions
 from reformer_dist.model.randomness import Use, dropout, make_key
@@ -48,7 +50,9 @@ class ReformerLM(nn.Module):
             self.positions = AxialPositions(config.axial_factors)
         else:
             self.positions = LearnedPositions(config.max_length, config.embed_dim)
-        self.stack = ReversibleStack(config)
+        layers = range(len(config.layers))
+        blocks = ({"attention": Attention(config, i), "feed_forward": FeedForward(config, i)} for i in layers)
+        self.stack = ReversibleStack(blocks, config.reversible)
         self.output = OutputLayer(config, self.embedding.weight if config.tie_embeddings else None)
         self._draw_weights()
 

@@ -1,7 +1,7 @@
 """Borrowing the tokens around a shard from the workers that hold them.
 
 In: a tensor of this shard. Out: the nearest tokens of the shards before and behind it, as far as a window reaches, which may
-be over several shards; and the other way round, their gradients.
+be over several shards. Their gradients go to the workers that lent them.
 
 Legend: B batch, t tokens of a shard, P workers.
 """
@@ -12,24 +12,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.parallel.collectives import Traffic, start_all_to_all
 
 
-class GroupNeighbours:
-    """The workers of a group, in the order of their shards, as `Neighbours`."""
+class NeighboursExchange(Exchange):
+    """Workers lend one another the tokens that their neighbours' windows reach."""
 
     def __init__(self, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> None:
-        """Borrow up to `before` tokens from the left and `after` from the right."""
+        """Borrow up to `before` tokens from the left and `after` from the right, in a group in the order of its shards."""
         self._before, self._after = before, after
         self._group, self._traffic = group, traffic
         self._rank, self._num_workers = dist.get_rank(group), dist.get_world_size(group)
 
     def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Neighbours`."""
+        """See `Exchange`."""
         return _Borrow.apply(x_BT, self)
 
     def give_back(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
-        """See `Neighbours`."""
+        """See `Exchange`."""
         t = own_BT.shape[1]
         lent = self._lent(t)
         returned = self._swap([left_BL, right_BR], self._borrowed(t), _sizes(lent))
@@ -68,7 +69,7 @@ class GroupNeighbours:
 
 class _Borrow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_BT: Tensor, neighbours: GroupNeighbours) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x_BT: Tensor, neighbours: NeighboursExchange) -> tuple[Tensor, Tensor]:
         ctx.neighbours, ctx.shape = neighbours, x_BT.shape
         return neighbours.fetch(x_BT)
 

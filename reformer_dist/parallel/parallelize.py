@@ -4,35 +4,72 @@ In: a `ReformerLM` and a `Topology`. Out: the same model, whose attention layers
 (embeddings, feed-forward, norms, loss) treats tokens one by one and needs nothing.
 """
 
-from reformer_dist.model.attention.layer import Attention, LSHCore, local_reach
+from collections.abc import Callable
+from dataclasses import replace
+
+from reformer_dist.model.attention.exchange import Exchange, NoExchange
+from reformer_dist.model.attention.kind import Kind
+from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.parallel.buckets.exchange import BucketsExchange
 from reformer_dist.parallel.collectives import Traffic
-from reformer_dist.parallel.exchanges import BucketsExchange, HeadsExchange
-from reformer_dist.parallel.neighbours import GroupNeighbours
+from reformer_dist.parallel.heads import HeadsExchange
+from reformer_dist.parallel.neighbours import NeighboursExchange
 from reformer_dist.parallel.topology import Topology
 
 
 def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
-    """Replace, in place, what must communicate; returns the counter of what it sends.
+    """Put exchanges in, in place; returns the counter of what they send.
 
     `config.Config` has refused what cannot work: heads that do not divide, modes that need the whole sequence.
     """
     traffic = Traffic()
     for module in model.modules():
         if isinstance(module, Attention):
-            _wire(module, topology, traffic)
+            module.head_groups = [
+                replace(group, exchange=_make_exchange(group.kind, topology, traffic)) for group in module.head_groups
+            ]
     return traffic
 
 
-def _wire(attention: Attention, topology: Topology, traffic: Traffic) -> None:
+def _make_exchange(kind: Kind, topology: Topology, traffic: Traffic) -> Exchange:
+    exchange: Exchange = NoExchange()
+    for name in _exchanges_between(topology, kind):
+        assert name in kind.exchanges, f"{name} cannot serve {type(kind).__name__}"
+        exchange = EXCHANGES[name](kind, topology, traffic, exchange)
+    return exchange
+
+
+def _exchanges_between(topology: Topology, kind: Kind) -> list[str]:
+    """Names of the exchanges that a kind uses, from the inside out."""
     if topology.sequence_group is None:
-        return
-    if attention.is_local:
-        attention.neighbours = GroupNeighbours(*local_reach(attention.config), topology.sequence_group, traffic)
-        return
-    if topology.bucket_group is not None:
-        assert isinstance(attention.core, LSHCore)
-        attention.core = BucketsExchange(attention.core, topology.bucket_group, traffic)
-    if topology.head_group is not None:
-        length = topology.sequence_length if topology.bucket_group is None else None
-        attention.core = HeadsExchange(attention.core, topology.head_group, traffic, length)
+        return []
+    if "neighbours" in kind.exchanges:
+        return ["neighbours"]
+    groups = {"buckets": topology.bucket_group, "heads": topology.head_group}
+    return [name for name, group in groups.items() if group is not None]
+
+
+def _neighbours(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+    assert topology.sequence_group is not None
+    assert kind.reach is not None
+    return NeighboursExchange(*kind.reach, topology.sequence_group, traffic)
+
+
+def _buckets(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+    assert topology.bucket_group is not None
+    return BucketsExchange(topology.bucket_group, traffic)
+
+
+def _heads(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+    assert topology.head_group is not None
+    length = topology.sequence_length if topology.bucket_group is None else None
+    return HeadsExchange(topology.head_group, traffic, length, within)
+
+
+EXCHANGES: dict[str, Callable[[Kind, Topology, Traffic, Exchange], Exchange]] = {
+    "neighbours": _neighbours,
+    "buckets": _buckets,
+    "heads": _heads,
+}
+"""How each exchange is made, around those made before it, by the name under which kinds declare it."""

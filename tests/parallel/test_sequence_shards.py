@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
-from reformer_dist.model.attention import hash_health
+from reformer_dist.model.attention import exchange, hash_health
 from reformer_dist.model.attention import layer as attention
 from reformer_dist.model.backends.plans import window_rule
-from reformer_dist.parallel import exchanges as sequence_attention
 from reformer_dist.parallel.buckets import attention as bucket_attention
+from reformer_dist.parallel.buckets import exchange as buckets_exchange
 from reformer_dist.parallel.buckets import routing
 from reformer_dist.parallel.buckets.routing import Router
 from reformer_dist.parallel.collectives import Traffic
@@ -69,7 +69,7 @@ def shard_of(x: Tensor, shard: int, num_shards: int, fill: int) -> Tensor:
     return padded[:, shard * part : (shard + 1) * part]
 
 
-def _loss_and_gradients(
+def loss_and_gradients(
     config: Config, dtype: torch.dtype = torch.float64, padding: int = 4
 ) -> tuple[float, int, dict[str, Tensor]]:
     """Over all ranks: the summed loss, the scored tokens and the summed gradients."""
@@ -93,9 +93,9 @@ def _loss_and_gradients(
 
 
 def _check(shards: int, length: int, parallel: dict[str, Any], **model: Any) -> None:
-    loss, count, expected = _loss_and_gradients(make_config(1, length, **model))
+    loss, count, expected = loss_and_gradients(make_config(1, length, **model))
     config = make_config(shards, length, parallel, **model)
-    for loss_sharded, count_sharded, gradients in run_ranks(_loss_and_gradients, shards, config):
+    for loss_sharded, count_sharded, gradients in run_ranks(loss_and_gradients, shards, config):
         assert count_sharded == count
         assert loss_sharded == pytest.approx(loss, rel=1e-12)
         assert gradients.keys() == expected.keys()
@@ -134,34 +134,34 @@ def test_local_windows_reach_over_several_shards(attention: str, causal: bool) -
 
 
 @pytest.mark.parametrize("reversible", [True, False])
-def test_local_stretches_meet_at_the_edges_of_shards(reversible: bool) -> None:
-    """Several stretches a shard, and plain autograd."""
-    loss, _, expected = _loss_and_gradients(make_config(1, 94, reversible=reversible, layers="local,lsh"))
+def test_local_pieces_meet_at_the_edges_of_shards(reversible: bool) -> None:
+    """Several pieces a shard, and plain autograd."""
+    loss, _, expected = loss_and_gradients(make_config(1, 94, reversible=reversible, layers="local,lsh"))
     config = make_config(2, 94, reversible=reversible, layers="local,lsh")
-    for loss_in_stretches, _, gradients in run_ranks(_in_stretches, 2, config):
-        assert loss_in_stretches == pytest.approx(loss, rel=1e-12)
+    for loss_in_pieces, _, gradients in run_ranks(_in_pieces, 2, config):
+        assert loss_in_pieces == pytest.approx(loss, rel=1e-12)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
 
 
-def _in_stretches(config: Config) -> tuple[float, int, dict[str, Tensor]]:
+def _in_pieces(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with as few tokens at a time as local attention takes."""
     with mock.patch.object(attention, "_TOKENS_AT_A_TIME", 1):
-        return _loss_and_gradients(config)
+        return loss_and_gradients(config)
 
 
-def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
+def _in_head_groups(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with few heads at a time and short parts of their order, of which some are kept for the backward pass."""
     small = [
-        (attention, "_ELEMENTS_EXCHANGED", 1),
-        (sequence_attention, "_ENTRIES_AT_A_TIME", 1),
+        (exchange, "_ELEMENTS_EXCHANGED", 1),
+        (buckets_exchange, "_ENTRIES_AT_A_TIME", 1),
         (routing, "_REACHES_OF_A_PART", 1),
         (bucket_attention, "_ELEMENTS_KEPT", 500),
     ]
     with ExitStack() as stack:
         for module, name, value in small:
             stack.enter_context(mock.patch.object(module, name, value))
-        return _loss_and_gradients(config)
+        return loss_and_gradients(config)
 
 
 @pytest.mark.parametrize(
@@ -175,11 +175,13 @@ def _in_turns(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     ids=str,
 )
 @pytest.mark.parametrize("causal", [True, False])
-def test_heads_that_take_turns_equal_one_process(shards: int, parallel: dict[str, Any], causal: bool) -> None:
+def test_head_groups_equal_one_process(shards: int, parallel: dict[str, Any], causal: bool) -> None:
     """Long sequences are worked through a few heads, and parts of their order, at a time; none of it changes the result."""
-    loss, _, expected = _loss_and_gradients(make_config(1, 47, causal=causal))
-    for loss_in_turns, _, gradients in run_ranks(_in_turns, shards, make_config(shards, 47, parallel, causal=causal)):
-        assert loss_in_turns == pytest.approx(loss, rel=1e-12)
+    loss, _, expected = loss_and_gradients(make_config(1, 47, causal=causal))
+    for loss_in_head_groups, _, gradients in run_ranks(
+        _in_head_groups, shards, make_config(shards, 47, parallel, causal=causal)
+    ):
+        assert loss_in_head_groups == pytest.approx(loss, rel=1e-12)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
 
@@ -192,9 +194,9 @@ def test_readable_kernel_equals_one_process(causal: bool) -> None:
 @pytest.mark.parametrize("attention", ["heads", "buckets"])
 def test_workers_with_nothing_but_padding(attention: str) -> None:
     """Two of four hold no token that counts, and no label is beyond them; nothing becomes NaN."""
-    loss, count, expected = _loss_and_gradients(make_config(1, 47), padding=25)
+    loss, count, expected = loss_and_gradients(make_config(1, 47), padding=25)
     config = make_config(4, 47, {"attention": attention})
-    for loss_sharded, count_sharded, gradients in run_ranks(_loss_and_gradients, 4, config, torch.float64, 25):
+    for loss_sharded, count_sharded, gradients in run_ranks(loss_and_gradients, 4, config, torch.float64, 25):
         assert (loss_sharded, count_sharded) == (pytest.approx(loss, rel=1e-12), count)
         for name, gradient in gradients.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-10, msg=name)
@@ -203,9 +205,9 @@ def test_workers_with_nothing_but_padding(attention: str) -> None:
 @pytest.mark.parametrize("attention", ["heads", "buckets"])
 def test_float32_differs_by_rounding_alone(attention: str) -> None:
     """One worker's gradients are within 2e-5 of the largest element of those of float64, four workers' within 5e-5."""
-    loss, _, expected = _loss_and_gradients(make_config(1, 47))
+    loss, _, expected = loss_and_gradients(make_config(1, 47))
     config = make_config(4, 47, {"attention": attention})
-    loss_sharded, _, gradients = run_ranks(_loss_and_gradients, 4, config, torch.float32)[0]
+    loss_sharded, _, gradients = run_ranks(loss_and_gradients, 4, config, torch.float32)[0]
     assert loss_sharded == pytest.approx(loss, rel=1e-6)
     for name, gradient in gradients.items():
         largest = float(expected[name].abs().max())
@@ -259,4 +261,4 @@ def test_load_is_balanced_with_all_tokens_in_one_bucket() -> None:
 
 def test_a_failing_rank_is_an_error_and_not_a_hang() -> None:
     with pytest.raises(RuntimeError, match="does not divide"):
-        run_ranks(_loss_and_gradients, 2, make_config(4, 64))
+        run_ranks(loss_and_gradients, 2, make_config(4, 64))

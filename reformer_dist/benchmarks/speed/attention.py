@@ -90,7 +90,7 @@ def our_layer(
                     nn.init.normal_(weight, std=weight.shape[1] ** -0.5)
 
         def forward(self, x_BTE: Tensor) -> Tensor:
-            return self.attention(x_BTE, Context())[0]
+            return self.attention.contribute(x_BTE, Context())[0]
 
     return peers.layer_step(Layer(), length)
 

@@ -1,9 +1,9 @@
 """Hash health: how evenly LSH spreads the tokens, and how much of exact attention its rounds catch, a layer at a time.
 
-In: the queries-keys and buckets of LSH layers in `window` mode, as they pass in an evaluation. Out: metrics by layer. For a
-few queries, drawn once for all, every key of the sequence is scored exactly; the attention mass of the keys that the rounds
-show is what they *catch*. The same queries tell what other settings would catch: their rounds are hashed besides, with the
-given rotations as far as those go.
+In: the queries-keys and buckets of LSH layers in `window` mode, which an observer is shown in an evaluation. Out: metrics by
+layer. For a few queries, drawn once for all, every key of the sequence is scored exactly; the attention mass of the keys
+that the hash rounds show a query is what they *catch*. The same queries tell what other settings would catch: tokens are
+hashed once more under those, with the layer's own rotations where it has enough of them.
 
 Legend: B batch, t tokens of this shard, T of the whole sequence, H heads, D head dimension, R hash rounds, S sampled
 queries, N real tokens.
@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
-from reformer_dist.model.attention.kinds import Hashed, LSHCore
 from reformer_dist.model.attention.layer import Attention
+from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
 from reformer_dist.model.backends.plans import PADDING
 from reformer_dist.model.backends.segments import unit_keys
 from reformer_dist.model.randomness import Use, make_key
@@ -60,16 +60,16 @@ class HashHealth:
         self.seconds = 0.0
         """Time that measuring has taken."""
 
-    def see(self, core: LSHCore, hashed: Hashed) -> None:
+    def see(self, kind: LSHKind, hashed: Hashed) -> None:
         """Measure the first sequence of a batch."""
-        place = (core.layer, hashed.context.first_head)
+        place = (kind.layer, hashed.context.first_head)
         if place in self._seen:
             return
         self._seen.add(place)
         start = time.perf_counter()
         with torch.no_grad(), torch.autocast(hashed.qk_BTHD.device.type, enabled=False):
-            for name, (total, count) in _measure(core, hashed).items():
-                self._sums[core.layer, NAMES.index(name)] += torch.stack([total, count]).double().cpu()
+            for name, (total, count) in _measure(kind, hashed).items():
+                self._sums[kind.layer, NAMES.index(name)] += torch.stack([total, count]).double().cpu()
         self.seconds += time.perf_counter() - start
 
     def sums(self) -> Tensor:
@@ -90,39 +90,32 @@ def metrics(sums: Tensor) -> dict[str, float]:
 def observed(model: nn.Module) -> Iterator[HashHealth]:
     """Measure the model's LSH layers in `window` mode during a block."""
     layers = [module for module in model.modules() if isinstance(module, Attention)]
-    cores = [core for core in map(_lsh_core, layers) if core is not None and core.config.lsh_mode == "window"]
+    kinds = [group.kind for layer in layers for group in layer.head_groups]
+    measured = [kind for kind in kinds if isinstance(kind, LSHKind) and kind.config.lsh_mode == "window"]
     health = HashHealth(len(layers))
-    for core in cores:
-        core.observer = health.see
+    for kind in measured:
+        kind.observer = health.see
     try:
         yield health
     finally:
-        for core in cores:
-            core.observer = None
+        for kind in measured:
+            kind.observer = None
 
 
-def _lsh_core(attention: Attention) -> LSHCore | None:
-    """The layer's LSH core, which exchanges between workers may wrap."""
-    core: object = attention.core
-    while core is not None and not isinstance(core, LSHCore):
-        core = getattr(core, "core", None)
-    return core
-
-
-def _measure(core: LSHCore, hashed: Hashed) -> dict[str, tuple[Tensor, Tensor]]:
+def _measure(kind: LSHKind, hashed: Hashed) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum and count of each of NAMES over heads and queries of the first sequence; none where it is all padding."""
     qk_tHD, buckets_HRt = hashed.qk_BTHD[0], hashed.buckets_BHRT[0]
     documents_T = _documents(hashed)
     real_N = (documents_T != PADDING).nonzero()[:, 0]
     if not len(real_N):
         return {}
-    others = _other_buckets(core, hashed)
-    sample = _Sample(core, documents_T, real_N, qk_tHD.shape[0])
-    window, totals = core.config.lsh_window, dict.fromkeys(NAMES, (torch.zeros(()), torch.zeros(())))
+    others = _other_buckets(kind, hashed)
+    sample = _Sample(kind, documents_T, real_N, qk_tHD.shape[0])
+    window, totals = kind.config.lsh_window, dict.fromkeys(NAMES, (torch.zeros(()), torch.zeros(())))
     for head in range(qk_tHD.shape[1]):
         weights_ST = sample.weights(qk_tHD[:, head], hashed)
         buckets_RT = _whole(buckets_HRt[head], hashed)
-        found = _occupancy(buckets_RT[:, real_N], math.prod(core.config.bucket_factors))
+        found = _occupancy(buckets_RT[:, real_N], math.prod(kind.config.bucket_factors))
         found |= sample.meetings(buckets_RT, window)
         found["caught"] = sample.caught(weights_ST, (buckets_RT, window))
         settings = _other_windows(buckets_RT, window)
@@ -140,9 +133,9 @@ def _measure(core: LSHCore, hashed: Hashed) -> dict[str, tuple[Tensor, Tensor]]:
 class _Sample:
     """Sampled queries of a sequence and the keys that each could see."""
 
-    def __init__(self, core: LSHCore, documents_T: Tensor, real_N: Tensor, shard: int) -> None:
-        self._causal, self._shard = core.config.causal, shard
-        generator = torch.Generator().manual_seed(make_key(core.config.seed, core.layer, Use.HEALTH))
+    def __init__(self, kind: LSHKind, documents_T: Tensor, real_N: Tensor, shard: int) -> None:
+        self._causal, self._shard = kind.config.causal, shard
+        generator = torch.Generator().manual_seed(make_key(kind.config.seed, kind.layer, Use.HEALTH))
         count = min(NUM_QUERIES, max(8, _MAX_SCORES // len(documents_T)))
         drawn = torch.randperm(len(real_N), generator=generator)[:count].sort().values
         self._positions_S = real_N[drawn.to(real_N.device)]
@@ -216,7 +209,7 @@ def _occupancy(buckets_RN: Tensor, num_buckets: int) -> dict[str, tuple[Tensor, 
 
 
 def _other_windows(buckets_RT: Tensor, window: int) -> dict[str, Settings]:
-    """Settings that the same buckets tell of."""
+    """Settings under which tokens have the same buckets: other windows, and one hash round less."""
     others = {"twice_the_window": (buckets_RT, 2 * window)}
     if window > 1:
         others["half_the_window"] = (buckets_RT, window // 2)
@@ -225,10 +218,10 @@ def _other_windows(buckets_RT: Tensor, window: int) -> dict[str, Settings]:
     return others
 
 
-def _other_buckets(core: LSHCore, hashed: Hashed) -> dict[str, Tensor]:
-    """Buckets [H, R, t] of this shard by hashings that were not done: a further round; half and twice the buckets."""
-    factors, rotations = core.config.bucket_factors, hashed.rotations
-    key = make_key(core.config.seed, core.layer, Use.HEALTH)
+def _other_buckets(kind: LSHKind, hashed: Hashed) -> dict[str, Tensor]:
+    """Buckets [H, R, t] that this shard's tokens would have with one more hash round, half or twice the buckets."""
+    factors, rotations = kind.config.bucket_factors, hashed.rotations
+    key = make_key(kind.config.seed, kind.layer, Use.HEALTH)
     rounds = rotations.shape[-2]
 
     def fresh(num_rounds: int, factors: Sequence[int]) -> Tensor:

@@ -16,9 +16,10 @@ from torch.nn.functional import layer_norm, linear
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
-from reformer_dist.model.reversible.borrowed_tokens import NoNeighbours, Strip, replay_pieces
+from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
+from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.recomputation import map_tokens
-from reformer_dist.model.reversible.undoing import Cut, Leaves, Replay, replay
+from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
@@ -38,11 +39,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 """The non-linearities of `ModelConfig.activation`."""
 
 
-class FeedForward(nn.Module):
-    """LayerNorm, a wider layer, a non-linearity and back.
-
-    The parameters are this module's own, not those of inner modules, because ZeRO gathers them when this module is called.
-    """
+class FeedForward(Layer):
+    """LayerNorm, a wider layer, a non-linearity and the projection back."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -52,28 +50,18 @@ class FeedForward(nn.Module):
         self.inner_weight, self.inner_bias = nn.Parameter(torch.empty(inner, E)), nn.Parameter(torch.zeros(inner))
         self.output_weight, self.output_bias = nn.Parameter(torch.empty(E, inner)), nn.Parameter(torch.zeros(E))
 
-    def forward(
-        self, x_BTE: Tensor, context: Context, tensors: Replay | None = None, anchor: Tensor | None = None
-    ) -> Tensor:
-        """The layer's contribution to the stream, [B, T, E]; with `tensors`, the scalar that replays it."""
-        if tensors is not None:
-            assert anchor is not None
-
-            work = partial(self._replay, x_BTE, context, tensors)
-            return replay(work, anchor, list(self.parameters()))
-
+    def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
         def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(inputs[0], context, start, *parameters)
 
-        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters()))
+        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters())), None
 
-    @torch.no_grad()
-    def _replay(self, x_BTE: Tensor, context: Context, tensors: Replay, leaves: Leaves) -> None:
+    def _undo(self, x_BTE: Tensor, context: Context, found: None, addition: Addition, leaves: Leaves) -> None:
         def piece(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(x, context, cut[0].start, *parameters)
 
-        strip = Strip(x_BTE, *NoNeighbours().borrow(x_BTE))
-        replay_pieces(piece, strip, strip.cuts(self.config.feed_forward_chunk, 0, 0), tensors, leaves)
+        tokens = SurroundedTokens(x_BTE, x_BTE[:, :0], x_BTE[:, :0])
+        undo_pieces(piece, tokens, tokens.cuts(self.config.feed_forward_chunk, 0, 0), addition, leaves)
 
     def _piece(
         self,

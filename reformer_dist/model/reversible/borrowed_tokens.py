@@ -1,42 +1,20 @@
-"""A shard's tokens with the nearest ones of its neighbours around them, of which no copy in one piece is made.
+"""A shard's tokens between the nearest tokens of the neighbouring shards, which are borrowed from other workers.
 
-In: a tensor of this shard and `Neighbours` to borrow from. Out: pieces that reach over the shard's edges, and gradients that
-go back to whom the tokens belong. A worker that has its sequences for itself borrows nothing.
+In: a tensor of this shard and the tokens borrowed on either side. Out: pieces of tokens, which may reach over the shard's
+edges; gradients are added to whichever tensor a token lies in. The three tensors are never copied into one.
 
 Legend: B batch, T tokens of this shard, L and R tokens borrowed from the left and the right, S = L + T + R.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from reformer_dist.model.reversible.undoing import Cut, Leaves, Replay
+from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves
 
 
-class Neighbours(Protocol):
-    """Who holds the tokens before and behind this shard's."""
-
-    def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The others' nearest tokens [B, L, ...] and [B, R, ...], differentiable; fewer, or none, at the sequence's ends."""
-
-    def give_back(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
-        """Send the borrowed tokens' gradients home; add in place to `own_BT` those of the tokens that others borrowed."""
-
-
-class NoNeighbours:
-    """Of a worker that has its sequences for itself."""
-
-    def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Nothing."""
-        return x_BT[:, :0], x_BT[:, :0]
-
-    def give_back(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
-        """Nothing."""
-
-
-class Strip:
+class SurroundedTokens:
     """Three tensors that read as one, [B, S, ...]. Slices count from the first borrowed token."""
 
     def __init__(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
@@ -46,12 +24,12 @@ class Strip:
         self.end = self.start + own_BT.shape[1]
 
     def cuts(self, length: int, before: int, after: int) -> Iterator[Cut]:
-        """Stretches of `length` own tokens, each with up to `before` and `after` tokens around it."""
+        """Pieces of `length` own tokens, each with up to `before` and `after` tokens around it."""
         for start in range(self.start, self.end, length):
             end = min(start + length, self.end)
             yield slice(start, end), slice(max(0, start - before), min(end + after, self.end + self.right.shape[1]))
 
-    def home(self, own: slice) -> slice:
+    def in_shard(self, own: slice) -> slice:
         """The same own tokens, counted from this shard's first."""
         return slice(own.start - self.start, own.stop - self.start)
 
@@ -77,24 +55,24 @@ class Strip:
         return parts
 
 
-def replay_pieces(
+def undo_pieces(
     piece: Callable[[Tensor, Cut, Sequence[Tensor]], Tensor],
-    strip: Strip,
+    tokens: SurroundedTokens,
     cuts: Iterable[Cut],
-    tensors: Replay,
+    addition: Addition,
     leaves: Leaves,
-) -> Strip:
-    """Replay a layer whose contribution to some tokens is `piece` of the tokens around them.
+) -> SurroundedTokens:
+    """Undo a layer whose contribution to some tokens is `piece` of the tokens around them.
 
-    Returns the input's gradients, those of this shard in `tensors`.
+    Returns the input's gradients, those of this shard in `addition`.
     """
-    grads = Strip(tensors.grad_input_BTE, torch.zeros_like(strip.left), torch.zeros_like(strip.right))
+    grads = SurroundedTokens(addition.grad_input_BTE, torch.zeros_like(tokens.left), torch.zeros_like(tokens.right))
     for own, seen in cuts:
-        x = strip.read(seen).detach().requires_grad_()
+        x = tokens.read(seen).detach().requires_grad_()
         with torch.enable_grad():
             contribution = piece(x, (own, seen), leaves.parameters)
-        home = strip.home(own)
-        tensors.stream_BTE[:, home] -= contribution.detach()
-        (gradient,) = leaves.pull([contribution], [tensors.grad_BTE[:, home]], [x])
+        here = tokens.in_shard(own)
+        addition.stream_BTE[:, here] -= contribution.detach()
+        (gradient,) = leaves.pull([contribution], [addition.grad_BTE[:, here]], [x])
         grads.add(seen, gradient)
     return grads

@@ -1,6 +1,6 @@
 """Running a function piece by piece along the tokens, and again in the backward pass instead of keeping its insides.
 
-In: a function of a stretch of tokens and some parameters. Out: the same results and gradients as one call, in the memory
+In: a function of a piece of tokens and some parameters. Out: the same results and gradients as one call, in the memory
 of one piece. Each parameter's gradient arrives once, as ZeRO's reduction needs.
 
 Legend: B batch, T tokens.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Piece = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Tensor]
+PieceFunction = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Tensor]
 """(first token, inputs of the piece [B, t, ...], parameters) -> output of the piece."""
 
 
@@ -23,19 +23,21 @@ def replay_autocast(device_type: str) -> Callable[[], AbstractContextManager[Any
     return lambda: torch.autocast(device_type, dtype=dtype, enabled=enabled)
 
 
-def map_tokens(function: Piece, length: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+def map_tokens(function: PieceFunction, length: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """Apply a function that treats tokens independently to `length` tokens at a time; outputs [B, T, ...]."""
     return _Pieces.apply(function, length, False, len(inputs), *inputs, *parameters)
 
 
-def sum_tokens(function: Piece, length: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
+def sum_tokens(function: PieceFunction, length: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
     """The sum over pieces of a function whose output is a sum over its tokens."""
     return _Pieces.apply(function, length, True, len(inputs), *inputs, *parameters)
 
 
 class _Pieces(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, function: Piece, length: int, total: bool, num_inputs: int, *tensors: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: PieceFunction, length: int, total: bool, num_inputs: int, *tensors: Tensor
+    ) -> Tensor:
         inputs, parameters = tensors[:num_inputs], tensors[num_inputs:]
         ctx.function, ctx.length, ctx.total, ctx.num_inputs = function, length, total, num_inputs
         ctx.autocast = replay_autocast(tensors[0].device.type)
@@ -54,18 +56,16 @@ class _Pieces(torch.autograd.Function):
         ]
         sums: list[Tensor | None] = [torch.zeros_like(x) if x.requires_grad else None for x in leaves]
         for start, piece in _cut(inputs, ctx.length):
-            stretch = slice(start, start + ctx.length)
+            here = slice(start, start + ctx.length)
             pieces = [x.detach().requires_grad_(need) for x, need in zip(piece, needs, strict=False)]
             with torch.enable_grad(), ctx.autocast():
                 output = ctx.function(start, pieces, leaves)
             wanted = [x for x in (*pieces, *leaves) if x.requires_grad]
-            found = iter(
-                torch.autograd.grad(output, wanted, grad if ctx.total else grad[:, stretch], allow_unused=True)
-            )
+            found = iter(torch.autograd.grad(output, wanted, grad if ctx.total else grad[:, here], allow_unused=True))
             for x, whole in zip(pieces, grads, strict=True):
                 if whole is not None and x.requires_grad:
                     gradient = next(found)
-                    whole[:, stretch] = 0 if gradient is None else gradient
+                    whole[:, here] = 0 if gradient is None else gradient
             for total in sums:
                 if total is not None and (gradient := next(found)) is not None:
                     total += gradient

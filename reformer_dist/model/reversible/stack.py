@@ -1,63 +1,71 @@
 """Reversible residual blocks (Gomez et al. 2017; Reformer, section 3): activations are rebuilt instead of kept.
 
-In: two streams [B, T, E]. Out: two streams. A block computes
+In: two streams [B, T, E] and blocks of two layers each. Out: two streams. A block of the layers F and G computes
 
-    y1 = x1 + Attention(x2)        x2 = y2 - FeedForward(y1)
-    y2 = x2 + FeedForward(y1)      x1 = y1 - Attention(x2)
+    y1 = x1 + F(x2)        x2 = y2 - G(y1)
+    y2 = x2 + G(y1)        x1 = y1 - F(x2)
 
-so the backward pass walks from the last outputs to the first inputs, and memory does not grow with depth. It replays each
-layer (`replay.py`) with the forward's buckets, dropout and autocast, changing streams and gradients in place, and calls
-torch.autograd.backward on it: parameters' gradients arrive by the ordinary way, once each, as ZeRO's hooks expect.
+so the backward pass walks from the last outputs to the first inputs, and memory does not grow with depth. It undoes each
+layer (`layer.py`) with the forward's buckets, dropout and autocast, changing streams and gradients in place.
 
 Legend: B batch, T tokens of this shard, E model dimension.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from reformer_dist.config import ModelConfig
-from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.context import Context
-from reformer_dist.model.layers.feed_forward import FeedForward
+from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.recomputation import replay_autocast
-from reformer_dist.model.reversible.undoing import Replay
+from reformer_dist.model.reversible.undoing import Addition
 
 Head = Callable[[Tensor, Tensor], Tensor]
 """A scalar of the two streams, such as a loss."""
 
 
 class ReversibleBlock(nn.Module):
-    """One attention and one feed-forward layer."""
+    """Two layers: the first reads the second stream and adds to the first stream, the second the other way round."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        """Take the two layers in order; their names become part of their parameters' names."""
         super().__init__()
-        self.attention = Attention(config, layer)
-        self.feed_forward = FeedForward(config, layer)
+        assert len(layers) == 2
+        for name, layer in layers.items():
+            self.add_module(name, layer)
 
-    def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor, Any]:
-        """The two new streams and what attention found (LSH: its buckets)."""
-        attended, found = self.attention(x2, context)
-        y1 = x1 + attended
-        return y1, x2 + self.feed_forward(y1, context), found
+    @property
+    def layers(self) -> tuple[Layer, Layer]:
+        """The two layers in order."""
+        first, second = self.children()
+        assert isinstance(first, Layer)
+        assert isinstance(second, Layer)
+        return first, second
+
+    def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
+        """The two new streams."""
+        first, second = self.layers
+        y1 = x1 + first.contribute(x2, context)[0]
+        return y1, x2 + second.contribute(y1, context)[0]
 
 
 class ReversibleStack(nn.Module):
     """All blocks, one behind the other."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, blocks: Iterable[Mapping[str, Layer]], reversible: bool = True) -> None:
+        """Make blocks of pairs of layers; without `reversible`, plain autograd differentiates them, for debugging."""
         super().__init__()
-        self.reversible = config.reversible
-        self.blocks: Any = nn.ModuleList(ReversibleBlock(config, layer) for layer in range(len(config.layers)))
+        self.reversible = reversible
+        self.blocks: Any = nn.ModuleList(ReversibleBlock(layers) for layers in blocks)
 
     def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The two streams after the last block; with `reversible` off, by plain autograd."""
+        """The two streams after the last block."""
         if self.reversible and torch.is_grad_enabled():
             return _Reversible.apply(x1, x2, _anchor(x1), self.blocks, context, None)
         for block in self.blocks:
-            x1, x2, _ = block(x1, x2, context)
+            x1, x2 = block(x1, x2, context)
         return x1, x2
 
     def reduce(self, x1: Tensor, x2: Tensor, context: Context, head: Head) -> Tensor:
@@ -90,7 +98,7 @@ class _Reversible(torch.autograd.Function):
         context: Context,
         head: Head | None,
     ) -> tuple[Tensor, Tensor] | Tensor:
-        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, [None] * len(blocks)
+        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, [(None, None)] * len(blocks)
         ctx.autocast = replay_autocast(x1.device.type)
         ctx.streams = streams = _Streams(x1, x2)
         _walk_forward(ctx, streams)
@@ -113,14 +121,10 @@ class _Reversible(torch.autograd.Function):
         if not streams.own:
             streams.first, streams.second, streams.own = streams.first.clone(), streams.second.clone(), True
         for block, found in zip(reversed(ctx.blocks), reversed(ctx.found), strict=True):
-            anchor = _anchor(grad1)
-            with torch.enable_grad(), ctx.autocast():
-                scalar = block.feed_forward(streams.first, ctx.context, Replay(streams.second, grad2, grad1), anchor)
-            torch.autograd.backward(scalar)
-            with torch.enable_grad(), ctx.autocast():
-                tensors = Replay(streams.first, grad1, grad2)
-                scalar, _ = block.attention(streams.second, ctx.context, found, tensors, anchor)
-            torch.autograd.backward(scalar)
+            first, second = block.layers
+            with ctx.autocast():
+                second.undo(streams.first, ctx.context, found[1], Addition(streams.second, grad2, grad1))
+                first.undo(streams.second, ctx.context, found[0], Addition(streams.first, grad1, grad2))
         streams.at_outputs = False
         return grad1, grad2, None, None, None, None
 
@@ -142,11 +146,13 @@ def _grads_of_head(ctx: Any, streams: _Streams, grad: Tensor) -> tuple[Tensor, T
 def _walk_forward(ctx: Any, streams: _Streams) -> None:
     """Take the streams from the inputs to the outputs, in place once they are our own."""
     for index, block in enumerate(ctx.blocks):
-        contribution, ctx.found[index] = block.attention(streams.second, ctx.context, ctx.found[index])
+        (first, second), (found_first, found_second) = block.layers, ctx.found[index]
+        contribution, found_first = first.contribute(streams.second, ctx.context, found_first)
         streams.first = streams.first.add_(contribution) if streams.own else streams.first + contribution
         del contribution
-        contribution = block.feed_forward(streams.first, ctx.context)
+        contribution, found_second = second.contribute(streams.first, ctx.context, found_second)
         streams.second = streams.second.add_(contribution) if streams.own else streams.second + contribution
         del contribution
+        ctx.found[index] = found_first, found_second
         streams.own = True
     streams.at_outputs = True

@@ -17,7 +17,7 @@ from reformer_dist.model.reversible.recomputation import replay_autocast
 
 
 @dataclass(frozen=True)
-class Replay:
+class Addition:
     """The tensors of one residual addition in the backward pass; `stream` and `grad_input` are changed in place."""
 
     stream_BTE: Tensor
@@ -49,20 +49,20 @@ class Leaves:
 
 
 Work = Callable[[Leaves], None]
-"""Does a layer's replay, with gradients off."""
+"""Undoes a layer, with gradients off."""
 Cut = tuple[slice, slice]
 """The tokens of a piece, and the tokens it looks at."""
 
 
-def replay(work: Work, anchor: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+def defer(work: Work, anchor: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     """A scalar whose backward pass does the work and hands the parameters their gradients.
 
     `anchor` is a scalar that requires a gradient, so that there is a backward pass where all parameters are frozen.
     """
-    return _Replay.apply(work, anchor, *parameters)
+    return _Deferred.apply(work, anchor, *parameters)
 
 
-class _Replay(torch.autograd.Function):
+class _Deferred(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: Work, anchor: Tensor, *parameters: Tensor) -> Tensor:
         ctx.work, ctx.autocast = work, replay_autocast(anchor.device.type)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from reformer_dist import ModelConfig, ReformerLM
 from reformer_dist.model.attention import hash_health
+from reformer_dist.model.attention.exchange import NoExchange
 from reformer_dist.model.attention.hashing import hash_buckets
-from reformer_dist.model.attention.kinds import Hashed, LSHCore, alone
 from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
 from reformer_dist.model.context import Context
 
 
@@ -62,15 +63,15 @@ def expected(
     }
 
 
-def measure(config: ModelConfig, qk_BTHD: Tensor, documents: Tensor) -> tuple[dict[str, float], Hashed, LSHCore]:
-    core = LSHCore(config, 1)
-    rotations = core.rotations(0, torch.float64)
+def measure(config: ModelConfig, qk_BTHD: Tensor, documents: Tensor) -> tuple[dict[str, float], Hashed, LSHKind]:
+    kind = LSHKind(config, 1)
+    rotations = kind.rotations(0, torch.float64)
     buckets = hash_buckets(qk_BTHD, rotations, config.bucket_factors)
-    hashed = Hashed(qk_BTHD, buckets, rotations, Context(documents), alone)
+    hashed = Hashed(qk_BTHD, buckets, rotations, Context(documents), NoExchange().gather)
     health = hash_health.HashHealth(2)
-    health.see(core, hashed)
+    health.see(kind, hashed)
     found = hash_health.metrics(health.sums())
-    return {k.rpartition("/")[2]: v for k, v in found.items() if k.startswith("hashing/layer_1/")}, hashed, core
+    return {k.rpartition("/")[2]: v for k, v in found.items() if k.startswith("hashing/layer_1/")}, hashed, kind
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -113,8 +114,8 @@ def test_other_hashings_are_those_of_a_model_that_has_them() -> None:
     config = ModelConfig(embed_dim=12, num_heads=2, layers=("local", "lsh"), num_hashes=2, num_buckets=8, lsh_window=4)
     qk_BTHD = torch.randn(1, 40, 2, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     documents = torch.zeros(1, 40, dtype=torch.int64)
-    found, hashed, core = measure(config, qk_BTHD, documents)
-    others = hash_health._other_buckets(core, hashed)
+    found, hashed, kind = measure(config, qk_BTHD, documents)
+    others = hash_health._other_buckets(kind, hashed)
     shapes = {name: tuple(buckets.shape) for name, buckets in others.items()}
     assert shapes == {
         "one_round_more": (2, 1, 40),

@@ -196,7 +196,8 @@ def our_results(model: ReformerLM, tokens: Tensor, labels: Tensor, mask: Tensor 
     def keep(module: Any, _: object, output: tuple[Tensor, list[Tensor]]) -> None:
         buckets[module.layer] = torch.cat(output[1], dim=1)
 
-    attentions = [block.attention for block in model.stack.blocks if block.attention.kind == "lsh"]
+    layers = zip(model.stack.blocks, model.config.layers, strict=True)
+    attentions = [block.attention for block, kind in layers if kind == "lsh"]
     hooks = [attention.register_forward_hook(keep) for attention in attentions]
     with torch.no_grad():
         logits = model(tokens, documents=documents)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist import ReformerLM
+from reformer_dist.model.attention import exchange
 from reformer_dist.model.attention import layer as attention
 from reformer_dist.model.context import Context
 from tests.model.models import draw_tokens, make_model
@@ -62,10 +63,10 @@ def test_gradients_equal_plain_autograd_with_dropout(changes: dict[str, Any], mo
 
 
 @pytest.mark.parametrize("changes", [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked"}], ids=str)
-def test_heads_and_stretches_in_turns_change_nothing(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_head_groups_and_pieces_change_nothing(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """As a long sequence is worked through: one head at a time, few tokens at a time."""
     ours, plain = _pair(local_window=6, **DROPOUT, **changes)
-    monkeypatch.setattr(attention, "_ELEMENTS_AT_A_TIME", 1)
+    monkeypatch.setattr(exchange, "_ELEMENTS_AT_A_TIME", 1)
     monkeypatch.setattr(attention, "_TOKENS_AT_A_TIME", 7)
     assert _backward(ours) == pytest.approx(_backward(plain).item(), rel=1e-12)
     _assert_same(ours, plain)

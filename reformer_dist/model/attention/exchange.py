@@ -1,0 +1,69 @@
+"""Where the shards of a sequence meet in attention: the places at which a layer, or an LSH kind, calls its exchange.
+
+In: tensors of this shard. Out: what other workers have made of theirs. Here is what a worker does that has its sequences for
+itself; the exchanges of reformer_dist/parallel inherit it, and put something else into one of the places. `parallelize` puts
+them into a model.
+
+Legend: B batch, T tokens of this shard, H heads, D head dimension, R hash rounds, L and R tokens borrowed from either side.
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from reformer_dist.model.attention.lsh_call import LSHCall
+from reformer_dist.model.context import Context
+
+_ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads are worked on by groups
+_ELEMENTS_EXCHANGED = 1 << 21  # the same where workers exchange, who hold what is sent and what is received beside it
+
+
+class Exchange:
+    """How shards meet for attention and part again. All places are those of one worker; subclasses replace some."""
+
+    head_shards = 1
+    """Workers among whom the heads of a head group are divided."""
+
+    @property
+    def elements_at_a_time(self) -> int:
+        """Of a tensor of queries; a head group is as large as that allows."""
+        return _ELEMENTS_EXCHANGED
+
+    def to_heads(self, tensors: tuple[Tensor, ...], context: Context) -> tuple[tuple[Tensor, ...], Context]:
+        """Before attention: this shard's tensors [B, T, H, D], as the worker attends them, and where they lie then."""
+        return tensors, context
+
+    def to_shards(self, attended_BTHD: Tensor) -> Tensor:
+        """After attention: results of what `to_heads` returned -> results of this shard's tokens and all heads."""
+        return attended_BTHD
+
+    def find_order(self, call: LSHCall, buckets_BHRT: Tensor) -> Any:
+        """In LSH attention: what `attend_in_order` needs to know of the buckets. It is kept for the backward pass."""
+        return buckets_BHRT
+
+    def attend_in_order(self, call: LSHCall, order: Any) -> Tensor:
+        """In LSH attention: the results [B, T, H, D] of all rounds together, by what `find_order` has found."""
+        return call.attend(order)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """For measuring LSH attention: the tensors of all shards in order, [P, ...]."""
+        return x[None]
+
+    def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Around a window: the neighbours' nearest tokens [B, L, ...] and [B, R, ...], differentiable.
+
+        At a sequence's ends there are fewer, or none.
+        """
+        return x_BT[:, :0], x_BT[:, :0]
+
+    def give_back(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
+        """Send borrowed tokens' gradients home; add in place to `own_BT` those of the tokens that others borrowed."""
+
+
+class NoExchange(Exchange):
+    """Of a worker that has its sequences for itself."""
+
+    @property
+    def elements_at_a_time(self) -> int:
+        """See `Exchange`."""
+        return _ELEMENTS_AT_A_TIME

@@ -1,0 +1,33 @@
+"""Full attention as an attention kind, see `Kind`.
+
+Legend: B batch, T tokens, H heads, D head dimension.
+"""
+
+import torch
+from torch import Tensor
+
+from reformer_dist.model.attention.exchange import Exchange
+from reformer_dist.model.attention.full import full_attention
+from reformer_dist.model.attention.kind import Kind
+from reformer_dist.model.attention.memory import NewestTokens
+from reformer_dist.model.context import Context
+
+
+class FullKind(Kind):
+    """Exact attention over the whole sequence."""
+
+    @property
+    def exchanges(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset({"heads"})
+
+    def attend(
+        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool, exchange: Exchange
+    ) -> tuple[Tensor, None]:
+        """See `Kind`."""
+        dropout = self.dropout(context, training)
+        return full_attention(*tensors, causal=self.config.causal, context=context, dropout=dropout), None
+
+    def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
+        """See `Kind`."""
+        return NewestTokens(lambda q, k, v: full_attention(q, k, v), lambda position: 0)

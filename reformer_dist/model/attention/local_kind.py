@@ -1,0 +1,74 @@
+"""Local attention as an attention kind, see `Kind`.
+
+Legend: B batch, T tokens, H heads, D head dimension.
+"""
+
+import torch
+from torch import Tensor
+
+from reformer_dist.model.attention.exchange import Exchange, NoExchange
+from reformer_dist.model.attention.kind import Kind
+from reformer_dist.model.attention.local import local_attention
+from reformer_dist.model.attention.memory import NewestTokens
+from reformer_dist.model.context import Context
+
+
+class LocalKind(Kind):
+    """Attention of every token to its neighbourhood."""
+
+    @property
+    def exchanges(self) -> frozenset[str]:
+        """See `Kind`."""
+        return frozenset({"neighbours"} if self.config.local_mode == "window" else {"heads"})
+
+    @property
+    def reach(self) -> tuple[int, int] | None:
+        """See `Kind`."""
+        window = self.config.local_window
+        if self.config.local_mode != "window":
+            return None
+        return (window - 1, 0) if self.config.causal else (window, window)
+
+    @property
+    def shortest_piece(self) -> int:
+        """See `Kind`."""
+        return 4 * self.config.local_window
+
+    @property
+    def dropout_probability(self) -> float:
+        """See `Kind`."""
+        own = self.config.local_attention_dropout
+        return self.config.attention_dropout if own is None else own
+
+    def attend(
+        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool, exchange: Exchange
+    ) -> tuple[Tensor, None]:
+        """See `Kind`."""
+        config = self.config
+        out = local_attention(
+            *tensors,
+            mode=config.local_mode,
+            window=config.local_window,
+            neighbours=config.local_neighbours,
+            padded_length=self.padded_length(tensors[0].shape[1]),
+            causal=config.causal,
+            context=context,
+            dropout=self.dropout(context, training),
+            kernel=config.attention_kernel,
+        )
+        return out, None
+
+    def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
+        """See `Kind`."""
+
+        def attend(*tensors: Tensor) -> Tensor:
+            return self.attend(tensors, Context(), None, False, NoExchange())[0]
+
+        return NewestTokens(attend, self._oldest)
+
+    def _oldest(self, position: int) -> int:
+        """The first token that a token sees, in decoding."""
+        window = self.config.local_window
+        if self.config.local_mode == "window":
+            return max(0, position + 1 - window)
+        return max(0, position // window - self.config.local_neighbours[0]) * window
