@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.layer import Attention
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.layers.output import IGNORED, OutputLayer
@@ -40,10 +41,17 @@ class ReformerLM(nn.Module):
     Both streams start as the embeddings, and the output layer reads both, as in trax and Hugging Face.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
-        """Make the model with weights drawn from `config.seed`."""
+    def __init__(self, config: ModelConfig, budget: Budget | None = None) -> None:
+        """Make the model with weights drawn from `config.seed`.
+
+        Args:
+            config: what the model is.
+            budget: how much exists at a time, chunks of feed-forward and loss included; by default `Budget.of(config)`.
+
+        """
         super().__init__()
         self.config = config
+        self.budget = budget or Budget.of(config)
         self.embedding = TokenEmbedding(config.vocab_size, config.embed_dim)
         self.positions: nn.Module
         if config.positions == "axial":
@@ -51,9 +59,12 @@ class ReformerLM(nn.Module):
         else:
             self.positions = LearnedPositions(config.max_length, config.embed_dim)
         layers = range(len(config.layers))
-        blocks = ({"attention": Attention(config, i), "feed_forward": FeedForward(config, i)} for i in layers)
+        blocks = (
+            {"attention": Attention(config, i, self.budget), "feed_forward": FeedForward(config, i, self.budget)}
+            for i in layers
+        )
         self.stack = ReversibleStack(blocks, config.reversible)
-        self.output = OutputLayer(config, self.embedding.weight if config.tie_embeddings else None)
+        self.output = OutputLayer(config, self.embedding.weight if config.tie_embeddings else None, self.budget)
         self._draw_weights()
 
     def forward(
@@ -129,7 +140,9 @@ class ReformerLM(nn.Module):
             ValueError: settings that are wrong or need other weights.
 
         """
-        other = ReformerLM(ModelConfig(**{**self.config.model_dump(), **changes}))
+        config = ModelConfig(**{**self.config.model_dump(), **changes})
+        has_same_chunks = Budget.of(config) == Budget.of(self.config)
+        other = ReformerLM(config, self.budget if has_same_chunks else None)
         ours = {name: x.shape for name, x in self.state_dict().items()}
         theirs = {name: x.shape for name, x in other.state_dict().items()}
         if ours != theirs:

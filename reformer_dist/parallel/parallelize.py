@@ -10,6 +10,7 @@ from dataclasses import replace
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.layer import Attention
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.buckets.exchange import BucketsExchange
 from reformer_dist.parallel.collectives import Traffic
@@ -27,16 +28,17 @@ def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
     for module in model.modules():
         if isinstance(module, Attention):
             module.head_groups = [
-                replace(group, exchange=_make_exchange(group.kind, topology, traffic)) for group in module.head_groups
+                replace(group, exchange=_make_exchange(group.kind, topology, traffic, model.budget))
+                for group in module.head_groups
             ]
     return traffic
 
 
-def _make_exchange(kind: Kind, topology: Topology, traffic: Traffic) -> Exchange:
+def _make_exchange(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget) -> Exchange:
     exchange: Exchange = NoExchange()
     for name in _exchanges_between(topology, kind):
         assert name in kind.exchanges, f"{name} cannot serve {type(kind).__name__}"
-        exchange = EXCHANGES[name](kind, topology, traffic, exchange)
+        exchange = EXCHANGES[name](kind, topology, traffic, budget, exchange)
     return exchange
 
 
@@ -50,24 +52,24 @@ def _exchanges_between(topology: Topology, kind: Kind) -> list[str]:
     return [name for name, group in groups.items() if group is not None]
 
 
-def _neighbours(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+def _neighbours(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
     assert topology.sequence_group is not None
     assert kind.reach is not None
     return NeighboursExchange(*kind.reach, topology.sequence_group, traffic)
 
 
-def _buckets(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+def _buckets(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
     assert topology.bucket_group is not None
-    return BucketsExchange(topology.bucket_group, traffic)
+    return BucketsExchange(topology.bucket_group, traffic, budget)
 
 
-def _heads(kind: Kind, topology: Topology, traffic: Traffic, within: Exchange) -> Exchange:
+def _heads(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
     assert topology.head_group is not None
     length = topology.sequence_length if topology.bucket_group is None else None
     return HeadsExchange(topology.head_group, traffic, length, within)
 
 
-EXCHANGES: dict[str, Callable[[Kind, Topology, Traffic, Exchange], Exchange]] = {
+EXCHANGES: dict[str, Callable[[Kind, Topology, Traffic, Budget, Exchange], Exchange]] = {
     "neighbours": _neighbours,
     "buckets": _buckets,
     "heads": _heads,

@@ -1,17 +1,23 @@
 """Small models for the numerics tests."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from reformer_dist import ModelConfig, ReformerLM
+from reformer_dist.model.budget import Budget
 
 VOCABULARY = 17
 
 
-def make_model(**changes: Any) -> ReformerLM:
-    """A float64 model with every kind of layer, odd sizes, and weights large enough for attention to be far from even."""
+def make_model(limits: Mapping[str, int] | None = None, **changes: Any) -> ReformerLM:
+    """A float64 model with every kind of layer, odd sizes, and weights large enough for attention to be far from even.
+
+    `limits` are those of its budget that are not the default ones.
+    """
     settings: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "embed_dim": 12,
@@ -27,7 +33,8 @@ def make_model(**changes: Any) -> ReformerLM:
         "loss_chunk": 11,
         **changes,
     }
-    model = ReformerLM(ModelConfig(**settings)).double()
+    config = ModelConfig(**settings)
+    model = ReformerLM(config, replace(Budget.of(config), **(limits or {}))).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.startswith(("embedding", "positions")):

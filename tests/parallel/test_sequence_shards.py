@@ -1,6 +1,8 @@
 """Loss and gradients of a sharded sequence equal one process's, by every exchange."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -10,11 +12,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
-from reformer_dist.model.attention import exchange, hash_health
-from reformer_dist.model.attention import layer as attention
+from reformer_dist.model.attention import hash_health
 from reformer_dist.model.backends.plans import window_rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.buckets import attention as bucket_attention
-from reformer_dist.parallel.buckets import exchange as buckets_exchange
 from reformer_dist.parallel.buckets import routing
 from reformer_dist.parallel.buckets.routing import Router
 from reformer_dist.parallel.collectives import Traffic
@@ -70,11 +71,11 @@ def shard_of(x: Tensor, shard: int, num_shards: int, fill: int) -> Tensor:
 
 
 def loss_and_gradients(
-    config: Config, dtype: torch.dtype = torch.float64, padding: int = 4
+    config: Config, dtype: torch.dtype = torch.float64, padding: int = 4, limits: Mapping[str, int] | None = None
 ) -> tuple[float, int, dict[str, Tensor]]:
-    """Over all ranks: the summed loss, the scored tokens and the summed gradients."""
+    """Over all ranks: the summed loss, the scored tokens and the summed gradients; `limits` are of the budget."""
     topology = make_topology(config)
-    model = ReformerLM(config.model).to(dtype).train()
+    model = ReformerLM(config.model, replace(Budget.of(config.model), **(limits or {}))).to(dtype).train()
     parallelize(model, topology)
     length = config.data.sequence_length
     fill = {"tokens": 0, "labels": -100, "documents": -1}
@@ -146,22 +147,19 @@ def test_local_pieces_meet_at_the_edges_of_shards(reversible: bool) -> None:
 
 def _in_pieces(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with as few tokens at a time as local attention takes."""
-    with mock.patch.object(attention, "_TOKENS_AT_A_TIME", 1):
-        return loss_and_gradients(config)
+    return loss_and_gradients(config, limits={"projected_tokens": 1})
 
 
 def _in_head_groups(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with few heads at a time and short parts of their order, of which some are kept for the backward pass."""
     small = [
-        (exchange, "_ELEMENTS_EXCHANGED", 1),
-        (buckets_exchange, "_ENTRIES_AT_A_TIME", 1),
         (routing, "_REACHES_OF_A_PART", 1),
         (bucket_attention, "_ELEMENTS_KEPT", 500),
     ]
     with ExitStack() as stack:
         for module, name, value in small:
             stack.enter_context(mock.patch.object(module, name, value))
-        return loss_and_gradients(config)
+        return loss_and_gradients(config, limits={"exchanged_elements": 1, "routed_entries": 1})
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.measuring import Case, Step, measure
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.layer import Attention
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 LENGTHS = {"small": (4096, 16384), "paper": (4096, 16384, 65536)}
@@ -84,7 +85,7 @@ def our_layer(
     class Layer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.attention = Attention(config, 0)
+            self.attention = Attention(config, 0, Budget.of(config))
             for weight in self.attention.parameters():
                 if weight.dim() == 2:
                     nn.init.normal_(weight, std=weight.shape[1] ** -0.5)

@@ -12,10 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from reformer_dist.model.attention.lsh_call import LSHCall
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-
-_ELEMENTS_AT_A_TIME = 1 << 23  # of a tensor of queries; past it heads are worked on by groups
-_ELEMENTS_EXCHANGED = 1 << 21  # the same where workers exchange, who hold what is sent and what is received beside it
 
 
 class Exchange:
@@ -24,10 +22,9 @@ class Exchange:
     head_shards = 1
     """Workers among whom the heads of a head group are divided."""
 
-    @property
-    def elements_at_a_time(self) -> int:
+    def elements_at_a_time(self, budget: Budget) -> int:
         """Of a tensor of queries; a head group is as large as that allows."""
-        return _ELEMENTS_EXCHANGED
+        return budget.exchanged_elements
 
     def to_heads(self, tensors: tuple[Tensor, ...], context: Context) -> tuple[tuple[Tensor, ...], Context]:
         """Before attention: this shard's tensors [B, T, H, D], as the worker attends them, and where they lie then."""
@@ -63,7 +60,6 @@ class Exchange:
 class NoExchange(Exchange):
     """Of a worker that has its sequences for itself."""
 
-    @property
-    def elements_at_a_time(self) -> int:
+    def elements_at_a_time(self, budget: Budget) -> int:
         """See `Exchange`."""
-        return _ELEMENTS_AT_A_TIME
+        return budget.head_elements

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 
@@ -26,10 +27,10 @@ class HeadGroup:
     exchange: Exchange = field(default_factory=NoExchange)
     """How the shards of their sequences meet; `parallelize` puts it in."""
 
-    def fitting(self, num_tokens: int) -> list["HeadGroup"]:
-        """These heads in groups of as many as may be worked on at a time: fewer, the longer the sequence."""
+    def fitting(self, num_tokens: int, budget: Budget) -> list["HeadGroup"]:
+        """These heads in groups of as many as the budget allows at a time: fewer, the longer the sequence."""
         shards = self.exchange.head_shards
-        fitting = self.exchange.elements_at_a_time // (num_tokens * self.kind.config.head_width)
+        fitting = self.exchange.elements_at_a_time(budget) // (num_tokens * self.kind.config.head_width)
         count = max(1, fitting // shards) * shards
         first, last = self.heads.start, self.heads.stop
         return [replace(self, heads=slice(start, min(start + count, last))) for start in range(first, last, count)]

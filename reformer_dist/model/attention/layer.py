@@ -19,13 +19,12 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.kinds import KINDS
 from reformer_dist.model.attention.memory import Memory
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
 from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves, pieces
-
-_TOKENS_AT_A_TIME = 1 << 11  # of projections, and of attention to a window
 
 
 def make_head_groups(config: ModelConfig, layer: int) -> list[HeadGroup]:
@@ -39,9 +38,9 @@ class Attention(Layer):
     A projection has rows for the heads of those kinds that name it, in the order of the heads.
     """
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config, self.layer, self.budget = config, layer, budget
         self.head_groups = make_head_groups(config, layer)
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
@@ -97,7 +96,7 @@ class Attention(Layer):
         """The head groups of a stream: those of a kind with a reach whole, the others cut as its length demands."""
         num_tokens, groups = x_BTE.shape[0] * x_BTE.shape[1], []
         for group in self.head_groups:
-            groups += group.fitting(num_tokens) if group.kind.reach is None else [group]
+            groups += group.fitting(num_tokens, self.budget) if group.kind.reach is None else [group]
         return groups
 
     def _attend_at_once(
@@ -127,7 +126,7 @@ class Attention(Layer):
         attended_BTHD, found = group.attend(
             self._project_by_pieces(x_BTE, group, parameters), context, found, self.training
         )
-        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
             out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, group, parameters)
         return found
 
@@ -139,7 +138,7 @@ class Attention(Layer):
             projected = tuple(x.requires_grad_() for x in projected)
             attended_BTHD, _ = group.attend(projected, context, found, self.training)
         grad_BTHD = torch.empty_like(attended_BTHD)
-        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
             attended = attended_BTHD[:, piece].detach().requires_grad_()
             with torch.enable_grad():
                 contribution = self._join(attended, context, piece.start, group, leaves.parameters)
@@ -147,7 +146,7 @@ class Attention(Layer):
             (grad_BTHD[:, piece],) = leaves.pull([contribution], [addition.grad_BTE[:, piece]], [attended])
         grads = torch.autograd.grad(attended_BTHD, projected, grad_BTHD)
         del attended_BTHD, projected, grad_BTHD
-        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
             x = x_BTE[:, piece].detach().requires_grad_()
             with torch.enable_grad():
                 parts = self._project(x, group, leaves.parameters)
@@ -159,7 +158,7 @@ class Attention(Layer):
     ) -> None:
         """Add the contribution of heads whose kind has a reach, in place."""
         tokens, around = _surround(x_BTE, context, group)
-        for cut in _cuts(tokens, group):
+        for cut in self._cuts(tokens, group):
             own, seen = cut
             out_BTE[:, tokens.in_shard(own)] += self._attend_piece(group, around, tokens.read(seen), cut, parameters)
 
@@ -168,7 +167,7 @@ class Attention(Layer):
     ) -> None:
         tokens, around = _surround(x_BTE, context, group)
         piece = partial(self._attend_piece, group, around)
-        grads = undo_pieces(piece, tokens, _cuts(tokens, group), addition, leaves)
+        grads = undo_pieces(piece, tokens, self._cuts(tokens, group), addition, leaves)
         group.exchange.give_back(grads.own, grads.left, grads.right)
 
     def _attend_piece(
@@ -182,6 +181,10 @@ class Attention(Layer):
         attended_BTHD = attended_BSHD[:, own.start - seen.start : own.stop - seen.start]
         return self._join(attended_BTHD, around, own.start, group, parameters)
 
+    def _cuts(self, tokens: SurroundedTokens, group: HeadGroup) -> Iterator[Cut]:
+        assert group.kind.reach is not None
+        return tokens.cuts(max(self.budget.projected_tokens, group.kind.shortest_piece), *group.kind.reach)
+
     def _project(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The kind's projections of some heads, each [B, T, H, D]."""
         weights = self._by_name(parameters)
@@ -193,7 +196,7 @@ class Attention(Layer):
     def _project_by_pieces(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same, without the normalised stream ever being whole."""
         whole: list[Tensor] = []
-        for piece in pieces(x_BTE.shape[1], _TOKENS_AT_A_TIME):
+        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
             parts = self._project(x_BTE[:, piece], group, parameters)
             if not whole:
                 whole = [part.new_empty(*x_BTE.shape[:2], *part.shape[2:]) for part in parts]
@@ -232,11 +235,6 @@ def _surround(x_BTE: Tensor, context: Context, group: HeadGroup) -> tuple[Surrou
         left, right = group.exchange.borrow(documents_BS)
         documents_BS = torch.cat([left, documents_BS, right], dim=1)
     return tokens, replace(context, documents_BT=documents_BS, first_position=context.first_position - tokens.start)
-
-
-def _cuts(tokens: SurroundedTokens, group: HeadGroup) -> Iterator[Cut]:
-    assert group.kind.reach is not None
-    return tokens.cuts(max(_TOKENS_AT_A_TIME, group.kind.shortest_piece), *group.kind.reach)
 
 
 def _sum(contributions: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.functional import layer_norm, linear
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
@@ -42,9 +43,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class FeedForward(Layer):
     """LayerNorm, a wider layer, a non-linearity and the projection back."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config, self.layer, self.budget = config, layer, budget
         E, inner = config.embed_dim, config.feed_forward_dim
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(E)), nn.Parameter(torch.zeros(E))
         self.inner_weight, self.inner_bias = nn.Parameter(torch.empty(inner, E)), nn.Parameter(torch.zeros(inner))
@@ -54,14 +55,14 @@ class FeedForward(Layer):
         def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(inputs[0], context, start, *parameters)
 
-        return map_tokens(piece, self.config.feed_forward_chunk, [x_BTE], list(self.parameters())), None
+        return map_tokens(piece, self.budget.feed_forward_tokens, [x_BTE], list(self.parameters())), None
 
     def _undo(self, x_BTE: Tensor, context: Context, found: None, addition: Addition, leaves: Leaves) -> None:
         def piece(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
             return self._piece(x, context, cut[0].start, *parameters)
 
         tokens = SurroundedTokens(x_BTE, x_BTE[:, :0], x_BTE[:, :0])
-        undo_pieces(piece, tokens, tokens.cuts(self.config.feed_forward_chunk, 0, 0), addition, leaves)
+        undo_pieces(piece, tokens, tokens.cuts(self.budget.feed_forward_tokens, 0, 0), addition, leaves)
 
     def _piece(
         self,

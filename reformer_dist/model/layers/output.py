@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, layer_norm, linear
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.reversible.recomputation import map_tokens, sum_tokens
 
 IGNORED = -100  # label of tokens that are not scored
@@ -20,9 +21,9 @@ IGNORED = -100  # label of tokens that are not scored
 class OutputLayer(nn.Module):
     """LayerNorm and logits: over both streams side by side, or over their mean where weights are tied to the embedding."""
 
-    def __init__(self, config: ModelConfig, tied_weight: nn.Parameter | None) -> None:
+    def __init__(self, config: ModelConfig, tied_weight: nn.Parameter | None, budget: Budget) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.budget = config, budget
         width = 2 * config.embed_dim if tied_weight is None else config.embed_dim
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.weight = nn.Parameter(torch.empty(config.vocab_size, width)) if tied_weight is None else tied_weight
@@ -35,8 +36,8 @@ class OutputLayer(nn.Module):
         """
         streams, parameters = [first_BTE, second_BTE], list(self.parameters())
         if labels_BT is None:
-            return map_tokens(self._logits, self.config.loss_chunk, streams, parameters)
-        return sum_tokens(self._loss, self.config.loss_chunk, [*streams, labels_BT], parameters)
+            return map_tokens(self._logits, self.budget.loss_tokens, streams, parameters)
+        return sum_tokens(self._loss, self.budget.loss_tokens, [*streams, labels_BT], parameters)
 
     def _logits(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         first, second = inputs[:2]

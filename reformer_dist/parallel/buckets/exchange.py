@@ -15,27 +15,26 @@ from torch import Tensor
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.lsh_call import LSHCall
 from reformer_dist.model.backends.plans import Rule, window_rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.randomness import mix, pair_keep, token_hash
 from reformer_dist.parallel.buckets.attention import bucket_attention
 from reformer_dist.parallel.buckets.routed_attention import Settings
 from reformer_dist.parallel.buckets.routing import Route, Router
 from reformer_dist.parallel.collectives import Traffic, all_gather
 
-_ENTRIES_AT_A_TIME = 1 << 13  # tokens times slices that are under way at a time
-
 
 class BucketsExchange(Exchange):
     """A worker attends its share of the sorted tokens of every round. The order that it finds are routes."""
 
-    def __init__(self, group: dist.ProcessGroup, traffic: Traffic) -> None:
+    def __init__(self, group: dist.ProcessGroup, traffic: Traffic, budget: Budget) -> None:
         """Share sequences with the workers of `group`, in the order of their shards; count in `traffic`."""
-        self.group, self.traffic = group, traffic
+        self.group, self.traffic, self.budget = group, traffic, budget
 
     def find_order(self, call: LSHCall, buckets_BHRT: Tensor) -> list[Route]:
         """See `Exchange`."""
         hashes_BtH = _head_hashes(call)
         hashes_Nt = None if hashes_BtH is None else hashes_BtH.transpose(1, 2).flatten(0, 1)
-        router = Router(_rule(call), self.group, self.traffic, _ENTRIES_AT_A_TIME)
+        router = Router(_rule(call), self.group, self.traffic, self.budget.routed_entries)
         return router.routes(buckets_BHRT, call.context.documents_BT, math.prod(call.config.bucket_factors), hashes_Nt)
 
     def attend_in_order(self, call: LSHCall, order: list[Route]) -> Tensor:

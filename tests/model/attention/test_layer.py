@@ -8,7 +8,6 @@ from torch import Tensor
 
 from reformer_dist import ModelConfig, ReformerLM
 from reformer_dist.generation.decoding import Decoder
-from reformer_dist.model.attention import exchange
 from reformer_dist.model.attention import layer as attention
 from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.layer import Attention
@@ -32,8 +31,8 @@ def side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "make_head_groups", local_beside_lsh)
 
 
-def _model(**changes: Any) -> ReformerLM:
-    return make_model(num_heads=3, layers=("lsh", "lsh"), **changes).train()
+def _model(limits: dict[str, int] | None = None, **changes: Any) -> ReformerLM:
+    return make_model(limits, num_heads=3, layers=("lsh", "lsh"), **changes).train()
 
 
 def _backward(model: ReformerLM) -> tuple[Tensor, dict[str, Tensor | None]]:
@@ -48,7 +47,7 @@ def test_a_layer_is_the_sum_of_its_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
     config = model.config
     local, lsh = (model.stack.blocks[i].attention for i in (0, 1))
     monkeypatch.setattr(attention, "make_head_groups", local_beside_lsh)
-    both = Attention(config, 1).double()
+    both = Attention(config, 1, model.budget).double()
     shapes = {name: tuple(parameter.shape) for name, parameter in both.named_parameters() if "norm" not in name}
     assert shapes == {
         "query_weight": (4, 12),
@@ -70,14 +69,11 @@ def test_a_layer_is_the_sum_of_its_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.usefixtures("side_by_side")
-@pytest.mark.parametrize("at_a_time", [None, 1])
-def test_gradients_equal_plain_autograd(at_a_time: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limits", [{}, {"head_elements": 1, "projected_tokens": 7}], ids=str)
+def test_gradients_equal_plain_autograd(limits: dict[str, int]) -> None:
     settings = {"attention_dropout": 0.1, "hidden_dropout": 0.2, "local_window": 5}
     loss, expected = _backward(_model(reversible=False, **settings))
-    if at_a_time is not None:
-        monkeypatch.setattr(exchange, "_ELEMENTS_AT_A_TIME", at_a_time)
-        monkeypatch.setattr(attention, "_TOKENS_AT_A_TIME", 7)
-    loss_undone, gradients = _backward(_model(**settings))
+    loss_undone, gradients = _backward(_model(limits, **settings))
     assert loss_undone == pytest.approx(loss.item(), rel=1e-12)
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient, expected[name], rtol=0, atol=1e-10, msg=name)
