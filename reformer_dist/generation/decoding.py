@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.layer import Attention, LSHCore
-from reformer_dist.model.attention.lsh import unit_keys
+from reformer_dist.model.backends.description import unit_keys
 from reformer_dist.model.context import Context
 from reformer_dist.model.reformer import ReformerLM
 

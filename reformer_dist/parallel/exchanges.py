@@ -20,11 +20,10 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reformer_dist.model.attention.layer import Core, LSHCore, attention_dropout
-from reformer_dist.model.backends.plans import window_rule
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.context import Context
-from reformer_dist.model.randomness import mix, pair_keep, token_hash
-from reformer_dist.parallel.buckets.attention import bucket_attention
-from reformer_dist.parallel.buckets.routed_attention import Settings
+from reformer_dist.model.randomness import pair_keep, scramble, token_hash
+from reformer_dist.parallel.buckets.attention import Settings, bucket_attention
 from reformer_dist.parallel.buckets.routing import Route, Router
 from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all
 
@@ -101,8 +100,8 @@ class BucketsExchange:
             found = router.routes(buckets_BHRt, context.documents_BT, math.prod(config.bucket_factors), hashes_Nt)
         own_keep_BtH = None
         if dropout is not None and hashes_BtH is not None:
-            mixed_BtH = mix(hashes_BtH)
-            own_keep_BtH = pair_keep(mixed_BtH, mixed_BtH, dropout.probability, v_BtHD.dtype)
+            scrambled_BtH = scramble(hashes_BtH)
+            own_keep_BtH = pair_keep(scrambled_BtH, scrambled_BtH, dropout.probability, v_BtHD.dtype)
         settings = Settings(rule, self.group, self.traffic, dropout, config.attention_kernel)
         return bucket_attention(qk_BtHD, v_BtHD, found, own_keep_BtH, settings), found
 
@@ -111,7 +110,7 @@ class BucketsExchange:
 
 
 def _head_hashes(key: int, context: Context, x_BtHD: Tensor) -> Tensor:
-    """Dropout hashes of (row, position, head), [B, t, H], as `SegmentPlan` draws them before it mixes them."""
+    """Dropout hashes of (row, position, head), [B, t, H], as `Orders` draws them before it scrambles them."""
     B, t, H, _ = x_BtHD.shape
     hashes_Bt = token_hash(key, context.first_row, context.first_position, (B, t), x_BtHD.device)
     return hashes_Bt[..., None] + torch.arange(context.first_head, context.first_head + H, device=x_BtHD.device)

@@ -19,7 +19,7 @@ from reformer_dist.model.attention.full import full_attention
 from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key
 
