@@ -12,15 +12,15 @@ from torch import Tensor
 from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.choice import choose_for
-from reformer_dist.model.backends.description import AttentionDropout, OrderedRows
+from reformer_dist.model.backends.choice import BACKENDS
+from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.backends.native.backend import Native
-from reformer_dist.model.backends.packing import pack
-from reformer_dist.model.backends.rules import Rule, window_rule
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.backends.triton import launch
 from reformer_dist.model.backends.triton.backend import Triton
 from reformer_dist.model.context import Context
 from tests.model.attention.test_attention import check_local, check_lsh
+from tests.model.backends.rows import check_rows, make_rows
 from tests.model.cases import Case, outputs_and_gradients
 
 pytestmark = pytest.mark.skipif(not launch.is_available(), reason="needs Triton: pip install triton")
@@ -125,46 +125,12 @@ def test_dropout_decides_as_elsewhere() -> None:
     assert 0.2 < ours.double().mean() < 0.4
 
 
-def _rows(rule: Rule, dropout: AttentionDropout, num_own: int, generator: torch.Generator) -> OrderedRows:
-    """A worker's part of the order, with its halo, for two slices; rows came in any order."""
-    assert rule.reach is not None
-    offset, size = rule.before * rule.block, (rule.before + -(-num_own // rule.block) + rule.after) * rule.block
-    first, last = max(0, offset - rule.reach[1]), min(size, offset + num_own + max(0, -rule.reach[0]))
-    num_rows = 2 * (last - first)
-    order_NS = torch.full((2, size), -1, dtype=torch.int32)
-    order_NS[:, first:last] = torch.randperm(num_rows, generator=generator).view(2, -1).int()
-    segments_M = torch.empty(num_rows, dtype=torch.int32)
-    sorted_segments = torch.randint(4, (2, last - first), generator=generator, dtype=torch.int32).sort(1).values
-    sorted_segments[1, -3:] = -1
-    segments_M[order_NS[:, first:last].long()] = sorted_segments
-    own = order_NS[:, offset : offset + num_own].flatten().sort().values
-    hashes_M = torch.randint(1 << 62, (num_rows,), generator=generator)
-    return OrderedRows(
-        rule=rule,
-        dropout=dropout,
-        order_NS=order_NS,
-        queries=(offset, offset + num_own),
-        own=own,
-        segments_M=segments_M,
-        hashes_M=hashes_M,
-    )
-
-
 @interpreted
 @pytest.mark.usefixtures("kernels")
 def test_rows_of_other_workers() -> None:
-    D, rule, generator = 5, window_rule(12, False, 1000, with_self=False), torch.Generator().manual_seed(1)
-    rows = _rows(rule, AttentionDropout(0.5, KEY), 21, generator)
-    vectors = torch.randn(len(rows.segments_M), 3 * D, generator=generator, dtype=torch.float64)
-    received = vectors[:, : 2 * D]
-    ours, plain = choose_for(received, rows, "auto"), choose_for(received, rows, "plain")
-    results = plain.attend_rows(received, rows)
-    torch.testing.assert_close(ours.attend_rows(received, rows), results, rtol=1e-10, atol=1e-12)
-    statistics = torch.randn(len(vectors), 2, generator=generator, dtype=torch.float64)
-    statistics[rows.own, 1] = results[:, D].where(results[:, D] > -torch.inf, torch.inf)
-    outputs = pack(vectors[:, 2 * D :], statistics)
-    gradients = plain.attend_rows_backward(received, outputs, rows)
-    torch.testing.assert_close(ours.attend_rows_backward(received, outputs, rows), gradients, rtol=1e-10, atol=1e-12)
+    rule, dropout = window_rule(12, False, 1000, with_self=False), AttentionDropout(0.5, KEY)
+    rows = make_rows(rule, dropout, 21, torch.Generator().manual_seed(1))
+    check_rows(BACKENDS["triton"], rows, head_dim=5)
 
 
 def test_compiled_without_a_gpu() -> None:
