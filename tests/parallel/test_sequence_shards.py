@@ -12,7 +12,7 @@ from torch import Tensor
 from reformer_dist import Config, ReformerLM, load_config
 from reformer_dist.model.attention import exchange, hash_health
 from reformer_dist.model.attention import layer as attention
-from reformer_dist.model.backends.plans import window_rule
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.parallel.buckets import attention as bucket_attention
 from reformer_dist.parallel.buckets import exchange as buckets_exchange
 from reformer_dist.parallel.buckets import routing

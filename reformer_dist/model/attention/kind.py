@@ -16,7 +16,7 @@ from torch import Tensor
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.memory import Memory
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key
 

@@ -12,9 +12,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from reformer_dist.model.backends.plain.blocks import KernelName
-from reformer_dist.model.backends.plans import AttentionDropout, chunked_rule, window_rule
-from reformer_dist.model.backends.segments import segment_attention
+from reformer_dist.model.backends.backend import KernelName
+from reformer_dist.model.backends.choice import choose_for
+from reformer_dist.model.backends.description import AttentionDropout, OrderedTokens
+from reformer_dist.model.backends.rules import chunked_rule, window_rule
 from reformer_dist.model.context import Context
 
 
@@ -53,4 +54,5 @@ def local_attention(
         rule = window_rule(window, causal, T, with_self=True)
     else:
         rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
-    return segment_attention(q_BTHD, k_BTHD, v_BTHD, rule, context or Context(), dropout=dropout, kernel=kernel)
+    blocks = OrderedTokens(rule=rule, dropout=dropout, context=context or Context())
+    return choose_for(q_BTHD, blocks, kernel).attend(q_BTHD, k_BTHD, v_BTHD, blocks)

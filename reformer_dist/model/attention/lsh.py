@@ -21,10 +21,10 @@ from typing import Literal
 from torch import Tensor
 
 from reformer_dist.model.attention.hashing import hash_buckets
-from reformer_dist.model.backends.plain.blocks import KernelName
-from reformer_dist.model.backends.plans import AttentionDropout, Rule, chunked_rule, window_rule
-from reformer_dist.model.backends.segments import segment_attention
-from reformer_dist.model.backends.segments import unit_keys as unit_keys
+from reformer_dist.model.backends.backend import KernelName
+from reformer_dist.model.backends.choice import choose_for
+from reformer_dist.model.backends.description import AttentionDropout, OrderedTokens
+from reformer_dist.model.backends.rules import Rule, chunked_rule, window_rule
 from reformer_dist.model.context import Context
 
 Mode = Literal["window", "chunked", "paper"]
@@ -80,17 +80,10 @@ def lsh_attention(
     rule = _rule(mode, window, neighbours, causal, T, padded_length)
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
-    return segment_attention(
-        qk_BTHD,
-        None,
-        v_BTHD,
-        rule,
-        context,
-        buckets_BHRT=buckets_BHRT,
-        num_buckets=math.prod(factors),
-        dropout=dropout,
-        kernel=kernel,
+    blocks = OrderedTokens(
+        rule=rule, dropout=dropout, context=context, buckets_BHRT=buckets_BHRT, num_buckets=math.prod(factors)
     )
+    return choose_for(qk_BTHD, blocks, kernel).attend(qk_BTHD, None, v_BTHD, blocks)
 
 
 def _rule(

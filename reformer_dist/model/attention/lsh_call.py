@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.context import Context
 
 

@@ -17,12 +17,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.model.backends.plans import PADDING, Rule
+from reformer_dist.model.backends.description import NO_KEY, NO_ROW, PADDING
+from reformer_dist.model.backends.orders import LAST
+from reformer_dist.model.backends.rules import Rule
 from reformer_dist.parallel.collectives import Traffic, start_all_to_all
 
-NO_KEY = -1  # segment of padding
-NO_ROW = -1  # of places that hold no token
-_LAST = (1 << 31) - 1  # segment of padding: behind all others
 _NEVER = 1 << 62
 _REACHES_OF_A_PART = 16  # a part of the order is at least so many times as long as its halo
 
@@ -54,7 +53,7 @@ class Route:
     segments_M: Tensor
     """(document, bucket) of each received row, int32; NO_KEY for padding."""
     hashes_M: Tensor | None
-    """Dropout hashes of each received row, not yet mixed, int64; None without dropout."""
+    """Dropout hashes of each received row, before they are scrambled, int64; None without dropout."""
 
 
 class Router:
@@ -206,7 +205,7 @@ class Router:
                 sent_N2P[:, 1].sum(0).tolist(),
                 order_NS.view(N, S),
                 (offset, offset + length),
-                torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
+                torch.where(table[:, 1] == LAST, NO_KEY, table[:, 1]),
                 None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
             )
 
@@ -218,7 +217,7 @@ def _segments(buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: in
     segments_BHRt = buckets_BHRt.long()
     if documents_Bt is not None:
         documents = documents_Bt[:, None, None]
-        segments_BHRt = (documents * num_buckets + segments_BHRt).masked_fill(documents == PADDING, _LAST)
+        segments_BHRt = (documents * num_buckets + segments_BHRt).masked_fill(documents == PADDING, LAST)
     return segments_BHRt.permute(2, 0, 1, 3).flatten(1, 2).contiguous()
 
 

@@ -89,7 +89,7 @@ def test_training_computes_the_same(shape: list[int], tmp_path: Path) -> None:
 
 def test_long_lists_are_attended_stretch_by_stretch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A token that sees nothing else in any round mixes them by scores of -1e5, whose rounding shows in float32."""
-    monkeypatch.setattr("reformer_dist.model.backends.plans._ENTRIES_IN_A_STRETCH", 8)
+    monkeypatch.setattr("reformer_dist.model.backends.plain.blocks._ENTRIES_IN_A_STRETCH", 8)
     checkpoint = Checkpoint(40, settings={"num_hashes": 3})
     theirs = checkpoint.model()
     theirs.save_pretrained(tmp_path)
