@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.uninitialised import poison
+
 _pools: dict[int, "_Pool"] = {}
 
 
@@ -81,6 +83,7 @@ class _Pool:
 
 def _serve(rank: int, num_ranks: int, store: str, connection: Connection) -> None:
     torch.set_num_threads(1)
+    poison()
     dist.init_process_group("gloo", store, timedelta(seconds=60), num_ranks, rank)
     while True:
         try:
