@@ -11,7 +11,7 @@ import xxhash
 from safetensors.torch import load_file
 
 from reformer_dist import checkpoints, load_model
-from reformer_dist.checkpoints import starting_point as resume
+from reformer_dist.checkpoints import starting_point
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config, load_config
 from reformer_dist.data.preparing.corpus import Corpus
@@ -154,10 +154,10 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     folder = checkpoints.new_folder(str(tmp_path), "a")
     path = write(folder, 5, config, corpus_hash=corpus.hash)
 
-    def decide(**changes: object) -> resume.Place:
-        return resume.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
+    def decide(**changes: object) -> starting_point.Place:
+        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
 
-    assert decide() == resume.Place(folder, path, 5, "r")
+    assert decide() == starting_point.Place(folder, path, 5, "r")
     assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5}).start == path
     anew = decide(**{"train.resume": "none"})
     assert (anew.start, anew.run_id) == (None, None)
@@ -167,11 +167,11 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         decide(**{"model.num_hashes": 2})
     beside = {"train.run_name": "b", "train.resume": path}
-    resume.check(make_config(str(tmp_path), **beside))
+    starting_point.check(make_config(str(tmp_path), **beside))
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
-        resume.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+        starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
-        resume.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
+        starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
@@ -191,7 +191,7 @@ def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:
     assert tokenizer.to_json() == corpus.tokenizer.to_json() != other.tokenizer.to_json()
 
     beside = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.resume": path, "model.vocab_size": 280})
-    assert resume.decide(beside, corpus).start == path
+    assert starting_point.decide(beside, corpus).start == path
     with pytest.raises(ConfigError, match=rf"another vocabulary; data\.tokenizer_file = {path}/tokenizer\.json works"):
-        resume.decide(beside, other)
-    resume.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))
+        starting_point.decide(beside, other)
+    starting_point.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))
