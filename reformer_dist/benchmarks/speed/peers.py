@@ -39,7 +39,7 @@ def layer_step(layer: Any, length: int) -> Step:
     x_BTE = torch.randn(1, length, EMBED_DIM, requires_grad=True)
 
     def step() -> list[Tensor]:
-        trained = [x_BTE, *layer.parameters()]
+        trained: list[Tensor] = [x_BTE, *layer.parameters()]
         _clear(trained)
         layer(x_BTE).sum().backward()
         return trained
@@ -53,7 +53,7 @@ def model_step(model: nn.Module, loss: Any, length: int) -> Step:
     labels_BT = tokens_BT.roll(-1, dims=1)
 
     def step() -> list[Tensor]:
-        trained = list(model.parameters())
+        trained: list[Tensor] = list(model.parameters())
         _clear(trained)
         loss(tokens_BT, labels_BT).backward()
         return trained

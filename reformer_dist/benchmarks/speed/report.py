@@ -34,6 +34,13 @@ def table(measurements: Sequence[Measurement], baseline: str) -> str:
     return "\n".join(lines)
 
 
+def tell(output: Path, name: str, title: str, measurements: Sequence[Measurement], baseline: str) -> None:
+    """Print the table, ratios to `baseline`; write NAME.csv and NAME.png into the folder `output` and print their paths."""
+    print(f"\n{title}; ratios are to {baseline}")
+    print(table(measurements, baseline))
+    print(*write(output, name, measurements, title), sep="\n")
+
+
 Crossover = tuple[float, str]
 """A length to mark in the picture, and what to write there."""
 
