@@ -1,6 +1,8 @@
 """Groups of processes: they answer by rank, keep what they have made, and say why they ended."""
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -14,6 +16,7 @@ from reformer_dist.benchmarks.parallel.processes import Processes
 def start() -> Callable[[str], tuple[int, int, int]]:
     """Counts its calls; rank 1 takes some words amiss."""
     calls: list[str] = []
+    print("nobody wants to know", file=sys.stderr, flush=True)
 
     def answer(word: str) -> tuple[int, int, int]:
         calls.append(word)
@@ -24,6 +27,8 @@ def start() -> Callable[[str], tuple[int, int, int]]:
                 pytest.fail("no exception of the ordinary kind")
             if word == "die":
                 os._exit(3)
+            if word == "fault":
+                os.kill(os.getpid(), signal.SIGSEGV)
             if word == "sleep":
                 time.sleep(60)
         return dist.get_rank(), dist.get_world_size(), len(calls)
@@ -49,6 +54,7 @@ def test_answers_are_by_rank_and_processes_stay(processes: Processes) -> None:
         ("raise", r"(?s)^rank 1:\n.*in answer\n.*ArithmeticError: one and one is three$"),
         ("fail", r"(?s)^rank 1:\n.*no exception of the ordinary kind$"),
         ("die", r"^rank 1:\nthe process died$"),
+        ("fault", r"(?s)^rank 1:\nFatal Python error: Segmentation fault.*in answer\n.*ended by SIGSEGV$"),
     ],
 )
 def test_a_process_that_ends_is_told_with_its_reason(processes: Processes, word: str, message: str) -> None:

@@ -3,7 +3,9 @@
 In: how many, and what each of them does with what it is sent. Out: their answers, by rank. Benchmarks and tests use them.
 """
 
+import faulthandler
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from datetime import timedelta
@@ -73,12 +75,18 @@ class Processes:
             try:
                 answers.append(connection.recv())
             except EOFError:
-                self._processes[rank].join()
-                last_words = _last_words(Path(self._folder.name), rank).read_text().strip()
-                failures.append(f"rank {rank}:\n{last_words or 'the process died'}")
+                failures.append(f"rank {rank}:\n{self._reason(rank)}")
         if failures:
             raise RuntimeError("\n".join(failures))
         return answers
+
+    def _reason(self, rank: int) -> str:
+        """Why a process ended: what it wrote to stderr since it was last called, and the signal if it was one."""
+        process = self._processes[rank]
+        process.join()
+        reason = _stderr_file(Path(self._folder.name), rank).read_text(errors="replace").strip() or "the process died"
+        status = process.exitcode or 0
+        return reason if status >= 0 else f"{reason}\nended by {signal.Signals(-status).name}"
 
     def close(self) -> None:
         """End the processes, whatever they do."""
@@ -99,8 +107,9 @@ def _serve(
 ) -> None:
     """A process's life: an answer to whatever comes, until something goes wrong."""
     folder, rank, num_ranks = place
-    with _last_words(folder, rank).open("w") as file:
+    with _stderr_file(folder, rank).open("a") as file:
         os.dup2(file.fileno(), 2)  # of libraries below Python too
+    faulthandler.enable()
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{folder / 'store'}", timeout, num_ranks, rank)
     answer = start()
@@ -109,9 +118,9 @@ def _serve(
             arguments = connection.recv()
         except EOFError:
             return
+        os.truncate(2, 0)  # warnings of calls that went well explain nothing
         connection.send(answer(*arguments))
 
 
-def _last_words(folder: Path, rank: int) -> Path:
-    """Where a process's stderr goes."""
+def _stderr_file(folder: Path, rank: int) -> Path:
     return folder / f"{rank}.txt"
