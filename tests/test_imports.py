@@ -26,7 +26,7 @@ LAYERS = (
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
 HOMES = {
     "deepspeed": "reformer_dist/training/engine.py",
-    "mlflow": "reformer_dist/tracking/runs.py",
+    "mlflow": "reformer_dist/tracking/client.py",
     "ray.train": "reformer_dist/training/launcher.py",
     "optuna": "reformer_dist/tuning/search.py",
     "ray.tune": "reformer_dist/tuning/runner.py",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config, ModelConfig
 from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
 from reformer_dist.data.preparing.manifest import TOKENIZER

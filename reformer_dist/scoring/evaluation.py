@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config, flatten, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import validation_batches
@@ -72,7 +72,7 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     """
     options = config.evaluation
     path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, trained, tokenizer = checkpoint.load_model(path)
+    model, trained, tokenizer = checkpoint.read_model(path)
     config = _overlay(trained, config)
     checks.check_machine(config)
     device = torch.device("cuda" if config.train.use_gpu else "cpu")

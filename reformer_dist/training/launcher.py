@@ -27,7 +27,7 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.checkpoints.starting_point import check, decide
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.preparation import plan_preparation
@@ -266,7 +266,7 @@ class _Failures(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = failures.first_cause(worker_exceptions)
-        self._messages.put(f"worker {rank} failed: {failures.one_line(error)}")
+        self._messages.put(f"worker {rank} failed: {failures.kind_and_reason(error)}")
 
 
 class _Resizes(ControllerCallback):

@@ -12,7 +12,7 @@ from typing import Any
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError, JobFailed
 from reformer_dist.tracking.trials import SCORE, SPEED, Trial
-from reformer_dist.training.failures import one_line
+from reformer_dist.training.failures import kind_and_reason
 from reformer_dist.training.launcher import launch
 from reformer_dist.tuning.maker import Maker
 
@@ -72,7 +72,7 @@ class Following:
         except (ConfigError, JobFailed) as error:
             problem = str(error)
         except OSError as error:
-            problem = one_line(error)
+            problem = kind_and_reason(error)
         finally:
             self._known["problem"] = problem
             self._put(ended=True, done=True)

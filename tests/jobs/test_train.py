@@ -7,7 +7,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from tests.jobs.running import ROOT, Job, command, points
 
 
@@ -32,7 +32,7 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert all(0 < share < 1 for _, share in curves["hashing/caught"])
     path = checkpoint.latest(str(place / "runs"), "whole")
     assert path in whole.output
-    model, config, _ = checkpoint.load_model(path)
+    model, config, _ = checkpoint.read_model(path)
     assert config.model.embed_dim == 32
     assert sum(p.numel() for p in model.parameters()) > 10_000
 
