@@ -1,7 +1,7 @@
-"""What every job's command line shares: read the configuration, run, and answer a user's mistake with one line."""
+"""What every job's command line shares: read the configuration, run, and answer a user's mistakes with a line each."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from reformer_dist.config import Config, parse_command_line
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
@@ -23,23 +23,26 @@ def run_job(function: Callable[[Config], None], description: str) -> None:
 def answer(job: Callable[[], None]) -> None:
     """Run a job whose command line is read.
 
-    A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
-    and exit status 2, a `JobFailed` one with status 1, a `JobStopped` one with its own; anything else is a fault of ours
-    and keeps its traceback. Ctrl-C exits with 130.
+    A `ConfigError` becomes a line on stderr for each of its problems and exit status 2, an `OSError` (a file that cannot be
+    read, a server that does not answer) one line and the same status, a `JobFailed` one with status 1, a `JobStopped` one
+    with its own; anything else is a fault of ours and keeps its traceback. Ctrl-C exits with 130.
     """
     try:
         job()
-    except (ConfigError, OSError) as error:
-        sys.exit(_fail(str(error), 2))
+    except ConfigError as error:
+        sys.exit(_fail(error.problems, 2))
+    except OSError as error:
+        sys.exit(_fail([str(error)], 2))
     except JobFailed as error:
-        sys.exit(_fail(str(error), 1))
+        sys.exit(_fail([str(error)], 1))
     except JobStopped as stopped:
-        sys.exit(_fail(str(stopped), stopped.status))
+        sys.exit(_fail([str(stopped)], stopped.status))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
+        sys.exit(_fail(["interrupted"], 130))
 
 
-def _fail(reason: str, status: int) -> int:
+def _fail(reasons: Sequence[str], status: int) -> int:
     program = sys.argv[0].rpartition("/")[2]
-    print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
+    for reason in reasons:
+        print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
     return status

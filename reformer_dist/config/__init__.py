@@ -1,7 +1,7 @@
 """The whole configuration as one frozen, typed tree.
 
 In: a YAML file, dotted command-line options, or a dictionary of overrides. Out: a validated `Config`, or a `ConfigError`
-whose text is one readable line. YAML, the command line and sweeps share one path, `load_config`.
+with a readable line for each mistake. YAML, the command line and sweeps share one path, `load_config`.
 """
 
 from reformer_dist.config.configuration import Config

@@ -1,16 +1,17 @@
 """One path into the configuration: a YAML file, dotted command-line options or a dictionary in, a `Config` out.
 
-A mistake is a `ConfigError` whose text is one readable line.
+Mistakes are one `ConfigError` with a readable line for each.
 """
 
 import argparse
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from reformer_dist.config.configuration import Config
@@ -26,7 +27,8 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             converted as on the command line.
 
     Raises:
-        ConfigError: a missing or malformed file, an unknown field, a wrong type, or values that do not fit together.
+        ConfigError: a missing or malformed file, or a line for each unknown field, wrong type, and values that do not fit
+            together.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -36,13 +38,13 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise ConfigError(*_problems(error, tree)) from None
 
 
 def parse_command_line(description: str, arguments: Sequence[str] | None = None) -> Config:
     """Read `--config FILE --section.field VALUE ...` (by default this process's arguments) into a Config.
 
-    `--help` prints every field with its meaning and default. A mistake ends the process with one line and status 2.
+    `--help` prints every field with its meaning and default. Mistakes end the process with a line each and status 2.
     """
     parser = _Parser(
         usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
@@ -51,12 +53,17 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; options win over it")
     source = CliSettingsSource[argparse.ArgumentParser](_Options, root_parser=parser, cli_parse_args=False)
-    namespace = parser.parse_args(arguments)
+    namespace, unknown = parser.parse_known_args(arguments)
+    options = [option for option in unknown if option.startswith("--")] or unknown[:1]
+    problems = [_unknown(option.removeprefix("--").split("=")[0]) for option in options]
     given = source(parsed_args={k: v for k, v in vars(namespace).items() if k != "config" and v is not None})()
     try:
-        return load_config(namespace.config, given)
+        config = load_config(namespace.config, given)
     except ConfigError as error:
-        parser.error(str(error))
+        problems += error.problems
+    if problems:
+        parser.refuse(problems)
+    return config
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -85,13 +92,13 @@ class _Options(BaseSettings, Config):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line instead of a screenful of usage."""
+    """Answers mistakes with a line each instead of a screenful of usage."""
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            option = message.split(": ", 1)[1].split()[0]
-            message = _unknown(option.removeprefix("--").split("=")[0])
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.refuse([message])
+
+    def refuse(self, problems: Sequence[str]) -> NoReturn:
+        self.exit(2, "".join(f"{self.prog}: {problem}\n" for problem in problems))
 
 
 def _unknown(name: str) -> str:
@@ -126,17 +133,43 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[leaf] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """One line for the first of pydantic's errors."""
-    first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"]]
+def _problems(error: ValidationError, tree: Mapping[str, Any]) -> list[str]:
+    """A line for each mistake: of pydantic's errors, then between those sections that are right.
+
+    Pydantic compares no sections while one of them is wrong.
+    """
+    errors = error.errors(include_url=False)
+    problems = [line for mistake in _by_field(errors) for line in _explain(mistake)]
+    wrong = {mistake["loc"][0] for mistake in errors if mistake["loc"]}
+    if not wrong:
+        return problems
+    sections = {
+        name: type(info.default).model_validate(tree.get(name, {}))
+        for name, info in Config.model_fields.items()
+        if name not in wrong
+    }
+    return problems + list(Config.model_construct(**sections).problems_between(sections))
+
+
+def _by_field(errors: Sequence[ErrorDetails]) -> Iterable[ErrorDetails]:
+    """The first error of each field, which may have one for each type that it could be and for each of its values."""
+    first: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for mistake in errors:
+        first.setdefault(mistake["loc"][:2], mistake)
+    return first.values()
+
+
+def _explain(mistake: ErrorDetails) -> Sequence[str]:
+    """A line for one of pydantic's errors; as many as a section's own comparison of its fields found."""
+    names = [str(part) for part in mistake["loc"]]
     name = ".".join(names[:2])
-    if first["type"] == "extra_forbidden":
-        return _unknown(name)
-    if not names or first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
-    reason = first["msg"].removeprefix("Input ")
+    if mistake["type"] == "extra_forbidden":
+        return [_unknown(name)]
+    if mistake["type"] == "value_error":
+        found = mistake["ctx"]["error"]
+        return found.problems if isinstance(found, ConfigError) else [str(found)]
+    reason = mistake["msg"].removeprefix("Input ")
     section = Config.model_fields[names[0]].default
     default = getattr(section, names[1], None) if len(names) > 1 else None
     example = f"; {default!r} works" if default is not None else ""
-    return f"{name} = {first['input']!r} {reason}{example}"
+    return [f"{name} = {mistake['input']!r} {reason}{example}"]
