@@ -3,20 +3,21 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from reformer_dist.config import Config, parse_command_line
+from reformer_dist.config import Config, Further, parse_command_line
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
 
 
-def run_job(function: Callable[[Config], None], description: str) -> None:
+def run_job(function: Callable[[Config], None], description: str, further: Further = lambda config, right: ()) -> None:
     """Run a job as a script's whole work.
 
     Args:
         function: the job, given the configuration of this process's command line.
         description: first lines of `--help`.
+        further: what the job would find wrong next, told with a configuration's own mistakes.
 
     See `answer` for how it ends.
     """
-    config = parse_command_line(description)
+    config = parse_command_line(description, further=further)
     answer(lambda: function(config))
 
 

@@ -86,7 +86,8 @@ class Config(Section):
         What depends on a number of shards that is told to be wrong is left out: another number would change it.
         """
         known = frozenset(sections)
-        yield from self._secrets(known)
+        for field, shown in self.passwords(name for name in Config.model_fields if name in known):
+            yield f"{field} = {shown} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
         if known >= {"data", "model"}:
             yield from self._length_problems()
         shards = [*self._shards_problems()] if known >= {"data", "parallel"} else []
@@ -103,13 +104,13 @@ class Config(Section):
         elif known >= {"data", "model", "parallel", "train"} and not exchange:
             yield from self._sizes_problems(*self.train.workers)
 
-    def _secrets(self, sections: frozenset[str]) -> Iterator[str]:
-        """Passwords in the configuration, which is printed, kept with checkpoints and logged."""
-        for section in Config.model_fields:
-            for field, value in getattr(self, section) if section in sections else ():
+    def passwords(self, sections: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Fields of some sections that hold a password, each with its value without it."""
+        for section in sections:
+            for field, value in getattr(self, section):
                 found = next((match for text in _texts(value) if (match := _PASSWORD.match(text))), None)
                 if found:
-                    yield f"{section}.{field} = {found[1]}:...{found[2]} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
+                    yield f"{section}.{field}", f"{found[1]}:...{found[2]}"
 
     def _length_problems(self) -> Iterator[str]:
         length = self.data.sequence_length

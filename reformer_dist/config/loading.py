@@ -4,18 +4,20 @@ Mistakes are one `ConfigError` with a readable line for each.
 """
 
 import argparse
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from reformer_dist.config.configuration import Config
+from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
 from reformer_dist.errors import ConfigError
+
+Further = Callable[[Config, frozenset[str]], Sequence[str]]
+"""Takes `WrongValues.config` and `WrongValues.right`; returns a line for each mistake that what is right shows already."""
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -27,8 +29,8 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             converted as on the command line.
 
     Raises:
-        ConfigError: a missing or malformed file, or a line for each unknown field, wrong type, and values that do not fit
-            together.
+        WrongValues: a line for each unknown field, wrong type, and values that do not fit together.
+        ConfigError: a missing or malformed file.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -38,13 +40,20 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(*_problems(error, tree)) from None
+        raise wrong_values(error, tree) from None
 
 
-def parse_command_line(description: str, arguments: Sequence[str] | None = None) -> Config:
+def parse_command_line(
+    description: str, arguments: Sequence[str] | None = None, further: Further = lambda config, right: ()
+) -> Config:
     """Read `--config FILE --section.field VALUE ...` (by default this process's arguments) into a Config.
 
     `--help` prints every field with its meaning and default. Mistakes end the process with a line each and status 2.
+
+    Args:
+        description: first lines of `--help`.
+        arguments: the command line.
+        further: asked for more mistakes where there are some, so that all are told at once.
     """
     parser = _Parser(
         usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
@@ -55,14 +64,16 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
     source = CliSettingsSource[argparse.ArgumentParser](_Options, root_parser=parser, cli_parse_args=False)
     namespace, unknown = parser.parse_known_args(arguments)
     options = [option for option in unknown if option.startswith("--")] or unknown[:1]
-    problems = [_unknown(option.removeprefix("--").split("=")[0]) for option in options]
+    problems = [unknown_field(option.removeprefix("--").split("=")[0]) for option in options]
     given = source(parsed_args={k: v for k, v in vars(namespace).items() if k != "config" and v is not None})()
     try:
         config = load_config(namespace.config, given)
+    except WrongValues as error:
+        parser.refuse([*problems, *error.problems, *further(error.config, error.right)])
     except ConfigError as error:
-        problems += error.problems
+        parser.refuse([*problems, *error.problems])
     if problems:
-        parser.refuse(problems)
+        parser.refuse([*problems, *further(config, frozenset(Config.model_fields).union(field_names()))])
     return config
 
 
@@ -74,15 +85,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from flatten(value, f"{name}.")
         else:
             yield name, value
-
-
-def field_names() -> list[str]:
-    """Dotted names of all fields."""
-    return [
-        f"{section}.{field}"
-        for section, info in Config.model_fields.items()
-        for field in info.default.__class__.model_fields
-    ]
 
 
 class _Options(BaseSettings, Config):
@@ -99,12 +101,6 @@ class _Parser(argparse.ArgumentParser):
 
     def refuse(self, problems: Sequence[str]) -> NoReturn:
         self.exit(2, "".join(f"{self.prog}: {problem}\n" for problem in problems))
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
-    return f"unknown field {name}; {hint}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -131,45 +127,3 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
             raise ConfigError(f"{parent} = {child!r}: must be a section with fields, such as {name}")
         tree = child
     tree[leaf] = value
-
-
-def _problems(error: ValidationError, tree: Mapping[str, Any]) -> list[str]:
-    """A line for each mistake: of pydantic's errors, then between those sections that are right.
-
-    Pydantic compares no sections while one of them is wrong.
-    """
-    errors = error.errors(include_url=False)
-    problems = [line for mistake in _by_field(errors) for line in _explain(mistake)]
-    wrong = {mistake["loc"][0] for mistake in errors if mistake["loc"]}
-    if not wrong:
-        return problems
-    sections = {
-        name: type(info.default).model_validate(tree.get(name, {}))
-        for name, info in Config.model_fields.items()
-        if name not in wrong
-    }
-    return problems + list(Config.model_construct(**sections).problems_between(sections))
-
-
-def _by_field(errors: Sequence[ErrorDetails]) -> Iterable[ErrorDetails]:
-    """The first error of each field, which may have one for each type that it could be and for each of its values."""
-    first: dict[tuple[int | str, ...], ErrorDetails] = {}
-    for mistake in errors:
-        first.setdefault(mistake["loc"][:2], mistake)
-    return first.values()
-
-
-def _explain(mistake: ErrorDetails) -> Sequence[str]:
-    """A line for one of pydantic's errors; as many as a section's own comparison of its fields found."""
-    names = [str(part) for part in mistake["loc"]]
-    name = ".".join(names[:2])
-    if mistake["type"] == "extra_forbidden":
-        return [_unknown(name)]
-    if mistake["type"] == "value_error":
-        found = mistake["ctx"]["error"]
-        return found.problems if isinstance(found, ConfigError) else [str(found)]
-    reason = mistake["msg"].removeprefix("Input ")
-    section = Config.model_fields[names[0]].default
-    default = getattr(section, names[1], None) if len(names) > 1 else None
-    example = f"; {default!r} works" if default is not None else ""
-    return [f"{name} = {mistake['input']!r} {reason}{example}"]

@@ -21,19 +21,28 @@ Result = TypeVar("Result")
 
 # Every check there is, in the order in which a user would mend what they tell. What an objective asks of the model
 # belongs in front of BEFORE_RAY and OF_TRIAL, what a worker's memory holds behind the workers in both.
-BEFORE_RAY: tuple[Check, ...] = (
-    places.storage,
-    places.tracking,
-    places.resumed_checkpoint,
-    corpora.tokenizer,
-    corpora.vocabulary,
-    corpora.sources,
-    workers.machine,
-)
+BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
+    places.storage: ("train.storage",),
+    places.tracking: ("tracking.uri", "train.storage"),
+    places.resumed_checkpoint: ("model", "train.resume"),
+    corpora.tokenizer: ("data",),
+    corpora.vocabulary: ("data", "model.vocab_size"),
+    corpora.sources: ("data", "train.storage"),
+    workers.machine: ("train.workers", "train.use_gpu"),
+}
+"""Checks, and the sections or fields that each reads, which must be right for themselves."""
 ON_CLUSTER: tuple[Check, ...] = (workers.cluster,)
 WITH_CORPUS: tuple[Check, ...] = (corpora.vocabulary, corpora.sequences, places.start)
-BEFORE_SWEEP: tuple[Check, ...] = (spaces.fields, spaces.grid, places.storage, places.tracking)
-OF_SWEPT_DATA: tuple[Check, ...] = (corpora.tokenizer, corpora.sources)
+BEFORE_SWEEP: Mapping[Check, tuple[str, ...]] = {
+    spaces.fields: ("tune.space",),
+    spaces.grid: ("tune.space", "tune.searcher"),
+    places.storage: ("train.storage",),
+    places.tracking: ("tracking.uri", "train.storage"),
+}
+OF_SWEPT_DATA: Mapping[Check, tuple[str, ...]] = {
+    corpora.tokenizer: ("data",),
+    corpora.sources: ("data", "train.storage"),
+}
 OF_TRIAL: tuple[Check, ...] = (
     places.resumed_checkpoint,
     corpora.tokenizer,
@@ -48,7 +57,8 @@ class Preflight:
     Some checks need what is there only later, so they run in stages. Within a stage every check runs, then all that is
     wrong is raised as one error:
 
-    0. `load_config`: the configuration alone. It is passed before there is a `Config`.
+    0. `load_config`: the configuration alone. A job whose values are wrong tells with them what stage 1 finds in those that
+       are right (`mistakes_before_ray`, `mistakes_before_sweep`).
     1. `before_ray`: storage, MLflow's store, a checkpoint that is named, sources and vocabulary, this machine. A mistake
        here leaves nothing written and nothing started.
     2. `on_cluster`, once Ray runs: its CPUs and GPUs.
@@ -82,8 +92,7 @@ class Preflight:
 
     def before_sweep(self) -> None:
         """What all trials of a sweep share, the sources too unless they differ; then the storage folder is there."""
-        differ = any(name.startswith("data.") for name in self._config.tune.space)
-        self._run(BEFORE_SWEEP if differ else (*BEFORE_SWEEP, *OF_SWEPT_DATA))
+        self._run(_of_sweep(self._config))
         places.make_storage(self._config)
 
     def of_trial(self) -> None:
@@ -120,6 +129,33 @@ class Preflight:
         except ConfigError:
             self._known.failed.add(check)
             raise
+        except OSError as error:  # a store that does not answer
+            self._known.failed.add(check)
+            raise ConfigError(str(error)) from None
+
+
+def mistakes_before_ray(config: Config, right: frozenset[str]) -> Sequence[str]:
+    """What `Preflight.before_ray` finds wrong, as far as sections and fields that are `right` show it."""
+    return _mistakes(config, BEFORE_RAY, right)
+
+
+def mistakes_before_sweep(config: Config, right: frozenset[str]) -> Sequence[str]:
+    """What `Preflight.before_sweep` finds wrong, as far as sections and fields that are `right` show it."""
+    return _mistakes(config, _of_sweep(config), right)
+
+
+def _mistakes(config: Config, checks: Mapping[Check, Iterable[str]], right: frozenset[str]) -> Sequence[str]:
+    try:
+        Preflight(config)._run(check for check, needed in checks.items() if right.issuperset(needed))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _of_sweep(config: Config) -> Mapping[Check, tuple[str, ...]]:
+    """The checks of what all trials share, to which data belongs unless the space names a field of it."""
+    differ = any(name.startswith("data.") for name in config.tune.space)
+    return BEFORE_SWEEP if differ else {**BEFORE_SWEEP, **OF_SWEPT_DATA}
 
 
 def together(actions: Iterable[Callable[[], Result]]) -> Sequence[Result]:

@@ -11,9 +11,10 @@ import torch.distributed as dist
 
 from reformer_dist.checkpoints import checkpoint
 from reformer_dist.config import Config, load_config
+from reformer_dist.config.mistakes import WrongValues
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning import corpora, places, preflight, spaces, workers
-from reformer_dist.planning.preflight import Preflight, together
+from reformer_dist.planning.preflight import Preflight, mistakes_before_ray, mistakes_before_sweep, together
 from tests.checkpoints.test_checkpoint import write
 from tests.corpora import prepare_here, random_documents, write_documents
 
@@ -158,6 +159,42 @@ def test_a_sweep_looks_at_each_trials_sources(place: Path) -> None:
     assert only.num_files == 9
 
 
+def wrong_values(**fields: object) -> WrongValues:
+    with pytest.raises(WrongValues) as refused:
+        load_config(None, {name.replace("__", "."): value for name, value in fields.items()})
+    return refused.value
+
+
+def test_wrong_values_do_not_hide_what_the_right_ones_show(place: Path) -> None:
+    """Values that do not go together are still looked at, each for itself; a field that is wrong is not."""
+    fields = {"data__sources": "/nowhere", "train__storage": "/proc/runs", "model__vocab_size": 100}
+    found = wrong_values(**fields, train__workers=3, train__batch_size=4)
+    assert len(found.problems) == 1
+    told = mistakes_before_ray(found.config, found.right)
+    assert [line.split(" ")[0] for line in told] == ["train.storage", "model.vocab_size", "data.sources"]
+
+    found = wrong_values(**fields, train__steps=0, model__num_heads=3)
+    assert len(found.problems) == 2
+    told = mistakes_before_ray(found.config, found.right)
+    assert [line.split(" ")[0] for line in told] == ["train.storage", "data.sources"], "not of a model that is wrong"
+
+    found = wrong_values(**{**fields, "data__sources": ()}, tune__space=7)
+    told = mistakes_before_sweep(found.config, found.right)
+    assert [line.split(" ")[0] for line in told] == ["train.storage"]
+
+
+def test_what_is_in_place_of_a_wrong_value_is_not_looked_at(place: Path) -> None:
+    found = wrong_values(data__tokenizer="bpes", data__sources=str(place), train__workers=-1, model__vocab_size=1)
+    assert mistakes_before_ray(found.config, found.right) == ()
+    assert Config.model_fields.keys() - found.right == {"data", "train"}
+
+
+def test_a_password_is_not_shown_by_later_lines(place: Path) -> None:
+    found = wrong_values(train__storage="s3://KEY:hush@bucket/x", data__sources="https://me:hush@host/x")
+    assert len(found.problems) == 2
+    assert mistakes_before_ray(found.config, found.right) == ()
+
+
 def test_every_check_is_in_a_stage() -> None:
     rooms = (corpora, places, spaces, workers)
     checks = {
@@ -167,7 +204,7 @@ def test_every_check_is_in_a_stage() -> None:
         if getattr(check, "__module__", "") == room.__name__
         and list(getattr(check, "__annotations__", ()))[1:2] == ["known"]
     }
-    stages = ("BEFORE_RAY", "ON_CLUSTER", "WITH_CORPUS", "BEFORE_SWEEP", "OF_TRIAL")
+    stages = ("BEFORE_RAY", "ON_CLUSTER", "WITH_CORPUS", "BEFORE_SWEEP", "OF_SWEPT_DATA", "OF_TRIAL")
     assert {check for stage in stages for check in getattr(preflight, stage)} == checks
 
 
