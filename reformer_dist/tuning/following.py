@@ -25,7 +25,8 @@ class Job:
     parent: str
     folder: str
     one_thread: bool
-    """Whether a worker uses but the CPU that it holds, unless told otherwise."""
+    """Whether each worker computes with one CPU thread, so that trials side by side do not slow each other; a configured
+    `train.threads` is kept."""
 
     def config(self, trial: Trial) -> Config:
         """The configuration of a trial."""
@@ -38,9 +39,10 @@ class Job:
 class Following:
     """One training in a thread, and its watcher.
 
-    Results are dictionaries: run_id, placement_group, step, metrics, problem, at the end `ended` and checkpoint, and SCORE
-    and SPEED (the median of its readings) by name; or they have a line `told` and no SCORE, which a
-    scheduler would take for new.
+    Every result is a dictionary. It has run_id, placement_group, step, metrics and problem, and the last one also has
+    `ended` and checkpoint. A result at a validation or at the end has SCORE and SPEED too, by their own names; SPEED is the
+    median of all readings so far. A result that only brings a line, under `told`, has no SCORE: a scheduler
+    would count an old one as measured anew.
     """
 
     def __init__(self, job: Job, trial: Trial) -> None:
