@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from reformer_dist.checkpoints.checkpoint import load_model, resolve
+from reformer_dist.checkpoints import read_model, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
@@ -15,7 +15,7 @@ def main(config: Config) -> None:
     """Print the prompt and, token by token, its continuation."""
     options = config.generation
     path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, _, tokenizer = load_model(path)
+    model, _, tokenizer = read_model(path)
     try:
         ids = tokenizer.encode(options.prompt)
     except ValueError as error:

@@ -12,6 +12,7 @@ from rich.console import Console
 from reformer_dist.cli import answer, run_job
 from reformer_dist.config import Config
 from reformer_dist.errors import JobFailed
+from reformer_dist.planning.preflight import mistakes_before_sweep
 from reformer_dist.reports.sweep import table
 from reformer_dist.tracking.place import add_place_options, place_of
 from reformer_dist.tracking.records import find_runs
@@ -46,4 +47,4 @@ if __name__ == "__main__":
         options = parser.parse_args()
         answer(lambda: read_health(options))
     else:
-        run_job(main, __doc__)
+        run_job(main, __doc__, mistakes_before_sweep)

@@ -1,20 +1,41 @@
 """Distributed training of Reformers on very long sequences, on Ray."""
 
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from reformer_dist.config import Config, ModelConfig, load_config
 from reformer_dist.version import __version__
 
 if TYPE_CHECKING:
+    from reformer_dist.checkpoints import load_model
+    from reformer_dist.generation import generate
+    from reformer_dist.model.huggingface import from_pretrained, to_pretrained
     from reformer_dist.model.reformer import ReformerLM
 
-__all__ = ["Config", "ModelConfig", "ReformerLM", "__version__", "load_config"]
+__all__ = [
+    "Config",
+    "ModelConfig",
+    "ReformerLM",
+    "__version__",
+    "from_pretrained",
+    "generate",
+    "load_config",
+    "load_model",
+    "to_pretrained",
+]
+
+_LATER = {
+    "ReformerLM": "reformer_dist.model.reformer",
+    "from_pretrained": "reformer_dist.model.huggingface",
+    "generate": "reformer_dist.generation",
+    "load_model": "reformer_dist.checkpoints",
+    "to_pretrained": "reformer_dist.model.huggingface",
+}
+"""Where a name is that is imported when it is asked for: the processes that read and prepare data start without torch."""
 
 
-def __getattr__(name: str) -> object:
-    """ReformerLM, imported when it is asked for: the processes that read and prepare data start without torch."""
-    if name != "ReformerLM":
+def __getattr__(name: str) -> Any:
+    """A name of `_LATER`."""
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from reformer_dist.model.reformer import ReformerLM
-
-    return ReformerLM
+    return getattr(import_module(_LATER[name]), name)

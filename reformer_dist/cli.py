@@ -1,45 +1,49 @@
-"""What every job's command line shares: read the configuration, run, and answer a user's mistake with one line."""
+"""What every job's command line shares: read the configuration, run, and answer a user's mistakes with a line each."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from reformer_dist.config import Config, parse_command_line
+from reformer_dist.config import Config, Further, parse_command_line
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
 
 
-def run_job(function: Callable[[Config], None], description: str) -> None:
+def run_job(function: Callable[[Config], None], description: str, further: Further = lambda config, right: ()) -> None:
     """Run a job as a script's whole work.
 
     Args:
         function: the job, given the configuration of this process's command line.
         description: first lines of `--help`.
+        further: what the job would find wrong next, told with a configuration's own mistakes.
 
     See `answer` for how it ends.
     """
-    config = parse_command_line(description)
+    config = parse_command_line(description, further=further)
     answer(lambda: function(config))
 
 
 def answer(job: Callable[[], None]) -> None:
     """Run a job whose command line is read.
 
-    A `ConfigError` or `OSError` (a file that cannot be read, a server that does not answer) becomes one line on stderr
-    and exit status 2, a `JobFailed` one with status 1, a `JobStopped` one with its own; anything else is a fault of ours
-    and keeps its traceback. Ctrl-C exits with 130.
+    A `ConfigError` becomes a line on stderr for each of its problems and exit status 2, an `OSError` (a file that cannot be
+    read, a server that does not answer) one line and the same status, a `JobFailed` one with status 1, a `JobStopped` one
+    with its own; anything else is a fault of ours and keeps its traceback. Ctrl-C exits with 130.
     """
     try:
         job()
-    except (ConfigError, OSError) as error:
-        sys.exit(_fail(str(error), 2))
+    except ConfigError as error:
+        sys.exit(_fail(error.problems, 2))
+    except OSError as error:
+        sys.exit(_fail([str(error)], 2))
     except JobFailed as error:
-        sys.exit(_fail(str(error), 1))
+        sys.exit(_fail([str(error)], 1))
     except JobStopped as stopped:
-        sys.exit(_fail(str(stopped), stopped.status))
+        sys.exit(_fail([str(stopped)], stopped.status))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted", 130))
+        sys.exit(_fail(["interrupted"], 130))
 
 
-def _fail(reason: str, status: int) -> int:
+def _fail(reasons: Sequence[str], status: int) -> int:
     program = sys.argv[0].rpartition("/")[2]
-    print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
+    for reason in reasons:
+        print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
     return status

@@ -1,11 +1,26 @@
-"""What ends a job in one readable line: a user's mistake, or a failure that is nobody's fault of programming.
+"""What ends a job in readable lines: a user's mistakes, or a failure that is nobody's fault of programming.
 
 Everything else that is raised is a fault of ours and keeps its traceback; `cli.answer` tells them apart.
 """
 
 
 class ConfigError(ValueError):
-    """A mistake in the configuration; its text is one line that names the field, its value and a value that works."""
+    """Mistakes in the configuration, found together.
+
+    Args:
+        problems: a line for each mistake, which names the field, its value and a value that works.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line for each mistake, in the order in which to mend them."""
+        return self.args
+
+    def __str__(self) -> str:
+        return "; and ".join(self.problems)
 
 
 class JobFailed(Exception):

@@ -29,6 +29,11 @@ _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
 
 
+def will_join() -> bool:
+    """Whether `ray_session` uses a Ray that runs already, or a cluster, rather than start one on this machine."""
+    return ray.is_initialized() or bool(os.environ.get("RAY_ADDRESS"))
+
+
 @contextmanager
 def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     """Ray, running inside the block; one that runs already is used and left running.

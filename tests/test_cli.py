@@ -62,3 +62,14 @@ def test_passwords_are_refused_without_being_shown(field: str, value: object, sh
 @pytest.mark.parametrize("place", ["gs://anonymous@bucket/x", "http://host:80/a@b", "s3://bucket/a:b@c", "C:/x:y@z"])
 def test_places_without_a_password_are_taken(place: str) -> None:
     assert load_config(None, {"data.sources": place}).data.sources == (place,)
+
+
+def test_several_mistakes_are_a_line_each(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def job() -> None:
+        raise ConfigError("a = 1 is wrong; 2 works", "b = 3\n is wrong; 4 works")
+
+    monkeypatch.setattr("sys.argv", ["jobs/train.py"])
+    with pytest.raises(SystemExit) as ended:
+        cli.answer(job)
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", "train.py: a = 1 is wrong; 2 works\ntrain.py: b = 3 is wrong; 4 works\n")

@@ -26,10 +26,10 @@ LAYERS = (
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
 HOMES = {
     "deepspeed": "reformer_dist/training/engine.py",
-    "mlflow": "reformer_dist/tracking/runs.py",
-    "ray.train": "reformer_dist/training/launcher.py",
+    "mlflow": "reformer_dist/tracking/client.py",
+    "ray.train": "reformer_dist/training/ray_trainer.py",
     "optuna": "reformer_dist/tuning/search.py",
-    "ray.tune": "reformer_dist/tuning/runner.py",
+    "ray.tune": "reformer_dist/tuning/ray_tune.py",
 }
 ALLOWED = {
     "reformer_dist/model/": ("torch", "reformer_dist.config", "reformer_dist.errors", "reformer_dist.model"),

@@ -2,10 +2,10 @@
 
 In: a DeepSpeed engine and its AdamW. Out: tensors for one safetensors file a worker, and the same state in another engine.
 
-ZeRO flattens parameters and gives every worker a stretch of the flat tensor. A *piece* is what a worker has of one
-parameter: the values from element `start` on. Each worker writes its pieces; on reading, a worker takes from all files
+ZeRO flattens parameters and gives every worker a stretch of the flat tensor. A *share* is what a worker has of one
+parameter: the values from element `start` on. Each worker writes its shares; on reading, a worker takes from all files
 what overlaps its own, so a checkpoint of 4 workers at stage 3 goes on with 3 workers at stage 1. Nothing is gathered and
-nothing is pickled. DeepSpeed has no public name for where the pieces lie; `pieces` is the one function that knows.
+nothing is pickled. DeepSpeed has no public name for where the shares lie; `shares` is the one function that knows.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Piece:
+class Share:
     """What this worker has of one parameter's optimizer state.
 
     Attributes:
@@ -32,7 +32,7 @@ class Piece:
         start: its first element here, counted in the flattened parameter.
         size: elements here.
         flat: the tensor that the optimizer knows.
-        offset: where the piece begins in `flat`, flattened.
+        offset: where the share begins in `flat`, flattened.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Piece:
     offset: int
 
     def of(self, state: Tensor) -> Tensor:
-        """The piece of a tensor that has the shape of `flat`, as a view [size]."""
+        """The share of a tensor that has the shape of `flat`, as a view [size]."""
         return state.view(-1)[self.offset : self.offset + self.size]
 
 
-def pieces(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Piece]:
-    """All pieces of this worker, in the order of the model's parameters; frozen parameters have none.
+def shares(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Share]:
+    """All shares of this worker, in the order of the model's parameters; frozen parameters have none.
 
     At stage 0 every worker has everything; each is given an equal part, so that all is written once.
     """
@@ -56,18 +56,18 @@ def pieces(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Piece]:
             continue
         place = cast(Any, parameter)
         if stage == 0:
-            yield Piece(name, 0, parameter.numel(), parameter, 0)
+            yield Share(name, 0, parameter.numel(), parameter, 0)
         elif stage == 3:
             zero = deepspeed.optimizer
             group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
             start = dist.get_rank() * size
             size = min(size, place.ds_numel - start)  # the last worker's is padded
             if size > 0:
-                yield Piece(name, start, size, zero.fp32_partitioned_groups_flat[group], offset)
+                yield Share(name, start, size, zero.fp32_partitioned_groups_flat[group], offset)
         elif (mapping := place._hp_mapping) is not None:
             flat = deepspeed.optimizer.single_partition_of_fp32_groups[mapping.param_group_index]
             lies, reaches = mapping.lp_fragment_address, mapping.hp_fragment_address
-            yield Piece(name, lies.start, lies.numel, flat, reaches.start)
+            yield Share(name, lies.start, lies.numel, flat, reaches.start)
 
 
 def copy_to(copies: dict[str, Tensor], name: str, value: Tensor) -> None:
@@ -78,33 +78,33 @@ def copy_to(copies: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def snapshot(
-    held: Iterator[Piece], optimizer: torch.optim.Optimizer, replicated: bool, copies: dict[str, Tensor]
+    held: Iterator[Share], optimizer: torch.optim.Optimizer, replicated: bool, copies: dict[str, Tensor]
 ) -> None:
-    """Copy this worker's pieces of AdamW's moments to the CPU, for a safetensors file of its own.
+    """Copy this worker's shares of AdamW's moments to the CPU, for a safetensors file of its own.
 
     Args:
-        held: this worker's pieces.
+        held: this worker's shares.
         optimizer: AdamW, which may not have stepped yet.
         replicated: every worker holds all (stage 0): this one gives its share of each.
         copies: the result, with what an earlier call has left there.
     """
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    for piece in held:
-        state = optimizer.state.get(piece.flat, {})
-        first = piece.size * rank // world_size if replicated else 0
-        last = piece.size * (rank + 1) // world_size if replicated else piece.size
+    for share in held:
+        state = optimizer.state.get(share.flat, {})
+        first = share.size * rank // world_size if replicated else 0
+        last = share.size * (rank + 1) // world_size if replicated else share.size
         for moment in MOMENTS:
             if moment in state and first < last:
-                key = f"{piece.name}:{piece.start + first}:{moment}"
-                copy_to(copies, key, piece.of(state[moment])[first:last])
+                key = f"{share.name}:{share.start + first}:{moment}"
+                copy_to(copies, key, share.of(state[moment])[first:last])
 
 
-def load(folder: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, step: int) -> None:
+def load(folder: Path, held: Iterator[Share], optimizer: torch.optim.Optimizer, step: int) -> None:
     """Give an optimizer that has not stepped yet the moments in a folder's files and the number of steps done.
 
     Args:
         folder: of files with what `snapshot` copied, of any number of workers at any stage.
-        held: this worker's pieces.
+        held: this worker's shares.
         optimizer: AdamW.
         step: optimizer steps done.
 
@@ -118,23 +118,23 @@ def load(folder: Path, held: Iterator[Piece], optimizer: torch.optim.Optimizer, 
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 name, start, moment = key.rsplit(":", 2)
                 index.setdefault((name, moment), []).append((int(start), file, key))
-        for piece in held:
+        for share in held:
             for moment in MOMENTS:
-                if stored := index.get((piece.name, moment)):
-                    state = optimizer.state[piece.flat]
+                if stored := index.get((share.name, moment)):
+                    state = optimizer.state[share.flat]
                     state.setdefault("step", torch.tensor(float(step)))
-                    _fill(piece, state.setdefault(moment, torch.zeros_like(piece.flat)), stored)
+                    _fill(share, state.setdefault(moment, torch.zeros_like(share.flat)), stored)
 
 
-def _fill(piece: Piece, state: Tensor, stored: list[tuple[int, Any, str]]) -> None:
-    """Copy what overlaps the piece; only that is read."""
-    target, found = piece.of(state), 0
+def _fill(share: Share, state: Tensor, stored: list[tuple[int, Any, str]]) -> None:
+    """Copy what overlaps the share; only that is read."""
+    target, found = share.of(state), 0
     for start, file, key in stored:
         source = file.get_slice(key)
-        low = max(start, piece.start)
-        high = min(start + source.get_shape()[0], piece.start + piece.size)
+        low = max(start, share.start)
+        high = min(start + source.get_shape()[0], share.start + share.size)
         if low < high:
-            target[low - piece.start : high - piece.start] = source[low - start : high - start].to(target.device)
+            target[low - share.start : high - share.start] = source[low - start : high - start].to(target.device)
             found += high - low
-    if found != piece.size:
-        raise ValueError(f"{piece.name}: {found} of {piece.size} elements of the optimizer's state are stored")
+    if found != share.size:
+        raise ValueError(f"{share.name}: {found} of {share.size} elements of the optimizer's state are stored")

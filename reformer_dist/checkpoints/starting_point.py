@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config, ModelConfig
 from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
 from reformer_dist.data.preparing.manifest import TOKENIZER
@@ -47,7 +47,8 @@ def check(config: Config) -> None:
         state = checkpoint.read_state(path)
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
-    _check_model(config, path, state)
+    if problem := _model_problem(config, path, state):
+        raise ConfigError(problem)
 
 
 def decide(config: Config, corpus: Corpus) -> Place:
@@ -76,21 +77,26 @@ def decide(config: Config, corpus: Corpus) -> Place:
     return Place(folder, path, state.step)
 
 
-def _check_model(config: Config, path: str, state: checkpoint.State) -> None:
-    if changed := _changes(config.model, state.config.model):
-        raise ConfigError(f"{path} is of another model ({changed}); {ANEW}")
-
-
 def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> None:
-    _check_model(config, path, state)
+    """Whether a checkpoint is of this model and of this corpus: what is wrong with each of the two."""
+    problems = (_model_problem(config, path, state), _corpus_problem(config, corpus, path, state))
+    if found := [problem for problem in problems if problem is not None]:
+        raise ConfigError(*found)
+
+
+def _model_problem(config: Config, path: str, state: checkpoint.State) -> str | None:
+    changed = _changes(config.model, state.config.model)
+    return f"{path} is of another model ({changed}); {ANEW}" if changed else None
+
+
+def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> str | None:
     if corpus.hash != state.corpus_hash and config.train.resume == "auto":
-        raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {ANEW}")
+        return f"{path} was trained on another corpus than data.sources now names; {ANEW}"
     if corpus.tokenizer.name != state.tokenizer:
-        raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}")
+        return f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}"
     if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
-        raise ConfigError(
-            f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
-        )
+        return f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
+    return None
 
 
 def _changes(now: ModelConfig, then: ModelConfig) -> str:

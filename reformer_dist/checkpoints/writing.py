@@ -1,6 +1,6 @@
 """Writing checkpoints while training goes on.
 
-In: a snapshot of weights and optimizer state in memory, of each worker. Out: a checkpoint as checkpoint.py describes it.
+In: a snapshot of weights and optimizer state in memory, of each worker. Out: a checkpoint as format.py describes it.
 
 A training step waits for the snapshot alone. A thread of each worker writes that worker's files and then a note of their
 sizes and hashes; rank 0's thread writes the manifest, which makes the checkpoint count, once every note is there. The
@@ -22,8 +22,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from reformer_dist.checkpoints import checkpoint
-from reformer_dist.checkpoints.checkpoint import (
+from reformer_dist.checkpoints import finding
+from reformer_dist.checkpoints.format import (
     CONFIG,
     MANIFEST,
     METRICS,
@@ -32,11 +32,14 @@ from reformer_dist.checkpoints.checkpoint import (
     WEIGHTS,
     Metrics,
     State,
-    StoredFile,
+    manifest_entries,
+    read_json,
+    to_yaml,
 )
 from reformer_dist.data.preparing.manifest import TOKENIZER
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
-from reformer_dist.storage.stores import HashingFile, Store, hash_file, open_store
+from reformer_dist.storage.hashed_files import HashingFile, StoredFile, hash_file
+from reformer_dist.storage.stores import Store, open_store
 
 NOTES = "parts"
 """Folder of the notes of a checkpoint that is being written."""
@@ -49,7 +52,7 @@ class Writer:
     """Writes the checkpoints of one training, one at a time; every method is collective.
 
     Args:
-        folder: folder or URL of the run (see `checkpoint.new_folder`).
+        folder: folder or URL of the run (see `finding.new_folder`).
         keep: newest checkpoints to keep.
         tokenizer: what made the tokens.
         keep_best: keep the one with the lowest validation loss too.
@@ -79,7 +82,7 @@ class Writer:
         self.finish()
         store = open_store(f"{self._folder}/step_{state.step:08d}")
         if self._rank == 0:
-            checkpoint.delete(store)
+            finding.delete(store)
         dist.barrier()
         self._writing = self._thread.submit(self._write, store, state, weights, moments, list(metrics))
         return store.url(store.path)
@@ -110,17 +113,15 @@ class Writer:
 
     def _write(self, store: Store, state: State, weights: Tensors, moments: Tensors, metrics: list[Metrics]) -> None:
         """The thread's whole work."""
-        files = {}
         name = f"{OPTIMIZER}/{self._rank:05d}-of-{self._world_size:05d}.safetensors"
-        files[name] = _write_tensors(store, name, moments)
+        files = [_write_tensors(store, name, moments)]
         if self._rank == 0:
-            files[WEIGHTS] = _write_tensors(store, WEIGHTS, weights)
-            files[STATE] = _write_text(store, STATE, state.model_dump_json(indent=1))
-            files[TOKENIZER] = _write_text(store, TOKENIZER, self._tokenizer.to_json())
-            files[CONFIG] = _write_text(store, CONFIG, checkpoint.to_yaml(state.config))
-            files[METRICS] = _write_text(store, METRICS, "".join(f"{json.dumps(point)}\n" for point in metrics))
-        note = json.dumps({name: file.model_dump() for name, file in files.items()})
-        _write_at_once(store, f"{NOTES}/{self._rank}.json", note)
+            files.append(_write_tensors(store, WEIGHTS, weights))
+            files.append(_write_text(store, STATE, state.model_dump_json(indent=1)))
+            files.append(_write_text(store, TOKENIZER, self._tokenizer.to_json()))
+            files.append(_write_text(store, CONFIG, to_yaml(state.config)))
+            files.append(_write_text(store, METRICS, "".join(f"{json.dumps(point)}\n" for point in metrics)))
+        _write_at_once(store, f"{NOTES}/{self._rank}.json", json.dumps(manifest_entries(files)))
         if self._rank == 0 and self._wait_for_notes(store):
             self._complete(store)
 
@@ -139,10 +140,10 @@ class Writer:
         """Write the manifest and delete what is no longer needed."""
         manifest: dict[str, Any] = {}
         for rank in range(self._world_size):
-            manifest |= checkpoint.read_json(store, f"{NOTES}/{rank}.json")
+            manifest |= read_json(store, f"{NOTES}/{rank}.json")
         _write_at_once(store, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
         store.filesystem.delete_dir(store.child(NOTES))
-        checkpoint.prune(self._folder, self._keep, keep_best=self._keep_best)
+        finding.prune(self._folder, self._keep, keep_best=self._keep_best)
 
 
 def _first_error(error: str) -> str:
@@ -158,12 +159,12 @@ def _write_tensors(store: Store, name: str, tensors: Tensors) -> StoredFile:
     if store.is_local:
         path = Path(store.child(name))
         _save_file(tensors, path)
-        return StoredFile(size=path.stat().st_size, xxh3=hash_file(store, name))
+        return StoredFile(name=name, size=path.stat().st_size, xxh3=hash_file(store, name))
     with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
         path = Path(temporary) / "tensors"
         _save_file(tensors, path)
         pafs.copy_files(str(path), store.child(name), destination_filesystem=store.filesystem)
-        return StoredFile(size=path.stat().st_size, xxh3=hash_file(open_store(temporary), "tensors"))
+        return StoredFile(name=name, size=path.stat().st_size, xxh3=hash_file(open_store(temporary), "tensors"))
 
 
 def _save_file(tensors: Tensors, path: Path) -> None:
@@ -183,4 +184,4 @@ def _write_text(store: Store, name: str, text: str) -> StoredFile:
     store.filesystem.create_dir(store.child(name).rpartition("/")[0], recursive=True)
     with HashingFile(store, name) as file:
         file.write(text.encode())
-    return StoredFile(size=file.size, xxh3=file.hexdigest)
+    return StoredFile(name=name, size=file.size, xxh3=file.hexdigest)

@@ -1,14 +1,15 @@
 """The whole configuration as one frozen, typed tree.
 
 In: a YAML file, dotted command-line options, or a dictionary of overrides. Out: a validated `Config`, or a `ConfigError`
-whose text is one readable line. YAML, the command line and sweeps share one path, `load_config`.
+with a readable line for each mistake. YAML, the command line and sweeps share one path, `load_config`.
 """
 
 from reformer_dist.config.configuration import Config
 from reformer_dist.config.data import DataConfig
 from reformer_dist.config.evaluation import EvaluationConfig
 from reformer_dist.config.generation import GenerationConfig
-from reformer_dist.config.loading import field_names, flatten, load_config, parse_command_line
+from reformer_dist.config.loading import Further, flatten, load_config, parse_command_line
+from reformer_dist.config.mistakes import field_names
 from reformer_dist.config.model import ModelConfig
 from reformer_dist.config.optimizer import OptimizerConfig
 from reformer_dist.config.parallel import ParallelConfig
@@ -23,6 +24,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "Further",
     "GenerationConfig",
     "ModelConfig",
     "OptimizerConfig",

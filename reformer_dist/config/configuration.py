@@ -2,10 +2,8 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Self
-
-from pydantic import model_validator
 
 from reformer_dist.config.data import DataConfig
 from reformer_dist.config.evaluation import EvaluationConfig
@@ -74,73 +72,90 @@ class Config(Section):
         parallel = self.parallel.model_copy(update={"sequence_shards": shards, "head_shards": heads})
         train = self.train.model_copy(update={"workers": workers})
         config = self.model_copy(update={"parallel": parallel, "train": train})
-        config._check_exchange()
+        for problem in (*config._heads_problems(), *config._exchange_problems()):
+            raise ValueError(problem)
         return config
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        self._check_secrets()
-        shards, workers = self.parallel.sequence_shards, self.train.workers
+    def problems(self) -> Iterator[str]:
+        """What does not fit together between sections that are each right."""
+        yield from self.problems_between(type(self).model_fields)
+
+    def problems_between(self, sections: Iterable[str]) -> Iterator[str]:
+        """What does not fit together between some sections; the others are not looked at, as if they were right.
+
+        What depends on a number of shards that is told to be wrong is left out: another number would change it.
+        """
+        known = frozenset(sections)
+        for field, shown in self.passwords(name for name in Config.model_fields if name in known):
+            yield f"{field} = {shown} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
+        if known >= {"data", "model"}:
+            yield from self._length_problems()
+        shards = [*self._shards_problems()] if known >= {"data", "parallel"} else []
+        if known >= {"model", "parallel"}:
+            shards += self._heads_problems()
+        yield from shards
+        if shards:
+            return
+        exchange = [*self._exchange_problems()] if known >= {"data", "model", "parallel"} else []
+        yield from exchange
+        if isinstance(self.train.workers, int):
+            if known >= {"parallel", "train"}:
+                yield from self._workers_problems(self.train.workers)
+        elif known >= {"data", "model", "parallel", "train"} and not exchange:
+            yield from self._sizes_problems(*self.train.workers)
+
+    def passwords(self, sections: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Fields of some sections that hold a password, each with its value without it."""
+        for section in sections:
+            for field, value in getattr(self, section):
+                found = next((match for text in _texts(value) if (match := _PASSWORD.match(text))), None)
+                if found:
+                    yield f"{section}.{field}", f"{found[1]}:...{found[2]}"
+
+    def _length_problems(self) -> Iterator[str]:
         length = self.data.sequence_length
         if length > self.model.max_length:
-            raise ValueError(
-                f"data.sequence_length = {length} is longer than model.max_length = {self.model.max_length}; set model.max_length to {length}"
-            )
+            yield f"data.sequence_length = {length} is longer than model.max_length = {self.model.max_length}; set model.max_length to {length}"
+
+    def _shards_problems(self) -> Iterator[str]:
+        shards, length = self.parallel.sequence_shards, self.data.sequence_length
         if shards > length:
-            raise ValueError(
-                f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
-            )
-        self._check_exchange()
-        if not isinstance(workers, int):
-            self._check_sizes(*workers)
-            return self
+            yield f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
+
+    def _workers_problems(self, workers: int) -> Iterator[str]:
+        """Whether workers and batch divide evenly."""
+        shards = self.parallel.sequence_shards
         if workers % shards:
-            raise ValueError(
-                f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
-            )
-        if self.train.batch_size % self.data_groups:
+            yield f"train.workers = {workers} is not a multiple of parallel.sequence_shards = {shards}; {shards * math.ceil(workers / shards)} works"
+        elif self.train.batch_size % self.data_groups:
             works = self.data_groups * math.ceil(self.train.batch_size / self.data_groups)
-            raise ValueError(
-                f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
-            )
-        return self
+            yield f"train.batch_size = {self.train.batch_size} does not divide over {self.data_groups} data groups (train.workers / parallel.sequence_shards); {works} works"
 
-    def _check_secrets(self) -> None:
-        """Whether the configuration, which is printed, kept with checkpoints and logged, is free of passwords."""
-        for section in Config.model_fields:
-            for field, value in getattr(self, section):
-                for text in _texts(value):
-                    if found := _PASSWORD.match(text):
-                        raise ValueError(
-                            f"{section}.{field} = {found[1]}:...{found[2]} holds a password, which would be logged; leave it out and set it in the environment (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; MLflow: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, PGPASSWORD)"
-                        )
-
-    def _check_sizes(self, least: int, most: int) -> None:
-        """Whether an elastic training can have every size."""
+    def _sizes_problems(self, least: int, most: int) -> Iterator[str]:
+        """Whether an elastic training can have every size; the first that it cannot have is told."""
         if least > most:
-            raise ValueError(
-                f"train.workers = {least},{most} has the least number after the most; {most},{least} works"
-            )
+            yield f"train.workers = {least},{most} has the least number after the most; {most},{least} works"
         for workers in range(least, most + 1):
             try:
                 self.with_workers(workers)
             except ValueError as error:
                 works = f"{min(least, workers - 1)},{workers - 1}"
-                raise ValueError(
-                    f"train.workers = {least},{most} may become {workers}, where {error}; {works} works"
-                ) from None
+                yield f"train.workers = {least},{most} may become {workers}, where {error}; {works} works"
+                return
 
-    def _check_exchange(self) -> None:
-        """Whether the attention layers can work over the shards."""
-        parallel, model = self.parallel, self.model
-        heads, buckets = parallel.head_degree, parallel.sequence_shards // parallel.head_degree
-        if model.num_heads % heads:
-            works = max(d for d in range(1, heads) if model.num_heads % d == 0)
+    def _heads_problems(self) -> Iterator[str]:
+        """Whether the heads divide over the workers that share them."""
+        parallel, num_heads = self.parallel, self.model.num_heads
+        shards = parallel.head_degree
+        if num_heads % shards:
+            works = max(d for d in range(1, shards) if num_heads % d == 0)
             name = "head_shards" if parallel.attention == "both" else "sequence_shards"
-            raise ValueError(
-                f"parallel.{name} = {heads} does not divide model.num_heads = {model.num_heads} (parallel.attention = {parallel.attention}); {works} works"
-            )
-        if buckets == 1:
+            yield f"parallel.{name} = {shards} does not divide model.num_heads = {num_heads} (parallel.attention = {parallel.attention}); {works} works"
+
+    def _exchange_problems(self) -> Iterator[str]:
+        """Whether the attention layers can work where no worker holds whole sequences."""
+        parallel, model = self.parallel, self.model
+        if parallel.sequence_shards == parallel.head_degree:
             return
         needs_whole = {
             "model.layers": "full" if "full" in model.layers else None,
@@ -149,14 +164,10 @@ class Config(Section):
         }
         for name, value in needs_whole.items():
             if value is not None:
-                raise ValueError(
-                    f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
-                )
-        shard = heads * math.ceil(self.data.sequence_length / parallel.sequence_shards)
+                yield f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
+        shard = parallel.head_degree * math.ceil(self.data.sequence_length / parallel.sequence_shards)
         if "lsh" in model.layers and model.lsh_window > shard:
-            raise ValueError(
-                f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
-            )
+            yield f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
 
 
 def _texts(value: Any) -> Iterator[str]:

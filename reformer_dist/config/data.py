@@ -1,8 +1,9 @@
 """The data section: what to train on, and how it is cut into sequences."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from reformer_dist.config.section import Section
 
@@ -52,25 +53,16 @@ class DataConfig(Section):
             return None
         return self.field[source] if len(self.field) > 1 else self.field[0]
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
         if self.validation_fraction + self.test_fraction >= 1:
-            raise ValueError(
-                f"data.test_fraction = {self.test_fraction} and data.validation_fraction = {self.validation_fraction} leave nothing to train on; 0.05 works for both"
-            )
+            yield f"data.test_fraction = {self.test_fraction} and data.validation_fraction = {self.validation_fraction} leave nothing to train on; 0.05 works for both"
         if self.tokenizer_file is not None and self.tokenizer != "bpe":
-            raise ValueError(
-                f"data.tokenizer_file = {self.tokenizer_file} goes with data.tokenizer = bpe, not {self.tokenizer}"
-            )
+            yield f"data.tokenizer_file = {self.tokenizer_file} goes with data.tokenizer = bpe, not {self.tokenizer}"
         if self.order == "documents" and self.weights is not None:
-            raise ValueError("data.order = documents does not go with data.weights; leave out one of them")
+            yield "data.order = documents does not go with data.weights; leave out one of them"
         if self.field is not None and len(self.field) not in (1, len(self.sources)):
-            raise ValueError(
-                f"data.field = {','.join(self.field)} has {len(self.field)} entries for {len(self.sources)} data.sources; one for all works, or one for each"
-            )
+            yield f"data.field = {','.join(self.field)} has {len(self.field)} entries for {len(self.sources)} data.sources; one for all works, or one for each"
         if self.weights is not None and self.prepared is None and len(self.weights) != len(self.sources):
             works = ",".join(["1"] * len(self.sources))
-            raise ValueError(
-                f"data.weights = {','.join(map(str, self.weights))} has {len(self.weights)} entries for {len(self.sources)} data.sources; {works} works"
-            )
-        return self
+            yield f"data.weights = {','.join(map(str, self.weights))} has {len(self.weights)} entries for {len(self.sources)} data.sources; {works} works"

@@ -1,11 +1,10 @@
 """One path into the configuration: a YAML file, dotted command-line options or a dictionary in, a `Config` out.
 
-A mistake is a `ConfigError` whose text is one readable line.
+Mistakes are one `ConfigError` with a readable line for each.
 """
 
 import argparse
-import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +13,11 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from reformer_dist.config.configuration import Config
+from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
 from reformer_dist.errors import ConfigError
+
+Further = Callable[[Config, frozenset[str]], Sequence[str]]
+"""Takes `WrongValues.config` and `WrongValues.right`; returns a line for each mistake that what is right shows already."""
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -26,7 +29,8 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
             converted as on the command line.
 
     Raises:
-        ConfigError: a missing or malformed file, an unknown field, a wrong type, or values that do not fit together.
+        WrongValues: a line for each unknown field, wrong type, and values that do not fit together.
+        ConfigError: a missing or malformed file.
     """
     tree: dict[str, Any] = {}
     if path is not None:
@@ -36,13 +40,20 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from None
+        raise wrong_values(error, tree) from None
 
 
-def parse_command_line(description: str, arguments: Sequence[str] | None = None) -> Config:
+def parse_command_line(
+    description: str, arguments: Sequence[str] | None = None, further: Further = lambda config, right: ()
+) -> Config:
     """Read `--config FILE --section.field VALUE ...` (by default this process's arguments) into a Config.
 
-    `--help` prints every field with its meaning and default. A mistake ends the process with one line and status 2.
+    `--help` prints every field with its meaning and default. Mistakes end the process with a line each and status 2.
+
+    Args:
+        description: first lines of `--help`.
+        arguments: the command line.
+        further: asked for more mistakes where there are some, so that all are told at once.
     """
     parser = _Parser(
         usage="%(prog)s [--config FILE] [--section.field VALUE ...]",
@@ -51,12 +62,19 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; options win over it")
     source = CliSettingsSource[argparse.ArgumentParser](_Options, root_parser=parser, cli_parse_args=False)
-    namespace = parser.parse_args(arguments)
+    namespace, unknown = parser.parse_known_args(arguments)
+    options = [option for option in unknown if option.startswith("--")] or unknown[:1]
+    problems = [unknown_field(option.removeprefix("--").split("=")[0]) for option in options]
     given = source(parsed_args={k: v for k, v in vars(namespace).items() if k != "config" and v is not None})()
     try:
-        return load_config(namespace.config, given)
+        config = load_config(namespace.config, given)
+    except WrongValues as error:
+        parser.refuse([*problems, *error.problems, *further(error.config, error.right)])
     except ConfigError as error:
-        parser.error(str(error))
+        parser.refuse([*problems, *error.problems])
+    if problems:
+        parser.refuse([*problems, *further(config, frozenset(Config.model_fields).union(field_names()))])
+    return config
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -69,15 +87,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield name, value
 
 
-def field_names() -> list[str]:
-    """Dotted names of all fields."""
-    return [
-        f"{section}.{field}"
-        for section, info in Config.model_fields.items()
-        for field in info.default.__class__.model_fields
-    ]
-
-
 class _Options(BaseSettings, Config):
     model_config = SettingsConfigDict(
         cli_avoid_json=True, cli_hide_none_type=True, nested_model_default_partial_update=True
@@ -85,19 +94,13 @@ class _Options(BaseSettings, Config):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one line instead of a screenful of usage."""
+    """Answers mistakes with a line each instead of a screenful of usage."""
 
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            option = message.split(": ", 1)[1].split()[0]
-            message = _unknown(option.removeprefix("--").split("=")[0])
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.refuse([message])
 
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
-    return f"unknown field {name}; {hint}"
+    def refuse(self, problems: Sequence[str]) -> NoReturn:
+        self.exit(2, "".join(f"{self.prog}: {problem}\n" for problem in problems))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -124,19 +127,3 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
             raise ConfigError(f"{parent} = {child!r}: must be a section with fields, such as {name}")
         tree = child
     tree[leaf] = value
-
-
-def _explain(error: ValidationError) -> str:
-    """One line for the first of pydantic's errors."""
-    first = error.errors(include_url=False)[0]
-    names = [str(part) for part in first["loc"]]
-    name = ".".join(names[:2])
-    if first["type"] == "extra_forbidden":
-        return _unknown(name)
-    if not names or first["type"] == "value_error":
-        return first["msg"].removeprefix("Value error, ")
-    reason = first["msg"].removeprefix("Input ")
-    section = Config.model_fields[names[0]].default
-    default = getattr(section, names[1], None) if len(names) > 1 else None
-    example = f"; {default!r} works" if default is not None else ""
-    return f"{name} = {first['input']!r} {reason}{example}"

@@ -1,9 +1,10 @@
 """The model section: what the Reformer is, whatever it is trained on."""
 
 import math
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reformer_dist.config.section import Section
 
@@ -111,39 +112,32 @@ class ModelConfig(Section):
         dims = self.axial_dims or (self.embed_dim // len(shape),) * len(shape)
         return tuple(zip(shape, dims, strict=True))
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
+        is_divided = self.positions == "axial" and self.axial_dims is None
+        num_factors = len(self.axial_shape or (0, 0)) if is_divided else 1
+        divisor = math.lcm(num_factors, self.num_heads if self.head_dim is None else 1)
+        works = divisor * math.ceil(self.embed_dim / divisor)
         if self.head_dim is None and self.embed_dim % self.num_heads:
-            works = self.num_heads * math.ceil(self.embed_dim / self.num_heads)
-            raise ValueError(
-                f"model.embed_dim = {self.embed_dim} is not divisible by model.num_heads = {self.num_heads}; {works} works, or set model.head_dim"
-            )
-        for factor in self.bucket_factors:
-            if factor % 2 and self.bucket_factors != (1,):
-                raise ValueError(
-                    f"model.num_buckets = {self.num_buckets}: each factor must be even, since a rotation x gives buckets for x and -x; {factor + 1} works"
-                )
+            yield f"model.embed_dim = {self.embed_dim} is not divisible by model.num_heads = {self.num_heads}; {works} works, or set model.head_dim"
+        elif self.embed_dim % num_factors:
+            yield f"model.embed_dim = {self.embed_dim} is not divisible by the {num_factors} axial factors; {works} works, or set model.axial_dims"
+        odd = next((factor for factor in self.bucket_factors if factor % 2), None)
+        if odd is not None and self.bucket_factors != (1,):
+            yield f"model.num_buckets = {self.num_buckets}: each factor must be even, since a rotation x gives buckets for x and -x; {odd + 1} works"
         if self.positions == "axial":
-            self._check_axial()
-        return self
+            yield from self._axial_problems()
 
-    def _check_axial(self) -> None:
+    def _axial_problems(self) -> Iterator[str]:
         shape = self.axial_shape
         if shape is not None and math.prod(shape) < self.max_length:
             works = (*shape[:-1], math.ceil(self.max_length / math.prod(shape[:-1])))
-            raise ValueError(
-                f"model.axial_shape = {shape} covers {math.prod(shape)} positions, fewer than model.max_length = {self.max_length}; {works} works"
-            )
+            yield f"model.axial_shape = {shape} covers {math.prod(shape)} positions, fewer than model.max_length = {self.max_length}; {works} works"
         num_factors = len(shape or (0, 0))
         dims = self.axial_dims
         if dims is not None and len(dims) != num_factors:
-            raise ValueError(f"model.axial_dims = {dims} must have as many entries as model.axial_shape, {num_factors}")
-        if dims is not None and sum(dims) != self.embed_dim:
+            yield f"model.axial_dims = {dims} must have as many entries as model.axial_shape, {num_factors}"
+        elif dims is not None and sum(dims) != self.embed_dim:
             works = (*dims[:-1], self.embed_dim - sum(dims[:-1]))
             example = f"{works} works" if works[-1] > 0 else "equal parts work: leave it out"
-            raise ValueError(f"model.axial_dims = {dims} must sum to model.embed_dim = {self.embed_dim}; {example}")
-        if dims is None and self.embed_dim % num_factors:
-            works_dim = num_factors * math.ceil(self.embed_dim / num_factors)
-            raise ValueError(
-                f"model.embed_dim = {self.embed_dim} is not divisible by the {num_factors} axial factors; {works_dim} works, or set model.axial_dims"
-            )
+            yield f"model.axial_dims = {dims} must sum to model.embed_dim = {self.embed_dim}; {example}"

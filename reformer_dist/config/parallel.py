@@ -1,8 +1,9 @@
 """The parallel section: how sequences and optimizer state are divided over workers."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from reformer_dist.config.section import Section
 
@@ -30,18 +31,11 @@ class ParallelConfig(Section):
             return self.head_shards or 1
         return self.sequence_shards if self.attention == "heads" else 1
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
         if self.offload_optimizer and self.zero_stage == 0:
-            raise ValueError(
-                "parallel.offload_optimizer = True needs the optimizer state divided, not parallel.zero_stage = 0; 1 works"
-            )
+            yield "parallel.offload_optimizer = True needs the optimizer state divided, not parallel.zero_stage = 0; 1 works"
         if self.attention != "both" and self.head_shards is not None:
-            raise ValueError(
-                f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out"
-            )
+            yield f"parallel.head_shards = {self.head_shards} goes with parallel.attention = both; leave it out"
         if self.attention == "both" and (self.head_shards is None or self.sequence_shards % self.head_shards):
-            raise ValueError(
-                f"parallel.head_shards = {self.head_shards} must divide parallel.sequence_shards = {self.sequence_shards}; 1 works"
-            )
-        return self
+            yield f"parallel.head_shards = {self.head_shards} must divide parallel.sequence_shards = {self.sequence_shards}; 1 works"

@@ -1,9 +1,12 @@
 """What every section of the configuration is: a frozen, typed group of fields."""
 
+from collections.abc import Iterator
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from reformer_dist.errors import ConfigError
 
 
 class Section(BaseModel):
@@ -22,3 +25,13 @@ class Section(BaseModel):
             return value
         values = value.split(",") if isinstance(value, str) else value
         return values if all(several) or len(values) != 1 else values[0]
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among fields that are each right, a line for each mistake."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _tell_problems(self) -> Self:
+        if problems := tuple(self.problems()):
+            raise ConfigError(*problems)
+        return self

@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from reformer_dist.errors import ConfigError
+
 Kind = Literal["choice", "uniform", "loguniform", "int"]
 KINDS: tuple[Kind, ...] = ("choice", "uniform", "loguniform", "int")
 EXAMPLE = '{"model.num_hashes": [1, 4], "optimizer.learning_rate": {"loguniform": [1e-4, 1e-2]}} works'
@@ -48,15 +50,25 @@ def parse_space(space: Mapping[str, Any]) -> dict[str, Dimension]:
     """Read what YAML or the command line gives: a list of values, or a dictionary such as {loguniform: [1e-4, 1e-2]}.
 
     Raises:
-        ValueError: one line that names the field and what works.
+        ConfigError: a line for each field that is wrong, with what works.
     """
     dimensions: dict[str, Dimension] = {}
+    problems: list[str] = []
+    before: set[str] = set()
     for name, given in space.items():
-        dimension = _dimension(name, given)
-        for other in dimension.when:
-            if other not in dimensions:
-                raise ValueError(f"tune.space.{name}: when names {other}, which must stand before it in the space")
-        dimensions[name] = dimension
+        try:
+            dimensions[name] = _dimension(name, given)
+        except ValueError as error:
+            problems.append(str(error))
+        else:
+            problems += [
+                f"tune.space.{name}: when names {other}, which must stand before it in the space"
+                for other in dimensions[name].when
+                if other not in before
+            ]
+        before.add(name)
+    if problems:
+        raise ConfigError(*problems)
     return dimensions
 
 
@@ -64,14 +76,16 @@ def combinations(dimensions: Mapping[str, Dimension]) -> Iterator[dict[str, Any]
     """Every combination of a grid, in order; a field that does not matter is left out, and no combination comes twice.
 
     Raises:
-        ValueError: an interval that has no grid.
+        ConfigError: a line for each interval that has no grid.
     """
-    for name, dimension in dimensions.items():
-        if dimension.grid() is None:
-            raise ValueError(
-                f"tune.space.{name}: tune.searcher = grid needs points of an interval; {{{dimension.kind}: [...], points: 3}}"
-                " works, or tune.searcher random"
-            )
+    problems = [
+        f"tune.space.{name}: tune.searcher = grid needs points of an interval; {{{dimension.kind}: [...], points: 3}}"
+        " works, or tune.searcher random"
+        for name, dimension in dimensions.items()
+        if dimension.grid() is None
+    ]
+    if problems:
+        raise ConfigError(*problems)
     yield from _continued({}, list(dimensions.items()))
 
 

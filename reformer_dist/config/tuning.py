@@ -1,12 +1,14 @@
 """The tune section: a sweep."""
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import CliToggleFlag
 
 from reformer_dist.config.section import Section
 from reformer_dist.config.space import parse_space
+from reformer_dist.errors import ConfigError
 
 Objective = Literal["loss", "speed", "memory"]
 
@@ -35,9 +37,11 @@ class TuneConfig(Section):
     resume: CliToggleFlag[bool] = False
     """Go on with the newest sweep of train.run_name: trials that have ended are not repeated, the others go on from their checkpoints."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        parse_space(self.space)
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
+        try:
+            parse_space(self.space)
+        except ConfigError as error:
+            yield from error.problems
         if len(set(self.objectives)) < len(self.objectives):
-            raise ValueError(f"tune.objectives = {','.join(self.objectives)} names one twice; loss,speed works")
-        return self
+            yield f"tune.objectives = {','.join(self.objectives)} names one twice; loss,speed works"

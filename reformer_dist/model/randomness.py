@@ -30,7 +30,7 @@ class Use(enum.IntEnum):
 
 
 def make_key(*counters: int) -> int:
-    """Mix integers into one 64-bit key (splitmix64, Steele et al. 2014), returned as a signed integer."""
+    """Scramble integers into one 64-bit key (splitmix64, Steele et al. 2014), returned as a signed integer."""
     state = 0
     for counter in counters:
         state = (state + (counter & _MASK_64) + _GOLDEN) & _MASK_64
@@ -40,8 +40,8 @@ def make_key(*counters: int) -> int:
     return _signed(state)
 
 
-def mix(x: Tensor) -> Tensor:
-    """The splitmix64 finaliser on an int64 tensor; equal inputs give equal outputs, on any device."""
+def scramble(x: Tensor) -> Tensor:
+    """Random bits for every int64, by the splitmix64 finaliser; equal inputs give equal outputs, on any device."""
     x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
     x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
     return x ^ _shift_right(x, 31)
@@ -51,7 +51,7 @@ def token_hash(key: int, first_row: int, first_position: int, shape: tuple[int, 
     """One 64-bit hash for each token of a shard, [B, T] int64, by its global row and position."""
     rows_B1 = torch.arange(first_row, first_row + shape[0], device=device)[:, None]
     positions_T = torch.arange(first_position, first_position + shape[1], device=device)
-    return mix(mix(rows_B1 + key) + positions_T)
+    return scramble(scramble(rows_B1 + key) + positions_T)
 
 
 def dropout(x_BTE: Tensor, probability: float, key: int, first_row: int, first_position: int) -> Tensor:
@@ -70,9 +70,8 @@ def dropout(x_BTE: Tensor, probability: float, key: int, first_row: int, first_p
     num_draws = -(-x_BTE.shape[-1] // _LANES)
     counters = torch.arange(1, num_draws + 1, device=x_BTE.device) * _signed(_GOLDEN)
     hash_BT = token_hash(key, first_row, first_position, (x_BTE.shape[0], x_BTE.shape[1]), x_BTE.device)
-    lanes_BTE = mix(hash_BT[..., None] + counters).view(torch.int16)[..., : x_BTE.shape[-1]]
-    scale = 65536 / (65536 - threshold)
-    return x_BTE * (lanes_BTE >= threshold - 32768).to(x_BTE.dtype).mul_(scale)
+    lanes_BTE = scramble(hash_BT[..., None] + counters).view(torch.int16)[..., : x_BTE.shape[-1]]
+    return x_BTE * (lanes_BTE >= threshold - 32768).to(x_BTE.dtype).mul_(keep_scale(probability))
 
 
 def pair_keep(hash_query: Tensor, hash_key: Tensor, probability: float, dtype: torch.dtype) -> Tensor:
@@ -80,16 +79,20 @@ def pair_keep(hash_query: Tensor, hash_key: Tensor, probability: float, dtype: t
 
     The two tensors broadcast; a pair that meets in several rounds gets the same draw in each.
     """
-    threshold = keep_threshold(probability)
     z = hash_query + hash_key * _signed(_GOLDEN)
     z = (z ^ _shift_right(z, 32)) * _signed(0xD6E8FEB86659FD93)
     drawn = _shift_right(z, 48)
-    return (drawn >= threshold).to(dtype).mul_(65536 / (65536 - threshold))
+    return (drawn >= keep_threshold(probability)).to(dtype).mul_(keep_scale(probability))
 
 
 def keep_threshold(probability: float) -> int:
     """A draw of 16 bits is dropped if it is less than this."""
     return round(probability * 65536)
+
+
+def keep_scale(probability: float) -> float:
+    """What is kept is multiplied by this: 1 / the share of draws that are kept."""
+    return 65536 / (65536 - keep_threshold(probability))
 
 
 def _shift_right(x: Tensor, bits: int) -> Tensor:

@@ -41,6 +41,9 @@ class ReformerLM(nn.Module):
     Both streams start as the embeddings, and the output layer reads both, as in trax and Hugging Face.
     """
 
+    tokenizer: Any
+    """What made the tokens; a model has it that `load_model` has read from a checkpoint."""
+
     def __init__(self, config: ModelConfig, budget: Budget | None = None) -> None:
         """Make the model with weights drawn from `config.seed`.
 

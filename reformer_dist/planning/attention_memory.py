@@ -9,7 +9,7 @@ Counted from the code, for the compiled operators.
 import math
 from typing import NamedTuple
 
-from reformer_dist.model.backends.plans import window_rule
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_projections
 from reformer_dist.planning.parts import Parts, Work
 

@@ -1,116 +1,176 @@
-"""What can be known to go wrong before a worker is taken, each as one line that says what works."""
+"""Preflight: what can be known to go wrong before a worker is taken, all of it told at once.
 
-import os
+In: a configuration, and stage by stage what it is held against. Out: what the stages found out, or one ConfigError with
+a line for each mistake.
+"""
 
-import pyarrow.fs as pafs
-import torch
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
+from reformer_dist.checkpoints.starting_point import Place
 from reformer_dist.config import Config
-from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.data.preparing.vocabulary import planned_vocab_size
+from reformer_dist.data.preparing.preparation import Preparation
 from reformer_dist.errors import ConfigError
-from reformer_dist.storage.stores import one_line, open_store
+from reformer_dist.planning import corpora, places, spaces, workers
+from reformer_dist.planning.known import Check, Known
+from reformer_dist.ray_session import will_join
 
-WORKERS_PER_CORE = 4
-"""Workers that may share a core; those of an elastic training have one each, so that Ray can count them."""
+Result = TypeVar("Result")
+
+# Every check there is, in the order in which a user would mend what they tell. What an objective asks of the model
+# belongs in front of BEFORE_RAY and OF_TRIAL, what a worker's memory holds behind the workers in both.
+BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
+    places.storage: ("train.storage",),
+    places.tracking: ("tracking.uri", "train.storage"),
+    places.resumed_checkpoint: ("model", "train.resume"),
+    corpora.tokenizer: ("data",),
+    corpora.vocabulary: ("data", "model.vocab_size"),
+    corpora.sources: ("data", "train.storage"),
+    workers.machine: ("train.workers", "train.use_gpu"),
+}
+"""Checks, and the sections or fields that each reads, which must be right for themselves."""
+ON_CLUSTER: tuple[Check, ...] = (workers.cluster,)
+WITH_CORPUS: tuple[Check, ...] = (corpora.vocabulary, corpora.sequences, places.start)
+BEFORE_SWEEP: Mapping[Check, tuple[str, ...]] = {
+    spaces.fields: ("tune.space",),
+    spaces.grid: ("tune.space", "tune.searcher"),
+    places.storage: ("train.storage",),
+    places.tracking: ("tracking.uri", "train.storage"),
+}
+OF_SWEPT_DATA: Mapping[Check, tuple[str, ...]] = {
+    corpora.tokenizer: ("data",),
+    corpora.sources: ("data", "train.storage"),
+}
+OF_TRIAL: tuple[Check, ...] = (
+    places.resumed_checkpoint,
+    corpora.tokenizer,
+    corpora.vocabulary,
+    workers.machine,
+)
 
 
-def check_config(config: Config) -> None:
-    """What the configuration alone shows, and this machine's storage.
+class Preflight:
+    """Every check of a configuration against corpus, checkpoint, cluster and memory, run by the driver.
 
-    Raises:
-        ConfigError: a vocabulary that is too small for the tokenizer, or a storage that cannot be written.
+    Some checks need what is there only later, so they run in stages. Within a stage every check runs, then all that is
+    wrong is raised as one error:
+
+    0. `load_config`: the configuration alone. A job whose values are wrong tells with them what stage 1 finds in those that
+       are right (`mistakes_before_ray`, `mistakes_before_sweep`).
+    1. `before_ray`: storage, MLflow's store, a checkpoint that is named, sources and vocabulary, this machine. A mistake
+       here leaves nothing written and nothing started.
+    2. `on_cluster`, once Ray runs: its CPUs and GPUs.
+    3. `with_corpus`, once it is prepared: its vocabulary, enough sequences, and the checkpoint that was trained on it.
+
+    A sweep has `before_sweep` first; each of its trials passes `of_trial`, then `on_cluster`, and all of the above when
+    it is launched. A job that uses this process alone has `on_this_machine`.
     """
-    if config.data.prepared is None:
-        _check_vocabulary(config, planned_vocab_size(config.data))
-    _check_writable(config.train.storage)
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._known = Known(joins=will_join())
+
+    def before_ray(self) -> Preparation:
+        """Stage 1; then the storage folder is there, and what is to be prepared is known."""
+        self._run(BEFORE_RAY)
+        places.make_storage(self._config)
+        return self._preparation()
+
+    def on_cluster(self, resources: Mapping[str, float]) -> None:
+        """Stage 2, given what the running Ray has."""
+        self._known.resources = resources
+        self._run(ON_CLUSTER)
+
+    def with_corpus(self, corpus: Corpus) -> Place:
+        """Stage 3; then it is known where training starts."""
+        self._known.corpus, self._known.vocab_size = corpus, corpus.tokenizer.vocab_size
+        self._run(WITH_CORPUS)
+        assert self._known.place is not None
+        return self._known.place
+
+    def before_sweep(self) -> None:
+        """What all trials of a sweep share, the sources too unless they differ; then the storage folder is there."""
+        self._run(_of_sweep(self._config))
+        places.make_storage(self._config)
+
+    def of_trial(self) -> None:
+        """What a trial has of its own, apart from its sources."""
+        self._run(OF_TRIAL)
+
+    def of_sources(self, trials: Sequence[Config]) -> Sequence[Preparation]:
+        """The sources of a sweep's trials, each once; then it is known what is to be prepared of them."""
+        sources = {trial.data: trial for trial in trials}
+        return together(partial(self._prepared_for, trial) for trial in sources.values())
+
+    def on_this_machine(self) -> None:
+        """Whether this machine has what the job asks for, whether or not Ray runs."""
+        self._known.joins = False
+        self._run((workers.machine,))
+
+    def _prepared_for(self, trial: Config) -> Preparation:
+        if trial.data == self._config.data and self._known.preparation is not None:
+            return self._known.preparation
+        other = Preflight(trial)
+        other._run(OF_SWEPT_DATA)
+        return other._preparation()
+
+    def _preparation(self) -> Preparation:
+        assert self._known.preparation is not None
+        return self._known.preparation
+
+    def _run(self, checks: Iterable[Check]) -> None:
+        together(partial(self._ask, check) for check in checks)
+
+    def _ask(self, check: Check) -> None:
+        try:
+            check(self._config, self._known)
+        except ConfigError:
+            self._known.failed.add(check)
+            raise
+        except OSError as error:  # a store that does not answer
+            self._known.failed.add(check)
+            raise ConfigError(str(error)) from None
 
 
-def check_corpus(config: Config, corpus: Corpus) -> None:
-    """Whether a prepared corpus is one that this configuration can train on.
-
-    Raises:
-        ConfigError: a vocabulary that is too large for the model, or less text than a step takes.
-    """
-    _check_vocabulary(config, corpus.tokenizer.vocab_size)
-    plans = source_plans(corpus, "train", config.data)
-    if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
-        raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
-    num_sequences = sum(plan.num_sequences for plan in plans)
-    if config.train.batch_size > num_sequences:
-        raise ConfigError(
-            f"train.batch_size = {config.train.batch_size} is more than the {num_sequences} sequences that data.sources"
-            f" have for training; {num_sequences} works, or a smaller data.sequence_length, or more text"
-        )
+def mistakes_before_ray(config: Config, right: frozenset[str]) -> Sequence[str]:
+    """What `Preflight.before_ray` finds wrong, as far as sections and fields that are `right` show it."""
+    return _mistakes(config, BEFORE_RAY, right)
 
 
-def _check_vocabulary(config: Config, needed: int) -> None:
-    if config.model.vocab_size < needed:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
-            f" {needed} works"
-        )
+def mistakes_before_sweep(config: Config, right: frozenset[str]) -> Sequence[str]:
+    """What `Preflight.before_sweep` finds wrong, as far as sections and fields that are `right` show it."""
+    return _mistakes(config, _of_sweep(config), right)
 
 
-def check_machine(config: Config) -> None:
-    """Whether this machine can hold the workers, for a Ray that is started here.
-
-    Raises:
-        ConfigError: more workers than its cores or GPUs allow.
-    """
-    if config.train.use_gpu:
-        _check_gpus(config, torch.cuda.device_count(), "this machine")
-    else:
-        _check_cores(config, os.cpu_count() or 1, "this machine's", "cores", ", or join a cluster with RAY_ADDRESS")
-
-
-def check_cluster(config: Config, resources: dict[str, float]) -> None:
-    """Whether a running cluster can hold the workers.
-
-    Raises:
-        ConfigError: more workers than it has CPUs or GPUs for.
-    """
-    if config.train.use_gpu:
-        _check_gpus(config, int(resources.get("GPU", 0)), "the cluster")
-    _check_cores(config, int(resources.get("CPU", 0)), "the cluster's", "CPUs", "")
-
-
-def _check_cores(config: Config, cores: int, whose: str, unit: str, otherwise: str) -> None:
-    elastic = not isinstance(config.train.workers, int)
-    each = 1 if elastic else WORKERS_PER_CORE
-    if config.train.min_workers > each * cores:
-        works = f"{each * cores},{config.train.max_workers}" if elastic else each * cores
-        raise ConfigError(
-            f"{_workers(config)} is more than {each} for each of {whose} {cores} {unit}; {works} works{otherwise}"
-        )
-
-
-def _workers(config: Config) -> str:
-    """The field as it was given; of an elastic training the least number is what must be there."""
-    workers = config.train.workers
-    return f"train.workers = {workers if isinstance(workers, int) else ','.join(map(str, workers))}"
-
-
-def _check_gpus(config: Config, gpus: int, place: str) -> None:
-    if gpus == 0:
-        raise ConfigError(f"train.use_gpu = true, but {place} has no GPU; false works")
-    if config.train.min_workers > gpus:
-        works = gpus if isinstance(config.train.workers, int) else f"{gpus},{config.train.max_workers}"
-        raise ConfigError(f"{_workers(config)} need a GPU each, and {place} has {gpus}; {works} works")
-
-
-def _check_writable(storage: str) -> None:
+def _mistakes(config: Config, checks: Mapping[Check, Iterable[str]], right: frozenset[str]) -> Sequence[str]:
     try:
-        store = open_store(storage)
-        store.filesystem.create_dir(store.path, recursive=True)
-        probe = store.child(f".writable-{os.getpid()}")
-        with store.filesystem.open_output_stream(probe) as stream:
-            stream.write(b"")
-        if store.filesystem.get_file_info(probe).type != pafs.FileType.File:
-            raise OSError("a file written there is not found again")
-        store.filesystem.delete_file(probe)
-    except (ValueError, OSError) as error:
-        raise ConfigError(
-            f"train.storage = {storage} cannot be written: {one_line(error)}; runs works, or any folder or URL you may write"
-        ) from None
+        Preflight(config)._run(check for check, needed in checks.items() if right.issuperset(needed))
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _of_sweep(config: Config) -> Mapping[Check, tuple[str, ...]]:
+    """The checks of what all trials share, to which data belongs unless the space names a field of it."""
+    differ = any(name.startswith("data.") for name in config.tune.space)
+    return BEFORE_SWEEP if differ else {**BEFORE_SWEEP, **OF_SWEPT_DATA}
+
+
+def together(actions: Iterable[Callable[[], Result]]) -> Sequence[Result]:
+    """The results of several actions, which all run even if some fail.
+
+    Raises:
+        ConfigError: the problems of all that failed, each once.
+    """
+    results: list[Result] = []
+    problems: list[str] = []
+    for action in actions:
+        try:
+            results.append(action())
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*dict.fromkeys(problems))
+    return results

@@ -13,12 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reformer_dist.reports.learning_curve import running_mean
+from reformer_dist.reports.style import color, new_figure, tidy
 from reformer_dist.tracking.records import Point, RunRecord
 
 TRAIN, HELD_OUT = "train/bits_per_token", "validation/bits_per_token"
 SPEED = "train/tokens_per_second"
 CAUGHT, KEYS = "hashing/caught", "hashing/keys_seen"
-COLORS = ("#12436d", "#e07b39", "#2a9d6f", "#a23b72", "#7a7a00", "#2f7fb8", "#8c564b", "#555555")
 OWN = ("train.run_name", "tracking.uri")
 """Parameters that differ between any two runs and say nothing."""
 STYLE = """
@@ -86,22 +86,21 @@ def minutes(run: RunRecord) -> list[float]:
 
 def curves(runs: Sequence[RunRecord], names: Sequence[str]) -> Figure:
     """Bits a token over steps, tokens and wall time: training (its running mean) faintly, held-out documents with dots."""
-    figure = Figure(figsize=(12.0, 4.2), dpi=130, layout="constrained")
+    figure = new_figure(12.0, 4.2)
     panels = figure.subplots(1, 3, sharey=True)
     for axes, title in zip(panels, ("step", "million tokens", "minutes"), strict=True):
         axes.set_xlabel(title)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     for index, (run, name) in enumerate(zip(runs, names, strict=True)):
         if points := run.curves.get(TRAIN):
-            _draw(panels, run, points, name, COLORS[index % len(COLORS)])
+            _draw(panels, run, points, name, color(index))
     panels[0].set_ylabel("bits a token")
     if panels[0].lines:
         panels[-1].legend(frameon=False, fontsize=9)
     return figure
 
 
-def _draw(panels: Sequence[Axes], run: RunRecord, points: Sequence[Point], name: str, color: str) -> None:
+def _draw(panels: Sequence[Axes], run: RunRecord, points: Sequence[Point], name: str, hue: str) -> None:
     tokens = float(run.parameters["train.batch_size"]) * float(run.parameters["data.sequence_length"]) / 1e6
     start = points[0].milliseconds
     scales: list[Callable[[Point], float]] = [
@@ -111,9 +110,9 @@ def _draw(panels: Sequence[Axes], run: RunRecord, points: Sequence[Point], name:
     ]
     held_out = run.curves.get(HELD_OUT, [])
     for axes, place in zip(panels, scales, strict=True):
-        axes.plot([*map(place, points)], running_mean([p.value for p in points]), color=color, alpha=0.35)
+        axes.plot([*map(place, points)], running_mean([p.value for p in points]), color=hue, alpha=0.35)
         axes.plot(
-            [*map(place, held_out)], [p.value for p in held_out], color=color, marker="o", markersize=3.5, label=name
+            [*map(place, held_out)], [p.value for p in held_out], color=hue, marker="o", markersize=3.5, label=name
         )
 
 

@@ -1,11 +1,12 @@
 """The hash health of a run as a picture: why its buckets and rounds do well or badly."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reformer_dist.reports.learning_curve import Points
+from reformer_dist.reports.style import color, grouped_bars, new_figure, tidy
 
 PREFIX = "hashing/layer_"
 OTHERS = {
@@ -17,7 +18,6 @@ OTHERS = {
     "caught_half_the_window": "half the window",
     "caught_twice_the_window": "twice the window",
 }
-COLORS = ("#12436d", "#e07b39", "#2a9d6f", "#a23b72", "#7a7a00", "#2f7fb8", "#8c564b", "#555555")
 
 
 def health_picture(curves: Mapping[str, Points]) -> Figure:
@@ -27,36 +27,29 @@ def health_picture(curves: Mapping[str, Points]) -> Figure:
         curves: the points of every metric whose name begins with "hashing/layer_".
     """
     layers = sorted({int(name.removeprefix(PREFIX).split("/")[0]) for name in curves})
-    figure = Figure(figsize=(12.0, 4.0), dpi=130, layout="constrained")
+    figure = new_figure(12.0, 4.0)
     caught, occupancy, others = figure.subplots(1, 3, width_ratios=(1, 1, 1.4))
     for axes, title in ((caught, "share of the attention mass caught"), (occupancy, "occupancy of the buckets")):
         axes.set(title=title, xlabel="step", ylim=(0, 1.02))
-        axes.grid(alpha=0.25)
+        tidy(axes)
     for index, layer in enumerate(layers):
-        color = COLORS[index % len(COLORS)]
-        _draw(caught, curves.get(f"{PREFIX}{layer}/caught", ()), color, f"layer {layer}")
-        _draw(occupancy, curves.get(f"{PREFIX}{layer}/occupancy_entropy", ()), color, f"layer {layer}: entropy")
-        _draw(occupancy, curves.get(f"{PREFIX}{layer}/largest_bucket", ()), color, "largest bucket", "--")
-    _bars(others, curves, layers)
+        hue = color(index)
+        _draw(caught, curves.get(f"{PREFIX}{layer}/caught", ()), hue, f"layer {layer}")
+        _draw(occupancy, curves.get(f"{PREFIX}{layer}/occupancy_entropy", ()), hue, f"layer {layer}: entropy")
+        _draw(occupancy, curves.get(f"{PREFIX}{layer}/largest_bucket", ()), hue, "largest bucket", "--")
+    grouped_bars(others, list(OTHERS.values()), {f"layer {layer}": _last(curves, layer) for layer in layers})
+    others.set(title="what other settings would catch, at the end", xlim=(0, 1.08))
     for axes in (caught, occupancy, others):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _draw(axes: Axes, points: Points, color: str, label: str, style: str = "-") -> None:
+def _draw(axes: Axes, points: Points, hue: str, label: str, style: str = "-") -> None:
     if points:
-        axes.plot(*zip(*points, strict=True), style, color=color, marker="o", markersize=3, label=label)
+        axes.plot(*zip(*points, strict=True), style, color=hue, marker="o", markersize=3, label=label)
 
 
-def _bars(axes: Axes, curves: Mapping[str, Points], layers: Sequence[int]) -> None:
-    width = 0.8 / len(layers)
-    for index, layer in enumerate(layers):
-        last = {name: points[-1][1] for name in OTHERS if (points := curves.get(f"{PREFIX}{layer}/{name}"))}
-        places = [row + (index - (len(layers) - 1) / 2) * width for row, name in enumerate(OTHERS) if name in last]
-        axes.barh(places, list(last.values()), width, color=COLORS[index % len(COLORS)], label=f"layer {layer}")
-        for place, value in zip(places, last.values(), strict=True):
-            axes.annotate(f"{value:.2f}", (value, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(range(len(OTHERS)), list(OTHERS.values()))
-    axes.set(title="what other settings would catch, at the end", xlim=(0, 1.08))
-    axes.invert_yaxis()
+def _last(curves: Mapping[str, Points], layer: int) -> list[float | None]:
+    """What a layer's settings catch at the end, None where that was not measured."""
+    found = [curves.get(f"{PREFIX}{layer}/{name}") for name in OTHERS]
+    return [points[-1][1] if points else None for points in found]

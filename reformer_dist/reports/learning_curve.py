@@ -6,6 +6,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from reformer_dist.reports.style import COLORS, GREY, MARKED, new_figure, tidy
+
 Points = Sequence[tuple[int, float]]
 """(step, value) in order of step."""
 
@@ -20,13 +22,13 @@ def learning_curve(train: Points, validation: Points, unigram_bits: float, token
         tokens_per_step: for the second axis.
         unit: what the bits are of, "byte" or "token".
     """
-    figure = Figure(figsize=(7.0, 4.2), dpi=150, layout="constrained")
+    figure = new_figure(7.0, 4.2)
     axes = figure.add_subplot()
     steps, values = zip(*train, strict=True)
-    axes.plot(steps, values, color="#9bb7d4", linewidth=0.8)
-    axes.plot(steps, running_mean(values), color="#1f5a99", linewidth=1.6, label="training")
-    axes.plot(*zip(*validation, strict=True), color="#d1495b", marker="o", markersize=4, label="validation")
-    axes.axhline(unigram_bits, color="#666666", linestyle="--", linewidth=1.0)
+    axes.plot(steps, values, color=COLORS[0], alpha=0.35, linewidth=0.8)
+    axes.plot(steps, running_mean(values), color=COLORS[0], linewidth=1.6, label="training")
+    axes.plot(*zip(*validation, strict=True), color=MARKED, marker="o", markersize=4, label="validation")
+    axes.axhline(unigram_bits, color=GREY, linestyle="--", linewidth=1.0)
     axes.annotate(
         f"unigram model {unigram_bits:.2f}",
         (1.0, unigram_bits),
@@ -34,21 +36,18 @@ def learning_curve(train: Points, validation: Points, unigram_bits: float, token
         xytext=(-4, 4),
         textcoords="offset points",
         horizontalalignment="right",
-        color="#666666",
+        color=GREY,
         fontsize=8,
     )
     last_step, last = validation[-1]
-    axes.annotate(
-        f"{last:.2f}", (last_step, last), xytext=(0, 8), textcoords="offset points", ha="right", color="#d1495b"
-    )
+    axes.annotate(f"{last:.2f}", (last_step, last), xytext=(0, 8), textcoords="offset points", ha="right", color=MARKED)
     axes.set_xlabel("step")
     axes.set_ylabel(f"bits per {unit}")
     axes.set_xlim(left=0)
     scale = tokens_per_step / 1e6
     tokens = axes.secondary_xaxis("top", functions=(partial(operator.mul, scale), partial(operator.mul, 1 / scale)))
     tokens.set_xlabel("million tokens")
-    axes.grid(alpha=0.25)
-    axes.spines["right"].set_visible(False)
+    tidy(axes)
     axes.legend(frameon=False)
     return figure
 

@@ -13,12 +13,10 @@ from matplotlib.lines import Line2D
 from rich.table import Table
 
 from reformer_dist.reports.learning_curve import Points
+from reformer_dist.reports.style import COLORS, FAINT, GREY, MARKED, grouped_bars, new_figure, tidy
 from reformer_dist.tracking.trials import CAUGHT, KEYS_SEEN, SCORE, Sweep, Trial, short, shown
 
 OBJECTIVES = {"loss": "held-out bits a token", "speed": "tokens/s", "memory": "peak MiB of the largest worker"}
-COLORS = ("#12436d", "#e07b39", "#2a9d6f", "#a23b72", "#7a7a00", "#2f7fb8", "#8c564b", "#555555")
-FRONT = "#d1495b"
-UNUSED = "#b5b5b5"
 MAX_PANELS = 4
 NOT_USED = object()
 """Value of a field that does not matter beside a trial's others."""
@@ -37,7 +35,7 @@ def table(result: Sweep) -> Table:
 
 def pareto(trials: Sequence[Trial]) -> Figure:
     """Loss over speed and over memory, by the trials' numbers; those that nothing beats are joined, and named beside it."""
-    figure = Figure(figsize=(13.0, 4.6), dpi=110, layout="constrained")
+    figure = new_figure(13.0, 4.6)
     speed, memory = figure.subplots(1, 2, sharey=True)
     named = {**_front(speed, trials, "speed"), **_front(memory, trials, "memory")}
     speed.set_ylabel(OBJECTIVES["loss"])
@@ -60,7 +58,7 @@ def front(points: Sequence[tuple[float, float]], *, maximize: bool) -> list[int]
 def learning_curves(trials: Sequence[Trial], curves: Sequence[Points]) -> Figure:
     """Every trial's held-out bits a token over its steps, once for each field that varies, coloured by its values."""
     fields = _varying(trials)[:MAX_PANELS] or [""]
-    figure = Figure(figsize=(1.2 + 3.6 * len(fields), 4.2), dpi=110, layout="constrained")
+    figure = new_figure(1.2 + 3.6 * len(fields), 4.2)
     panels: Sequence[Axes] = figure.subplots(1, len(fields), sharey=True, squeeze=False)[0]
     for axes, field in zip(panels, fields, strict=True):
         values = [trial.values.get(field, NOT_USED) for trial in trials]
@@ -71,7 +69,7 @@ def learning_curves(trials: Sequence[Trial], curves: Sequence[Points]) -> Figure
                 axes.plot(*zip(*points, strict=True), style, color=colors[_label(value)], linewidth=1.1, alpha=0.8)
         _legend(axes, short(field), colors)
         axes.set_xlabel("step")
-        _tidy(axes)
+        tidy(axes)
     panels[0].set_ylabel(OBJECTIVES["loss"])
     return figure
 
@@ -79,7 +77,7 @@ def learning_curves(trials: Sequence[Trial], curves: Sequence[Points]) -> Figure
 def hash_health(trials: Sequence[Trial]) -> Figure:
     """Attention mass caught over the keys that a query sees, and loss over the mass caught; coloured by a varying field."""
     known = [trial for trial in trials if CAUGHT in trial.metrics and KEYS_SEEN in trial.metrics]
-    figure = Figure(figsize=(9.5, 4.2), dpi=110, layout="constrained")
+    figure = new_figure(9.5, 4.2)
     keys, loss = figure.subplots(1, 2)
     field = next(iter(_varying(known)), "")
     values = [trial.values.get(field, NOT_USED) for trial in known]
@@ -89,12 +87,12 @@ def hash_health(trials: Sequence[Trial]) -> Figure:
         for axes, place in ((keys, (trial.metrics[KEYS_SEEN], caught)), (loss, (caught, trial.metrics[SCORE]))):
             axes.scatter(*place, s=24, color=colors[_label(value)], zorder=2)
             offset = (4, 3) if trial.number % 2 else (4, -9)  # or neighbours would cover each other's numbers
-            axes.annotate(str(trial.number), place, offset, textcoords="offset points", fontsize=7, color="#555555")
+            axes.annotate(str(trial.number), place, offset, textcoords="offset points", fontsize=7, color=GREY)
     keys.set(xlabel="different keys that a query sees", ylabel="share of the attention mass caught")
     loss.set(xlabel="share of the attention mass caught", ylabel=OBJECTIVES["loss"])
     _legend(keys, short(field), colors)
     for axes in (keys, loss):
-        _tidy(axes)
+        tidy(axes)
     return figure
 
 
@@ -105,16 +103,10 @@ def importances(
     fields = sorted(
         {name for each in shares.values() for name in each}, key=lambda name: -shares["loss"].get(name, 0.0)
     )
-    figure = Figure(figsize=(8.0, 1.4 + 0.6 * len(fields)), dpi=110, layout="constrained")
+    figure = new_figure(8.0, 1.4 + 0.6 * len(fields))
     axes = figure.add_subplot()
-    width = 0.8 / len(shares)
-    for index, (objective, values) in enumerate(shares.items()):
-        places = [row + (index - (len(shares) - 1) / 2) * width for row in range(len(fields))]
-        lengths = [values.get(name, 0.0) for name in fields]
-        axes.barh(places, lengths, width, color=COLORS[index], label=OBJECTIVES[objective])
-        for place, length in zip(places, lengths, strict=True):
-            axes.annotate(f"{length:.2f}", (length, place), (3, 0), textcoords="offset points", va="center", fontsize=7)
-    axes.set_yticks(range(len(fields)), [short(name) for name in fields])
+    groups = {OBJECTIVES[name]: [values.get(field, 0.0) for field in fields] for name, values in shares.items()}
+    grouped_bars(axes, [short(name) for name in fields], groups)
     same = [
         f"{short(n)} {shown(compared[0].values[n])}"
         for n in compared[0].values
@@ -122,8 +114,6 @@ def importances(
     ]
     which = f" with {', '.join(same)}" if same else ""
     axes.set(xlabel=f"share of the variance explained (fANOVA, {len(compared)} trials{which})", xlim=(0, 1.05))
-    axes.invert_yaxis()
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
 
@@ -132,22 +122,22 @@ def _front(axes: Axes, trials: Sequence[Trial], objective: str) -> dict[int, str
     """Draw loss over an objective; numbers and names of the trials that nothing beats."""
     known = [(trial, x) for trial in trials if (x := trial.objective(objective)) is not None]
     points = [(x, trial.metrics[SCORE]) for trial, x in known]
-    for status, color, label in (("finished", COLORS[0], "finished"), ("stopped", UNUSED, "stopped early")):
+    for status, color, label in (("finished", COLORS[0], "finished"), ("stopped", FAINT, "stopped early")):
         chosen = [point for point, (trial, _) in zip(points, known, strict=True) if trial.status == status]
         if chosen:
             xs, ys = zip(*chosen, strict=True)
             axes.scatter(xs, ys, color=color, s=20, label=label, zorder=2)
     best = sorted(front(points, maximize=objective == "speed"), key=lambda index: points[index])
     places = [points[index] for index in best]
-    axes.plot(*zip(*places, strict=True), color=FRONT, linewidth=1.2, zorder=1, label="nothing beats these")
+    axes.plot(*zip(*places, strict=True), color=MARKED, linewidth=1.2, zorder=1, label="nothing beats these")
     for index, (place, (trial, _)) in enumerate(zip(points, known, strict=True)):
-        color = FRONT if index in best else "#777777"
+        color = MARKED if index in best else GREY
         axes.annotate(str(trial.number), place, (4, 4), textcoords="offset points", fontsize=7, color=color)
     axes.set_xlabel(OBJECTIVES[objective])
     axes.locator_params(axis="x", nbins=5)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(frameon=False, fontsize=8)
-    _tidy(axes)
+    tidy(axes)
     return {known[index][0].number: known[index][0].name for index in best}
 
 
@@ -171,7 +161,7 @@ def _colors(values: Sequence[Any]) -> dict[str, Any]:
         colors: dict[str, Any] = dict(zip(names, COLORS, strict=False))
     else:
         colors = {name: colormaps["viridis"](index / len(names)) for index, name in enumerate(names)}
-    return colors | {_label(NOT_USED): UNUSED} if NOT_USED in values else colors
+    return colors | {_label(NOT_USED): FAINT} if NOT_USED in values else colors
 
 
 def _legend(axes: Axes, title: str, colors: Mapping[str, Any]) -> None:
@@ -180,8 +170,3 @@ def _legend(axes: Axes, title: str, colors: Mapping[str, Any]) -> None:
         names = [names[0], names[len(names) // 2], names[-1]]
     handles = [Line2D([], [], color=colors[name], linewidth=2, label=name) for name in names]
     axes.legend(handles=handles, title=title, frameon=False, fontsize=8, title_fontsize=8)
-
-
-def _tidy(axes: Axes) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

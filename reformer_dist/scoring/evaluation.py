@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config, flatten, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import validation_batches
@@ -21,7 +21,7 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.planning import preflight as checks
+from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
 
 
@@ -72,9 +72,9 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     """
     options = config.evaluation
     path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, trained, tokenizer = checkpoint.load_model(path)
+    model, trained, tokenizer = checkpoint.read_model(path)
     config = _overlay(trained, config)
-    checks.check_machine(config)
+    Preflight(config).on_this_machine()
     device = torch.device("cuda" if config.train.use_gpu else "cpu")
     dtype = torch.float64 if config.train.dtype == "float64" else None
     model = _with_settings(model, config).to(device, dtype)

@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
-import xxhash
 
 NATIVE_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs")
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
@@ -129,86 +127,3 @@ def naming(store: Store, name: str) -> Iterator[None]:
 def not_written(store: Store, name: str, error: BaseException) -> str:
     """The line that says that a file of a corpus cannot be written."""
     return f"train.storage: {store.child(name)} cannot be written: {one_line(error)}"
-
-
-class HashingFile:
-    """A writable file that knows the size and the xxh3-128 of what went through it."""
-
-    def __init__(self, store: Store, name: str) -> None:
-        self._stream = store.filesystem.open_output_stream(store.child(name), compression=None)
-        self._digest = xxhash.xxh3_128()
-        self.size = 0
-
-    def write(self, data: Any) -> int:
-        """Write a bytes-like object."""
-        view = memoryview(data)
-        self._stream.write(view)
-        self._digest.update(view)
-        self.size += view.nbytes
-        return view.nbytes
-
-    def tell(self) -> int:
-        """Bytes written so far."""
-        return self.size
-
-    def flush(self) -> None:
-        """Hand what is buffered to the filesystem."""
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Finish the file; on an object store it exists only from here on."""
-        self._stream.close()
-
-    def __enter__(self) -> "HashingFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return bool(self._stream.closed)
-
-    @property
-    def hexdigest(self) -> str:
-        """xxh3-128 of the bytes written so far."""
-        return self._digest.hexdigest()
-
-
-@contextmanager
-def new_file(store: Store, name: str) -> Iterator[HashingFile]:
-    """A file of a corpus to write; what its store raises inside the block becomes an OSError that names the file."""
-    try:
-        with HashingFile(store, name) as file:
-            yield file
-    except STORE_ERRORS as error:
-        raise OSError(not_written(store, name, error)) from error
-
-
-def hash_file(store: Store, name: str) -> str:
-    """The xxh3-128 of a stored file, read in pieces of 4 MiB."""
-    digest = xxhash.xxh3_128()
-    with store.filesystem.open_input_stream(store.child(name), compression=None) as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
-def parquet_writer(file: HashingFile, schema: pa.Schema, *, store_schema: bool = False) -> pq.ParquetWriter:
-    """A zstd Parquet writer whose pages carry checksums and whose bytes depend on the rows alone.
-
-    Args:
-        file: where it writes.
-        schema: of the tables.
-        store_schema: keep the schema's metadata in the file.
-    """
-    return pq.ParquetWriter(
-        pa.PythonFile(file, mode="w"),
-        schema,
-        compression="zstd",
-        use_dictionary=False,
-        write_statistics=False,
-        write_page_checksum=True,
-        store_schema=store_schema,
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from reformer_dist.errors import ConfigError
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking.client import search
 
 
 class Point(NamedTuple):
@@ -54,7 +54,7 @@ def find_runs(uri: str, experiment: str, wanted: Sequence[str], filter_text: str
     Raises:
         ConfigError: no such experiment or run, or a filter that MLflow does not understand.
     """
-    client, runs = tracking.search(uri, experiment, filter_text)
+    client, runs = search(uri, experiment, filter_text)
     chosen = [run for name in wanted for run in _named(runs, name)] if wanted else runs
     if not chosen:
         raise ConfigError(f"experiment {experiment}: no run there that filter {filter_text} leaves")

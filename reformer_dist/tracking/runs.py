@@ -1,14 +1,12 @@
-"""MLflow: the only file that imports it.
+"""Runs of MLflow that are being written.
 
 In: a configuration, metrics by step, texts and pictures. Out: a run in an SQLite file under the storage folder or on a
 server. One process of a training logs, its driver; a step that was logged is not logged again, so a training that went
 back to a checkpoint leaves one point for each step. Metrics are sent by a thread beside the training, which goes on while
-a server is away; all else waits for the server (see patience.py).
+a server is away; all else waits for the server (see storage/patience.py).
 """
 
-import logging
 import math
-import os
 import sys
 import tempfile
 import time
@@ -20,30 +18,15 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from reformer_dist.config import Config, flatten
-from reformer_dist.errors import ConfigError, JobStopped
+from reformer_dist.errors import JobStopped
 from reformer_dist.storage.patience import Patient, ServerAway
-from reformer_dist.storage.stores import one_line, open_store
+from reformer_dist.tracking.client import MAX_BATCH, connect, find_experiment, find_run, log_parameters, patient, point
 from reformer_dist.tracking.place import check_reachable, tracking_uri
-
-# Read by MLflow when it sends or fetches.
-_SETTINGS = {
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # waiting is ours; with its seven a call is silent for four minutes
-}
-for _name, _value in _SETTINGS.items():
-    os.environ.setdefault(_name, _value)
 
 FLUSH_SECONDS = 3.0
 """Metrics reach MLflow at most this much later, while it answers."""
-MAX_BATCH = 1000
-"""Metrics that MLflow takes in one call; parameters are a tenth."""
-
 STOPPED_EARLY = "stopped_early"
 """Tag of a run that a sweep ended early: the step at which."""
-
-AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
-"""MLflow's codes of errors that pass; no connection at all is its first."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -84,12 +67,10 @@ class Run:
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Buffer one point of each metric, except those logged for this step or a later one before."""
-        from mlflow.entities import Metric
-
         now = int(time.time() * 1000)
         for name, value in metrics.items():
             if step > self.last_step(name):
-                self._points.append(Metric(name, value, now, step))
+                self._points.append(point(name, value, now, step))
                 self._last_steps[name] = step
         idle = self._sending is None or self._sending.done()
         if idle and time.monotonic() - self._last_flush > FLUSH_SECONDS:
@@ -203,30 +184,20 @@ class Experiment:
             parent_run: id of the run that this one is part of, such as a sweep.
             run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
         """
-        from mlflow.entities import Param
-        from mlflow.exceptions import MlflowException
-
-        client = Patient(self._client, (MlflowException, OSError), _is_away, f"MLflow at {self.uri}", self._tell)
+        client = patient(self._client, self.uri, self._tell)
         run = self._reopen(client, run_id) if run_id else None
         if run is not None:
             return run
         tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
         new_id = client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
         values = {**dict(flatten(config.model_dump(mode="json"))), **derived(config)}
-        parameters = [Param(name, str(value)) for name, value in values.items()]
-        for first in range(0, len(parameters), MAX_BATCH // 10):
-            client.log_batch(new_id, params=parameters[first : first + MAX_BATCH // 10])
+        log_parameters(client, new_id, values)
         return Run(new_id, self.uri, self.id, client)
 
     def _reopen(self, client: Patient, run_id: str) -> Run | None:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            found = client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
+        found = find_run(client, run_id)
+        if found is None:
+            return None
         client.update_run(run_id, status="RUNNING")
         run = Run(run_id, self.uri, found.info.experiment_id, client)
         for name in found.data.metrics:
@@ -257,55 +228,8 @@ def open_experiment(config: Config, tell: Callable[[str], object] = print) -> Ex
     """
     uri = tracking_uri(config)
     check_reachable(uri)
-    from mlflow.exceptions import MlflowException
-
-    client = _quiet_client(uri)
-    try:
-        experiment_id = _experiment_id(client, config)
-    except MlflowException as error:
-        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
-    return Experiment(experiment_id, uri, client, tell)
-
-
-def _quiet_client(uri: str) -> Any:
-    from mlflow import MlflowClient
-
-    for library in ("mlflow", "alembic"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    return MlflowClient(uri)
-
-
-def _is_away(error: Any) -> bool:
-    """Whether the store cannot be reached or is busy, and does not refuse."""
-    if isinstance(error, OSError):  # of a server of artifacts; those of this machine's disk have a number
-        response = getattr(error, "response", None)
-        return error.errno is None and (response is None or response.status_code >= 500)
-    return error.error_code in AWAY
-
-
-def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
-    """All (step, value) of a metric of any run, as they were logged; a step that was logged twice is there twice."""
-    return sorted((point.step, point.value) for point in _quiet_client(uri).get_metric_history(run_id, name))
-
-
-def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[Any]]:
-    """MLflow's client of a store, and the runs of an experiment as MLflow has them, oldest first.
-
-    Raises:
-        ConfigError: no such experiment, or a filter that MLflow does not understand.
-    """
-    check_reachable(uri)
-    from mlflow.exceptions import MlflowException
-
-    client = _quiet_client(uri)
-    found = client.get_experiment_by_name(experiment)
-    if found is None:
-        raise ConfigError(f"experiment {experiment}: there is none at {uri}")
-    try:
-        runs = client.search_runs([found.experiment_id], filter_text, order_by=["attributes.start_time"])
-    except MlflowException as error:
-        raise ConfigError(f"filter {filter_text}: {one_line(error)}") from None
-    return client, list(runs)
+    client = connect(uri)
+    return Experiment(find_experiment(client, uri, config), uri, client, tell)
 
 
 def start(
@@ -317,22 +241,3 @@ def start(
 ) -> Run:
     """`open_experiment` and `Experiment.start` in one."""
     return open_experiment(config, tell).start(config, parent_run=parent_run, run_id=run_id)
-
-
-def _experiment_id(client: Any, config: Config) -> str:
-    """The experiment's id, made if it is not there; with the default SQLite file, artifacts lie beside it."""
-    from mlflow.exceptions import MlflowException
-
-    name = config.tracking.experiment
-    if found := client.get_experiment_by_name(name):
-        return str(found.experiment_id)
-    artifacts = None
-    if config.tracking.uri is None:
-        artifacts = Path(open_store(config.train.storage).child("mlflow_artifacts")).as_uri()
-    try:
-        return str(client.create_experiment(name, artifact_location=artifacts))
-    except MlflowException:
-        found = client.get_experiment_by_name(name)  # another process may have made it in between
-        if found is None:
-            raise
-        return str(found.experiment_id)

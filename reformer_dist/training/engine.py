@@ -27,13 +27,14 @@ from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
 
 
-def deepspeed_config(config: Config) -> dict[str, Any]:
+def deepspeed_config(config: Config, num_weights: int) -> dict[str, Any]:
     """What DeepSpeed is told; everything that it is not told here is its default.
 
-    Clipping is its own at ZeRO 1 to 3, where no worker holds all gradients, and ours at stage 0.
+    Clipping is its own at ZeRO 1 to 3, where no worker holds all gradients, and ours at stage 0. The bucket
+    that it reduces gradients by is no larger than the model: it is allocated whole, and its default is 2 GB in float32.
     """
     stage = config.parallel.zero_stage
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": stage, "overlap_comm": False, "reduce_bucket_size": min(500_000_000, num_weights)}
     if config.train.dtype == "float64":
         zero["reduce_scatter"] = False  # DeepSpeed's own is float32 at most
     if stage == 3:
@@ -170,19 +171,19 @@ class Engine:
     def copy_state(self, copies: dict[str, Tensor]) -> None:
         """Copy this worker's part of the optimizer's state to the CPU, as `copy_weights` does; see optimizer_state.py."""
         replicated = self.config.parallel.zero_stage == 0
-        optimizer_state.snapshot(self._pieces(), self.optimizer, replicated, copies)
+        optimizer_state.snapshot(self._shares(), self.optimizer, replicated, copies)
 
     def load_state(self, folder: Path, step: int) -> None:
         """Take the optimizer's state after so many steps from files of `copy_state`, of any stage and workers.
 
         The weights are not part of it: the model has them before it is wrapped.
         """
-        optimizer_state.load(folder, self._pieces(), self.optimizer, step)
+        optimizer_state.load(folder, self._shares(), self.optimizer, step)
         if self.config.parallel.zero_stage in (1, 2):
             self.deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
 
-    def _pieces(self) -> Iterator[optimizer_state.Piece]:
-        return optimizer_state.pieces(self.model, self.deepspeed, self.config.parallel.zero_stage)
+    def _shares(self) -> Iterator[optimizer_state.Share]:
+        return optimizer_state.shares(self.model, self.deepspeed, self.config.parallel.zero_stage)
 
     def _set_learning_rate(self, step: int) -> None:
         rate = learning_rate(self.config.optimizer, step, self.config.train.steps)
@@ -201,8 +202,11 @@ class Engine:
 def _initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Config) -> Any:
     deepspeed = _deepspeed()
     zero = config.parallel.zero_stage > 0
+    num_weights = sum(parameter.numel() for parameter in module.parameters())
     with _float64(zero and config.train.dtype == "float64"), _without_muon(config.parallel.zero_stage):
-        engine, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(config))
+        engine, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=deepspeed_config(config, num_weights)
+        )
     if config.train.dtype == "float64" and not zero:
         engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
     return engine

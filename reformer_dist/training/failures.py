@@ -22,7 +22,7 @@ def first_cause(errors: Mapping[int, BaseException]) -> tuple[int, BaseException
     return (causes or by_rank)[0]
 
 
-def one_line(error: BaseException) -> str:
+def kind_and_reason(error: BaseException) -> str:
     """Kind and reason of an error; of a worker's traceback, which Ray Train gives as text, the last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Traceback"):
@@ -35,9 +35,9 @@ def explain(error: BaseException, folder: str) -> str:
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
     if failures:
         rank, cause = first_cause(failures)
-        reason = f"worker {rank} failed: {one_line(cause)}"
+        reason = f"worker {rank} failed: {kind_and_reason(cause)}"
     else:
-        reason = one_line(error)
+        reason = kind_and_reason(error)
     return f"{reason} (all of it: {keep(str(error), folder)})"
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.generation.sampling import generate
@@ -33,7 +33,7 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
 
 def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document."""
-    model, _, tokenizer = checkpoint.load_model(path)
+    model, _, tokenizer = checkpoint.read_model(path)
     start_BT = torch.tensor([[tokenizer.boundary]])
     tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95)
     return tokenizer.decode(tokens_BT[0, 1:].tolist())

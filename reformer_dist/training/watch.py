@@ -1,7 +1,8 @@
-"""What is asked of a training from outside, a checkpoint or its end, and numbers that are not finite, which end it.
+"""What may end a training early or ask it for a checkpoint: a wish from outside, or a loss that is not finite.
 
-Every step is looked at, on the device, without waiting for it; workers compare notes only where the loop asks them to,
-at logged steps and before a checkpoint. So a checkpoint never holds weights that a step has spoilt.
+Each worker checks the numbers of every step on its device, without waiting for the result. Workers exchange what they have
+found only when the loop calls `Watch.read`, at logged steps and before a checkpoint. A step that spoilt the weights is
+therefore known before they are written.
 """
 
 import math
@@ -13,14 +14,15 @@ import torch
 import torch.distributed as dist
 
 NEVER = 2.0**53
+"""Stands for the step of a number that is not finite while there has been none: larger than any step."""
 POLL_SECONDS = 0.5
-"""Least time between two questions what is asked."""
+"""Least time between two calls of `asked`, which may be answered by another process."""
 NOTICE_SECONDS = 2.0
-"""Least time between two looks for a notice that a node will be taken away."""
+"""Least time between two calls of `noticed`, for which workers wait for each other."""
 
 
 class Wish(IntEnum):
-    """What somebody outside wants of the workers; the greater one holds."""
+    """What somebody outside wants of the workers; of two wishes the greater one counts."""
 
     NOTHING = 0
     SAVE = 1
@@ -42,12 +44,13 @@ class Diverged(FloatingPointError):
 
 
 class Watch:
-    """One worker's watch; `read` is collective.
+    """Keeps what one worker has seen; `read` is collective, and returns the same on all workers.
 
     Args:
         device: the worker's.
-        asked: what is wanted; one worker's answer is enough.
-        noticed: whether there is news of a node that will be taken away; all workers ask it together, and get one answer.
+        asked: returns what is wanted; one worker's answer holds for all.
+        noticed: returns whether a node was newly announced to be taken away; all workers call it together and get the
+            same answer.
     """
 
     def __init__(
@@ -63,7 +66,7 @@ class Watch:
         self._first_bad = torch.where(both.isfinite().all(), self._first_bad, self._first_bad.clamp(max=step))
 
     def read(self) -> Wish:
-        """What is asked of all workers now.
+        """The wish that all workers are to follow now.
 
         Raises:
             Diverged: on all workers, when one of them has seen a number that is not finite.

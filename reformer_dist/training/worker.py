@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config
 from reformer_dist.data.feeding import loader

@@ -12,7 +12,7 @@ from typing import Any
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError, JobFailed
 from reformer_dist.tracking.trials import SCORE, SPEED, Trial
-from reformer_dist.training.failures import one_line
+from reformer_dist.training.failures import kind_and_reason
 from reformer_dist.training.launcher import launch
 from reformer_dist.tuning.maker import Maker
 
@@ -25,7 +25,8 @@ class Job:
     parent: str
     folder: str
     one_thread: bool
-    """Whether a worker uses but the CPU that it holds, unless told otherwise."""
+    """Whether each worker computes with one CPU thread, so that trials side by side do not slow each other; a configured
+    `train.threads` is kept."""
 
     def config(self, trial: Trial) -> Config:
         """The configuration of a trial."""
@@ -38,9 +39,10 @@ class Job:
 class Following:
     """One training in a thread, and its watcher.
 
-    Results are dictionaries: run_id, placement_group, step, metrics, problem, at the end `ended` and checkpoint, and SCORE
-    and SPEED (the median of its readings) by name; or they have a line `told` and no SCORE, which a
-    scheduler would take for new.
+    Every result is a dictionary. It has run_id, placement_group, step, metrics and problem, and the last one also has
+    `ended` and checkpoint. A result at a validation or at the end has SCORE and SPEED too, by their own names; SPEED is the
+    median of all readings so far. A result that only brings a line, under `told`, has no SCORE: a scheduler
+    would count an old one as measured anew.
     """
 
     def __init__(self, job: Job, trial: Trial) -> None:
@@ -72,7 +74,7 @@ class Following:
         except (ConfigError, JobFailed) as error:
             problem = str(error)
         except OSError as error:
-            problem = one_line(error)
+            problem = kind_and_reason(error)
         finally:
             self._known["problem"] = problem
             self._put(ended=True, done=True)

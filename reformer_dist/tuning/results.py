@@ -7,7 +7,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist.config import Config
 from reformer_dist.reports import sweep as pictures
 from reformer_dist.reports.sweep import OBJECTIVES

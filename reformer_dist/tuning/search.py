@@ -15,7 +15,6 @@ from optuna.trial import TrialState, create_trial
 
 from reformer_dist.config import TuneConfig
 from reformer_dist.config.space import Dimension, combinations, parse_space
-from reformer_dist.errors import ConfigError
 from reformer_dist.tracking.trials import Trial
 from reformer_dist.tuning.maker import Maker
 
@@ -111,19 +110,6 @@ class Search:
 
     def _num_possible(self) -> int:
         return sum(trial.status != "impossible" for trial in self.trials.values())
-
-
-def check_grid(tune: TuneConfig) -> None:
-    """Whether a grid can be made of the space.
-
-    Raises:
-        ConfigError: an interval without points.
-    """
-    if tune.searcher == "grid":
-        try:
-            next(combinations(parse_space(tune.space)), None)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
 
 
 def comparable(trials: Sequence[Trial]) -> list[Trial]:

@@ -10,7 +10,8 @@ import torch
 from reformer_dist.benchmarks.learning import buckets, duplication, duplication_corpus
 from reformer_dist.benchmarks.learning.duplication import SIZES, attention, evaluate, keys_seen, sequences, train
 from reformer_dist.benchmarks.learning.duplication_report import Point, Score, steps_to_learn, tables
-from reformer_dist.model.attention.lsh import lsh_attention, unit_keys
+from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.backends.description import unit_keys
 
 TINY = replace(SIZES["small"], length=16, embed_dim=32, keys=8, warm_up=10, test_sequences=32)
 

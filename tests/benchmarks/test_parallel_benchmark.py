@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from reformer_dist.benchmarks.parallel import report as parallel_report
-from reformer_dist.benchmarks.parallel.ranks import Ranks
 from reformer_dist.benchmarks.parallel.shards import Memory, Time, make_config
+from reformer_dist.benchmarks.parallel.worker import start_workers
 
 
 def test_workers_measure_a_step() -> None:
     config = make_config(2, "heads", 256, 64)
-    with Ranks(config) as ranks:
-        first, second = ranks.step(256)
+    with start_workers(config) as workers:
+        first, second = workers.call(256)
     for step in (first, second):
         assert 0 < step.waited < step.seconds
         assert step.cpu_seconds > 0

@@ -2,11 +2,13 @@
 
 import csv
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from reformer_dist.benchmarks.speed import attention, memory, model, peers, scaling
 from reformer_dist.benchmarks.speed import report as speed_report
@@ -46,18 +48,50 @@ def test_a_case_that_ends_is_named() -> None:
         measure([Case("broken", 512, failing)], turns=1)
 
 
-@pytest.mark.parametrize(
-    "make", [peers.exact_layer, peers.hugging_face_layer, partial(attention.our_layer, mode="window", window=64)]
-)
-def test_layers_step(make: partial[Step]) -> None:
-    make(256)()
+def gradients(step: Step) -> list[Tensor]:
+    """What a step gives, after making sure that it has gone forward and back, once, through all of it."""
+    norms = []
+    for _ in range(2):
+        trained = [
+            x for x in step() if x.grad is not None or x.dim() > 1
+        ]  # transformers has an output bias without use
+        assert all(x.grad.isfinite().all() and x.grad.any() for x in trained)
+        norms.append(sum(float(x.grad.square().sum()) for x in trained))
+    assert norms[1] < 2 * norms[0], (
+        "gradients of the step before are in it: twice as large, and four times when squared"
+    )
+    return trained
 
 
 @pytest.mark.parametrize(
-    "make", [peers.exact_model, peers.hugging_face_model, partial(model.our_model, layers=model.ALTERNATING)]
+    ("make", "num_matrices"),
+    [
+        (peers.exact_layer, 4),
+        (peers.hugging_face_layer, 3),
+        (partial(attention.our_layer, mode="window", window=64), 3),
+        (partial(attention.our_layer, mode="chunked", window=64), 3),
+    ],
 )
-def test_models_step(make: partial[Step]) -> None:
-    make(256)()
+def test_layers_are_of_one_size_and_go_forward_and_back(make: Callable[[int], Step], num_matrices: int) -> None:
+    """LSH has one matrix less, since queries are keys."""
+    x_BTE, *weights = gradients(make(256))
+    assert x_BTE.shape == (1, 256, peers.EMBED_DIM)
+    assert sum(x.numel() for x in weights if x.dim() == 2) == num_matrices * peers.EMBED_DIM**2
+
+
+@pytest.mark.parametrize(
+    ("make", "num_matrices"),
+    [
+        (peers.exact_model, 6 * (4 + 8)),
+        (peers.hugging_face_model, 6 * (3 + 8)),
+        (partial(model.our_model, layers=model.ALL_LSH), 6 * (3 + 8)),
+        (partial(model.our_model, layers=model.ALTERNATING), 3 * (3 + 8) + 3 * (4 + 8)),
+    ],
+)
+def test_models_are_of_one_size_and_go_forward_and_back(make: Callable[[int], Step], num_matrices: int) -> None:
+    """Six layers; a feed-forward layer is eight matrices of the model's width. Embeddings and outputs come on top."""
+    in_squares = sum(x.numel() for x in gradients(make(256))) / peers.EMBED_DIM**2
+    assert num_matrices + 2 < in_squares < num_matrices + 6
 
 
 def test_keys_seen() -> None:

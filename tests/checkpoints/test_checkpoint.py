@@ -1,15 +1,17 @@
 """Checkpoints: written whole or not at all, verified, found again, and refused with a reason."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+import xxhash
 from safetensors.torch import load_file
 
-from reformer_dist.checkpoints import checkpoint
-from reformer_dist.checkpoints import starting_point as resume
+from reformer_dist import checkpoints, load_model
+from reformer_dist.checkpoints import starting_point
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config, load_config
 from reformer_dist.data.preparing.corpus import Corpus
@@ -43,7 +45,7 @@ def write(
     writer = Writer(folder, keep, tokenizer or BytesTokenizer(), keep_best=True, timeout=60.0)
     weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
     path = writer.save(
-        checkpoint.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
+        checkpoints.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
     )
     writer.finish()
     return path
@@ -52,16 +54,45 @@ def write(
 @pytest.mark.parametrize("scheme", ["", "memory://"])
 def test_model_comes_back_from_a_folder_or_url(scheme: str, tmp_path: Path) -> None:
     config = make_config(scheme + str(tmp_path))
-    path = write(checkpoint.new_folder(config.train.storage, "a"), 7, config)
-    assert checkpoint.latest(config.train.storage, "a") == path
-    model, read_config, tokenizer = checkpoint.load_model(path)
+    path = write(checkpoints.new_folder(config.train.storage, "a"), 7, config)
+    assert checkpoints.latest(config.train.storage, "a") == path
+    model, read_config, tokenizer = checkpoints.read_model(path)
     assert (read_config, tokenizer.name) == (config, "bytes")
     for name, value in ReformerLM(config.model).state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
     assert not model.training
-    assert checkpoint.read_metrics(path) == METRICS
-    with checkpoint.optimizer_files(path) as folder:
+    assert checkpoints.read_metrics(path) == METRICS
+    with checkpoints.optimizer_files(path) as folder:
         assert load_file(folder / "00000-of-00001.safetensors")["a"].tolist() == [7] * 9
+
+
+def test_a_model_is_loaded_by_its_runs_name_path_or_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for storage in ("runs", f"memory://{tmp_path}"):
+        config = make_config(storage, **{"model.seed": len(storage)})
+        path = write(checkpoints.new_folder(storage, "mine"), 7, config)
+        for model in (load_model("mine", storage), load_model(path)):
+            assert model.config == config.model
+            assert model.tokenizer.to_json() == BytesTokenizer().to_json()
+            assert not model.training
+            assert torch.equal(model.embedding.weight, ReformerLM(config.model).embedding.weight)
+    assert load_model("mine").config.seed == len("runs")
+    monkeypatch.chdir(Path(checkpoints.latest("runs", "mine")).parent)
+    assert load_model("step_00000007").config.seed == len("runs")
+    with pytest.raises(ConfigError, match=r"no checkpoint under elsewhere/mine; jobs/train\.py makes one"):
+        load_model("mine", "elsewhere")
+    with pytest.raises(ConfigError, match=r"no manifest\.json there; give a folder called step_NUMBER"):
+        load_model(f"{tmp_path}/runs/mine")
+
+
+def test_a_manifest_says_size_and_hash_by_name(tmp_path: Path) -> None:
+    """The layout that checkpoints have had from the first release on."""
+    path = write(str(tmp_path / "run"), 7, make_config(str(tmp_path)))
+    content = (Path(path) / "config.yaml").read_bytes()
+    manifest = json.loads((Path(path) / "manifest.json").read_text())
+    assert manifest["config.yaml"] == {"size": len(content), "xxh3": xxhash.xxh3_128_hexdigest(content)}
+    files = {str(file.relative_to(path)) for file in Path(path).rglob("*") if file.is_file()}
+    assert files == {*manifest, "manifest.json"}
 
 
 @pytest.mark.parametrize(
@@ -78,9 +109,9 @@ def test_damage_is_named_and_passed_over(name: str, damage: str, tmp_path: Path)
     else:
         file.write_bytes(content[:-1] if damage == "truncated" else bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(ConfigError, match=f"{bad}: {name}"):
-        checkpoint.verify(bad)
+        checkpoints.verify(bad)
     said: list[str] = []
-    assert checkpoint.newest(folder, said.append) == good
+    assert checkpoints.newest(folder, said.append) == good
     assert len(said) == 1
     assert name in said[0]
 
@@ -90,43 +121,43 @@ def test_interrupted_write_is_no_checkpoint(tmp_path: Path) -> None:
     good, torn = write(folder, 1, config), write(folder, 2, config)
     (Path(torn) / "manifest.json").unlink()
     said: list[str] = []
-    assert checkpoint.newest(folder, said.append) == good
+    assert checkpoints.newest(folder, said.append) == good
     assert said == []
     assert write(folder, 2, config) == torn
-    assert checkpoint.newest(folder) == torn
+    assert checkpoints.newest(folder) == torn
 
 
 def test_prune_keeps_the_newest_whole_ones(tmp_path: Path) -> None:
     folder, config = str(tmp_path / "run"), make_config(str(tmp_path))
     paths = [write(folder, step, config) for step in (1, 2, 3, 10)]
     (Path(paths[2]) / "manifest.json").unlink()
-    checkpoint.prune(folder, 2)
+    checkpoints.prune(folder, 2)
     assert [path for path in paths if Path(path).exists()] == [paths[1], paths[3]]
 
 
 def test_a_new_start_hides_older_checkpoints(tmp_path: Path) -> None:
     storage, config = str(tmp_path), make_config(str(tmp_path))
-    first = checkpoint.new_folder(storage, "a")
+    first = checkpoints.new_folder(storage, "a")
     write(first, 500, config)
-    second = checkpoint.new_folder(storage, "a")
+    second = checkpoints.new_folder(storage, "a")
     assert second != first
     newer = write(second, 5, config)
-    assert checkpoint.latest(storage, "a") == newer
+    assert checkpoints.latest(storage, "a") == newer
     with pytest.raises(ConfigError, match=r"train\.run_name = b"):
-        checkpoint.latest(storage, "b")
+        checkpoints.latest(storage, "b")
 
 
 def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
     corpus = prepare_here(source, tmp_path)
     config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    folder = checkpoint.new_folder(str(tmp_path), "a")
+    folder = checkpoints.new_folder(str(tmp_path), "a")
     path = write(folder, 5, config, corpus_hash=corpus.hash)
 
-    def decide(**changes: object) -> resume.Place:
-        return resume.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
+    def decide(**changes: object) -> starting_point.Place:
+        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
 
-    assert decide() == resume.Place(folder, path, 5, "r")
+    assert decide() == starting_point.Place(folder, path, 5, "r")
     assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5}).start == path
     anew = decide(**{"train.resume": "none"})
     assert (anew.start, anew.run_id) == (None, None)
@@ -136,11 +167,11 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         decide(**{"model.num_hashes": 2})
     beside = {"train.run_name": "b", "train.resume": path}
-    resume.check(make_config(str(tmp_path), **beside))
+    starting_point.check(make_config(str(tmp_path), **beside))
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
-        resume.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+        starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
-        resume.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
+        starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
@@ -154,13 +185,13 @@ def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:
 
     corpus, other = prepare_bpe(b"to be or not "), prepare_bpe(b"the quick fox ")
     config = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.run_name": "a", "model.vocab_size": 280})
-    folder = checkpoint.new_folder(str(tmp_path), "a")
+    folder = checkpoints.new_folder(str(tmp_path), "a")
     path = write(folder, 5, config, tokenizer=corpus.tokenizer, corpus_hash=corpus.hash)
-    _, _, tokenizer = checkpoint.load_model(path)
+    _, _, tokenizer = checkpoints.read_model(path)
     assert tokenizer.to_json() == corpus.tokenizer.to_json() != other.tokenizer.to_json()
 
     beside = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.resume": path, "model.vocab_size": 280})
-    assert resume.decide(beside, corpus).start == path
+    assert starting_point.decide(beside, corpus).start == path
     with pytest.raises(ConfigError, match=rf"another vocabulary; data\.tokenizer_file = {path}/tokenizer\.json works"):
-        resume.decide(beside, other)
-    resume.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))
+        starting_point.decide(beside, other)
+    starting_point.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))

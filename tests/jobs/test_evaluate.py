@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from reformer_dist import checkpoints as checkpoint
 from reformer_dist import load_config
-from reformer_dist.checkpoints import checkpoint
 from reformer_dist.errors import ConfigError
 from reformer_dist.scoring.evaluation import evaluate
 from tests.corpora import write_documents

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from tests.jobs.running import WHOLE, Job, Running, points
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from tests.corpora import random_documents, write_documents
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints as checkpoint
 from tests.jobs.running import ROOT, Job, command, points
 
 
@@ -32,7 +32,7 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert all(0 < share < 1 for _, share in curves["hashing/caught"])
     path = checkpoint.latest(str(place / "runs"), "whole")
     assert path in whole.output
-    model, config, _ = checkpoint.load_model(path)
+    model, config, _ = checkpoint.read_model(path)
     assert config.model.embed_dim == 32
     assert sum(p.numel() for p in model.parameters()) > 10_000
 
@@ -58,10 +58,7 @@ def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
         ({"model__vocab_size": 100}, "model.vocab_size = 100 is less than data.tokenizer = bytes needs; 256 works"),
         ({"tracking__uri": "http://127.0.0.1:9"}, "tracking.uri = http://127.0.0.1:9 does not answer"),
         ({"train__storage": "/proc/runs"}, "train.storage = /proc/runs cannot be written"),
-        (
-            {"train__resume": "/nowhere", "data__sources": "/nowhere/*.txt"},
-            "train.resume = /nowhere: checkpoint /nowhere: no",
-        ),
+        ({"train__resume": "/nowhere"}, "train.resume = /nowhere: checkpoint /nowhere: no"),
         ({"data__sources": "/nowhere/*.txt"}, "data.sources"),
     ],
 )
@@ -72,13 +69,41 @@ def test_mistakes_are_one_line_before_ray_starts(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sys.argv", command(place, **options)[1:])
+    (line,) = refused(command(place, **options), capsys, monkeypatch)
+    assert reason in line
+
+
+def test_several_mistakes_are_a_line_each_in_the_order_in_which_to_mend_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    arguments = command(
+        tmp_path,
+        train__storage=tmp_path / "file" / "runs",
+        train__resume="/nowhere",
+        data__tokenizer="bpe",
+        data__tokenizer_file=tmp_path / "none.json",
+        data__sources=f"/nowhere/a.txt,{tmp_path},/nowhere/b.txt",
+        train__workers=4096,
+        train__batch_size=4096,
+    )
+    before = sorted(tmp_path.rglob("*"))
+    lines = refused(arguments, capsys, monkeypatch)
+    assert [line.split(": ")[1].split(" =")[0] for line in lines] == [
+        "train.storage", "train.resume", "data.tokenizer_file", "data.sources", "data.sources", "train.workers"
+    ]  # fmt: skip
+    assert sorted(tmp_path.rglob("*")) == before, "nothing is written"
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The lines that the job ends with before Ray starts, on a command line that cannot be followed."""
+    monkeypatch.setattr("sys.argv", arguments[1:])
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(ROOT / "jobs/train.py"), run_name="__main__")
     assert ended.value.code == 2
     output, errors = capsys.readouterr()
-    assert errors.startswith("train.py: ")
-    assert reason in errors
-    assert len(errors.splitlines()) == 1
     assert output == ""
     assert not ray.is_initialized()
+    lines = errors.splitlines()
+    assert all(line.startswith("train.py: ") for line in lines)
+    return lines

@@ -10,6 +10,7 @@ from torch import Tensor
 from reformer_dist import Config
 from reformer_dist.model.attention import layer as attention
 from reformer_dist.model.attention.kinds import KINDS
+from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.parallelize import EXCHANGES
 from tests.model.attention.test_layer import local_beside_lsh
 from tests.parallel.test_sequence_shards import loss_and_gradients, make_config
@@ -28,7 +29,7 @@ MODES = [
 @pytest.mark.parametrize("changes", MODES, ids=str)
 def test_the_configuration_refuses_what_needs_whole_sequences(changes: dict[str, Any]) -> None:
     config = make_config(1, 64, **changes)
-    kind = KINDS[config.model.layers[0]](config.model, 0)
+    kind = KINDS[config.model.layers[0]](config.model, 0, Budget())
     assert kind.exchanges <= EXCHANGES.keys()
     make_config(2, 64, {"attention": "heads"}, **changes)
     if kind.needs_whole:

@@ -1,10 +1,8 @@
 """Loss and gradients of a sharded sequence equal one process's, by every exchange."""
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -13,10 +11,8 @@ from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
 from reformer_dist.model.attention import hash_health
-from reformer_dist.model.backends.plans import window_rule
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.budget import Budget
-from reformer_dist.parallel.buckets import attention as bucket_attention
-from reformer_dist.parallel.buckets import routing
 from reformer_dist.parallel.buckets.routing import Router
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
@@ -152,14 +148,8 @@ def _in_pieces(config: Config) -> tuple[float, int, dict[str, Tensor]]:
 
 def _in_head_groups(config: Config) -> tuple[float, int, dict[str, Tensor]]:
     """As above, with few heads at a time and short parts of their order, of which some are kept for the backward pass."""
-    small = [
-        (routing, "_REACHES_OF_A_PART", 1),
-        (bucket_attention, "_ELEMENTS_KEPT", 500),
-    ]
-    with ExitStack() as stack:
-        for module, name, value in small:
-            stack.enter_context(mock.patch.object(module, name, value))
-        return loss_and_gradients(config, limits={"exchanged_elements": 1, "routed_entries": 1})
+    limits = {"exchanged_elements": 1, "routed_entries": 1, "routed_halos": 1, "kept_elements": 500}
+    return loss_and_gradients(config, limits=limits)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +237,7 @@ def _own_tokens(config: Config) -> tuple[list[int], int]:
     topology = make_topology(config)
     assert topology.bucket_group is not None
     rule = window_rule(config.model.lsh_window, True, 16, with_self=False)
-    router = Router(rule, topology.bucket_group, Traffic(), 16)
+    router = Router(rule, topology.bucket_group, Traffic(), Budget(routed_entries=16))
     routes = router.routes(torch.zeros(1, 2, 3, 16, dtype=torch.int16), None, 8, None)
     return [len(route.own) for route in routes], 16
 

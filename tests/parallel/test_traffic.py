@@ -1,7 +1,7 @@
 """What sharded attention sends is what docs/parallelism.md says, and no worker ever holds a whole sequence."""
 
+from dataclasses import replace
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reformer_dist import Config, ReformerLM
-from reformer_dist.parallel.buckets import attention as bucket_attention
+from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
 from tests.parallel.test_sequence_shards import make_config
@@ -46,10 +46,10 @@ class _Largest(TorchDispatchMode):
         return result
 
 
-def _step(config: Config, skewed: bool) -> tuple[list[int], int, float]:
-    """Bytes sent by the forward pass and by the backward pass, and the largest tensor's elements."""
+def _step(config: Config, skewed: bool, **limits: int) -> tuple[list[int], int, float]:
+    """Bytes sent by the forward pass and by the backward pass, the largest tensor's elements; limits are the budget's."""
     topology = make_topology(config)
-    model = ReformerLM(config.model)
+    model = ReformerLM(config.model, replace(Budget.of(config.model), **limits))
     traffic = parallelize(model, topology)
     part = LENGTH // topology.sequence_shards
     generator = torch.Generator().manual_seed(topology.shard)
@@ -78,8 +78,7 @@ def test_heads_send_three_values_a_token_and_feature(shards: int) -> None:
 
 def _step_without_keeping(config: Config) -> tuple[list[int], int, float]:
     """As above, as sequences do it whose tokens are too many to be kept for the backward pass."""
-    with mock.patch.object(bucket_attention, "_ELEMENTS_KEPT", 0):
-        return _step(config, False)
+    return _step(config, False, kept_elements=1)
 
 
 @pytest.mark.parametrize("shards", [2, 4])

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from reformer_dist.config import Config, load_config
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
-from reformer_dist.reports.learning_curve import learning_curve
 from reformer_dist.storage import patience
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
+from reformer_dist.tracking.client import read_history
 from reformer_dist.tracking.place import tracking_uri
 
 
@@ -31,8 +32,8 @@ def make_config(storage: Path, **changes: object) -> Config:
 
 def test_run_holds_the_whole_configuration(storage: Path) -> None:
     config = make_config(storage, **{"model.layers": "local,lsh", "train.run_name": "mine"})
-    parent = tracking.start(config)
-    run = tracking.start(config, parent_run=parent.id)
+    parent = runs.start(config)
+    run = runs.start(config, parent_run=parent.id)
     run.finish()
     found = MlflowClient(run.uri).get_run(run.id)
     assert found.data.params["model.layers"] == "['local', 'lsh']"
@@ -46,10 +47,10 @@ def test_run_holds_the_whole_configuration(storage: Path) -> None:
 
 def test_runs_that_nobody_goes_on_with_are_closed(storage: Path) -> None:
     config = make_config(storage)
-    sweep, other = tracking.start(config), tracking.start(config)
-    ended, left = (tracking.start(config, parent_run=sweep.id) for _ in range(2))
+    sweep, other = runs.start(config), runs.start(config)
+    ended, left = (runs.start(config, parent_run=sweep.id) for _ in range(2))
     ended.finish()
-    foreign = tracking.start(config, parent_run=other.id)
+    foreign = runs.start(config, parent_run=other.id)
     sweep.close_children()
     client = MlflowClient(sweep.uri)
     statuses = [client.get_run(run.id).info.status for run in (ended, left, sweep, foreign)]
@@ -59,12 +60,12 @@ def test_runs_that_nobody_goes_on_with_are_closed(storage: Path) -> None:
 def test_each_step_is_logged_once(storage: Path) -> None:
     """A worker is lost at step 1500 and training goes back to 1000; then the job itself is started again from 1200."""
     config = make_config(storage)
-    run = tracking.start(config)
+    run = runs.start(config)
     for step in (*range(1, 1501), *range(1001, 1801)):
         run.log(step, {"train/loss": float(step)})
     run.finish("FAILED")
     assert MlflowClient(run.uri).get_run(run.id).info.status == "FAILED"
-    again = tracking.start(config, run_id=run.id)
+    again = runs.start(config, run_id=run.id)
     for step in range(1201, 2001):
         again.log(step, {"train/loss": float(step), "validation/loss": 1.0})
     again.finish()
@@ -85,7 +86,7 @@ def test_each_step_is_logged_once(storage: Path) -> None:
     ],
 )
 def test_the_status_is_that_of_the_end(error: BaseException | None, status: str, storage: Path) -> None:
-    run = tracking.start(make_config(storage))
+    run = runs.start(make_config(storage))
     with suppress(BaseException), run:
         run.log(1, {"train/loss": 0.5})
         if error is not None:
@@ -96,7 +97,7 @@ def test_the_status_is_that_of_the_end(error: BaseException | None, status: str,
 
 
 def test_a_vanished_run_is_begun_anew(storage: Path) -> None:
-    run = tracking.start(make_config(storage), run_id="0123456789abcdef0123456789abcdef")
+    run = runs.start(make_config(storage), run_id="0123456789abcdef0123456789abcdef")
     run.finish()
     assert run.id != "0123456789abcdef0123456789abcdef"
 
@@ -104,7 +105,7 @@ def test_a_vanished_run_is_begun_anew(storage: Path) -> None:
 def test_unreachable_server_is_one_quick_line(storage: Path) -> None:
     start = time.monotonic()
     with pytest.raises(ConfigError, match=r"tracking\.uri = http://127\.0\.0\.1:9 does not answer") as caught:
-        tracking.start(make_config(storage, **{"tracking.uri": "http://127.0.0.1:9"}))
+        runs.start(make_config(storage, **{"tracking.uri": "http://127.0.0.1:9"}))
     assert "\n" not in str(caught.value)
     assert time.monotonic() - start < 10
 
@@ -125,9 +126,9 @@ class Flaky:
         return getattr(self._client, name)
 
 
-def flaky_run(storage: Path, away: Callable[[int], bool], lines: list[str]) -> tuple[tracking.Run, Flaky]:
+def flaky_run(storage: Path, away: Callable[[int], bool], lines: list[str]) -> tuple[runs.Run, Flaky]:
     """A run whose metrics go through a client that is away at some calls, and what it tells."""
-    experiment = tracking.open_experiment(make_config(storage), lines.append)
+    experiment = runs.open_experiment(make_config(storage), lines.append)
     run = experiment.start(make_config(storage))
     client = Flaky(MlflowClient(run.uri), away)
     return dataclasses.replace(experiment, _client=client).start(make_config(storage), run_id=run.id), client
@@ -136,7 +137,7 @@ def flaky_run(storage: Path, away: Callable[[int], bool], lines: list[str]) -> t
 def test_a_server_that_goes_away_loses_nothing_and_holds_nothing_up(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr(runs, "FLUSH_SECONDS", 0.0)
     back, lines = threading.Event(), list[str]()
     run, client = flaky_run(storage, lambda call: call > 1 and not back.is_set(), lines)
     run.log(1, {"train/loss": 1.0})
@@ -145,12 +146,12 @@ def test_a_server_that_goes_away_loses_nothing_and_holds_nothing_up(
         run.log(step, {"train/loss": float(step)})
         while not lines:
             time.sleep(0.01)
-    assert tracking.read_history(run.uri, run.id, "train/loss") == [(1, 1.0)]
+    assert read_history(run.uri, run.id, "train/loss") == [(1, 1.0)]
     assert len(lines) == 1, "told once, while logging went on"
     assert "does not answer" in lines[0]
     back.set()
     run.finish()
-    assert tracking.read_history(run.uri, run.id, "train/loss") == [(step, float(step)) for step in range(1, 101)]
+    assert read_history(run.uri, run.id, "train/loss") == [(step, float(step)) for step in range(1, 101)]
     assert client.num_calls < 20
     assert len(lines) == 2
     assert "answers again" in lines[1]
@@ -174,7 +175,7 @@ def test_a_failure_is_told_at_once_though_the_server_is_away(storage: Path) -> N
 
 
 def test_a_refusal_is_no_absence(storage: Path) -> None:
-    run = tracking.start(make_config(storage))
+    run = runs.start(make_config(storage))
     MlflowClient(run.uri).delete_run(run.id)
     run.log(1, {"train/loss": 1.0})
     with pytest.raises(MlflowException, match="active"):
@@ -186,17 +187,9 @@ def test_remote_storage_needs_a_server() -> None:
         tracking_uri(load_config(None, {"train.storage": "memory://runs"}))
 
 
-def test_learning_curve_shows_every_point_and_the_baseline(storage: Path) -> None:
-    figure = learning_curve([(1, 8.0), (2, 6.0), (3, 5.0)], [(3, 5.5)], 4.9, 1000, "byte")
-    axes = figure.axes[0]
-    curves = [line.get_xydata().tolist() for line in axes.lines]
-    assert [[1.0, 8.0], [2.0, 6.0], [3.0, 5.0]] in curves
-    assert [[3.0, 5.5]] in curves
-    assert [[0.0, 4.9], [1.0, 4.9]] in curves
-    run = tracking.start(make_config(storage))
-    run.log_figure("learning_curve.png", figure)
+def test_pictures_and_texts_are_artifacts(storage: Path) -> None:
+    run = runs.start(make_config(storage))
+    run.log_figure("picture.png", Figure())
     run.log_text("sample.txt", "text")
-    assert {artifact.path for artifact in MlflowClient(run.uri).list_artifacts(run.id)} == {
-        "learning_curve.png",
-        "sample.txt",
-    }
+    names = {artifact.path for artifact in MlflowClient(run.uri).list_artifacts(run.id)}
+    assert names == {"picture.png", "sample.txt"}

@@ -128,6 +128,22 @@ def test_steps_equal_plain_adamw(stage: int, dtype: str, tolerance: float) -> No
         )
 
 
+def bucket_elements(config: Config) -> tuple[int, int]:
+    """Elements of the bucket that DeepSpeed reduces gradients by, and of the model."""
+    rank = str(dist.get_rank())
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
+    model = ReformerLM(config.model)
+    num_weights = sum(weight.numel() for weight in model.parameters())
+    return Engine(model, config, torch.device("cpu")).deepspeed.optimizer.reduce_bucket_size, num_weights
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_a_small_models_gradients_take_a_small_bucket(stage: int) -> None:
+    """DeepSpeed's default is 2 GB in float32 whatever the model."""
+    for size, num_weights in run_ranks(bucket_elements, 2, make_config(stage, "float32")):
+        assert size == num_weights
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_resumed_steps_are_bit_identical(stage: int, tmp_path: Path) -> None:
     config = make_config(stage, "float32")

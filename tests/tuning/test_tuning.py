@@ -9,16 +9,18 @@ import pytest
 from reformer_dist.config import Config, load_config
 from reformer_dist.config.space import combinations, parse_space
 from reformer_dist.errors import ConfigError, JobFailed
-from reformer_dist.planning.preflight import check_config
+from reformer_dist.planning import spaces
+from reformer_dist.planning.known import Known
+from reformer_dist.planning.preflight import Preflight
 from reformer_dist.reports import sweep as pictures
 from reformer_dist.reports.sweep import front
 from reformer_dist.tracking.records import Point, RunRecord
 from reformer_dist.tracking.trials import Sweep, Trial, ranked, read_journal, write_journal
 from reformer_dist.training.failures import keep, lost_process
 from reformer_dist.tuning.following import Following, Job
-from reformer_dist.tuning.maker import Maker, check_space
+from reformer_dist.tuning.maker import Maker
 from reformer_dist.tuning.runner import room
-from reformer_dist.tuning.search import Search, check_grid, comparable, importance
+from reformer_dist.tuning.search import Search, comparable, importance
 from reformer_dist.tuning.suggestion import suggest
 
 
@@ -27,7 +29,9 @@ def config(storage: Path, space: object, **fields: object) -> Config:
 
 
 def search_of(asked: Config, earlier: tuple[Trial, ...] = ()) -> Search:
-    return Search(asked.tune, Maker(asked, "s-1", [check_config]), earlier, lambda line: None)
+    return Search(
+        asked.tune, Maker(asked, "s-1", [lambda trial: Preflight(trial).of_trial()]), earlier, lambda line: None
+    )
 
 
 def finished(trial: Trial, bits: float) -> Trial:
@@ -117,8 +121,8 @@ def test_a_journal_repeats_no_trial_that_has_ended(tmp_path: Path) -> None:
 def test_a_wrong_space_is_one_line(tmp_path: Path, space: object, message: str) -> None:
     def ask() -> None:
         asked = config(tmp_path, space)
-        check_space(asked)
-        check_grid(asked.tune)
+        spaces.fields(asked, Known())
+        spaces.grid(asked, Known())
 
     with pytest.raises(ConfigError, match=message) as error:
         ask()

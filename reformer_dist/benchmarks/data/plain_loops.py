@@ -17,7 +17,9 @@ from reformer_dist.data.preparing.parts import write_part
 from reformer_dist.data.preparing.preparation import Preparation
 from reformer_dist.data.preparing.token_rows import ROW_TOKENS, TOKENS_SCHEMA
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
-from reformer_dist.storage.stores import HashingFile, open_store, parquet_writer
+from reformer_dist.storage.hashed_files import HashingFile
+from reformer_dist.storage.parquet import parquet_writer
+from reformer_dist.storage.stores import open_store
 
 BLOCK_BYTES = 1 << 20
 

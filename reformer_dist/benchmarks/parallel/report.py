@@ -11,10 +11,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from reformer_dist.benchmarks.parallel.figures import Memory, Time
+from reformer_dist.reports.style import COLORS, FAINT, GREY, new_figure, tidy
 
 BUDGET_MIB = 1024.0
 """Memory of a worker for the longest sequence."""
-_COLORS = {"none": "#444444", "apart": "#999999", "heads": "#2f7fb8", "buckets": "#e07b39"}
+_COLORS = {"none": GREY, "apart": FAINT, "heads": COLORS[0], "buckets": COLORS[1]}
 
 
 def time_table(times: Sequence[Time]) -> str:
@@ -65,7 +66,7 @@ def write(output: Path, times: Sequence[Time], memories: Sequence[Memory]) -> li
 
 def picture(times: Sequence[Time], memories: Sequence[Memory]) -> Figure:
     """Time of a step in bars, and peak memory over the workers."""
-    drawing = Figure(figsize=(10.0, max(3.8, 0.4 * len(times))), dpi=150, layout="constrained")
+    drawing = new_figure(10.0, max(3.8, 0.4 * len(times)))
     left, right = drawing.subplots(1, 2)
     for at, time in enumerate(times):
         left.barh(-at, time.seconds, color=_COLORS[time.exchange])
@@ -86,7 +87,7 @@ def picture(times: Sequence[Time], memories: Sequence[Memory]) -> Figure:
             [p.workers for p in points], [p.peak_mib for p in points], "o-", color=_COLORS[exchange], label=exchange
         )
     workers = sorted({memory.workers for memory in memories})
-    right.plot(workers, [alone.peak_mib / count for count in workers], ":", color="#888888", label="1 / workers")
+    right.plot(workers, [alone.peak_mib / count for count in workers], ":", color=GREY, label="1 / workers")
     right.set_xscale("log", base=2)
     right.set_yscale("log", base=2)
     right.set_xticks(workers, [str(count) for count in workers])
@@ -94,7 +95,9 @@ def picture(times: Sequence[Time], memories: Sequence[Memory]) -> Figure:
     right.set_yticks(peaks, [f"{peak:,}" for peak in peaks])
     right.set_xlabel("workers")
     right.set_ylabel(f"peak MiB of a worker, {length:,} tokens")
-    right.legend()
+    right.legend(frameon=False, fontsize=8)
+    for axes in (left, right):
+        tidy(axes)
     return drawing
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from reformer_dist.benchmarks.parallel import report as parallel_report
 from reformer_dist.benchmarks.parallel.figures import Memory, Time
-from reformer_dist.benchmarks.parallel.ranks import Ranks, Step
+from reformer_dist.benchmarks.parallel.processes import Processes
+from reformer_dist.benchmarks.parallel.worker import Step, start_workers
 from reformer_dist.config import Config, load_config
 
 EXCHANGES = ("heads", "buckets")
@@ -81,23 +82,23 @@ def measure_times(size: Size, width: int) -> list[Time]:
     cases += [(exchange, 2, length) for length in (size.length, max_length) for exchange in EXCHANGES]
     with ExitStack() as stack:
 
-        def start(workers: int, exchange: str) -> Ranks:
-            return stack.enter_context(Ranks(make_config(workers, exchange, max_length, width)))
+        def start(workers: int, exchange: str) -> Processes:
+            return stack.enter_context(start_workers(make_config(workers, exchange, max_length, width)))
 
         alone, other = (start(1, "heads") for _ in range(2))
         pools = {exchange: start(2, exchange) for exchange in EXCHANGES}
-        for ranks in (alone, other, *pools.values()):
-            ranks.step(SHORT)
+        for group in (alone, other, *pools.values()):
+            group.call(SHORT)
 
         def take(exchange: str, length: int) -> list[Step]:
             if exchange != APART:
-                return pools[exchange].step(length)
-            for ranks in (alone, other):
-                ranks.begin(length // 2)
+                return pools[exchange].call(length)
+            for group in (alone, other):
+                group.begin(length // 2)
             return alone.end() + other.end()
 
         turns = [
-            [alone.step(size.length), *(take(exchange, length) for exchange, _, length in cases)]
+            [alone.call(size.length), *(take(exchange, length) for exchange, _, length in cases)]
             for _ in range(size.turns)
         ]
     cases.insert(0, (NONE, 1, size.length))
@@ -113,9 +114,9 @@ def measure_memory(size: Size) -> Iterator[Memory]:
             for length in size.memory_lengths:
                 wrapped = "heads" if exchange == NONE else exchange
                 config = make_config(workers, wrapped, max(size.memory_lengths), MEMORY_WIDTH, layers=MEMORY_LAYERS)
-                with Ranks(config) as ranks:
-                    ranks.step(SHORT)
-                    peak = max(step.peak_bytes for step in ranks.step(length))
+                with start_workers(config) as group:
+                    group.call(SHORT)
+                    peak = max(step.peak_bytes for step in group.call(length))
                 yield Memory(exchange, workers, length, peak / 2**20)
 
 

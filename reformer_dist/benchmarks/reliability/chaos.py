@@ -17,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from reformer_dist import checkpoints
 from reformer_dist.benchmarks.reliability.trainings import Training, curve, settings, steps_again, write_documents
-from reformer_dist.checkpoints import checkpoint
 
 KILLS = {"small": 5, "paper": 25}
 CHECKPOINT_EVERY = 10
@@ -125,6 +125,6 @@ def _wait(training: Training, steps: int, while_saving: bool, draw: random.Rando
 
 def _compare(folder: Path) -> tuple[bool, bool]:
     """Whether both trainings ended with the same weights, and logged the same."""
-    paths = [Path(checkpoint.latest(str(folder / "runs"), name)) for name in ("calm", "chaos")]
+    paths = [Path(checkpoints.latest(str(folder / "runs"), name)) for name in ("calm", "chaos")]
     weights = [(path / "model.safetensors").read_bytes() for path in paths]
     return weights[0] == weights[1], curve(folder, "calm") == curve(folder, "chaos")

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config, load_config
 from reformer_dist.data.feeding.batch import Batch
@@ -88,7 +88,7 @@ def _checkpoints(config: Config, folder: str) -> Iterator[Times]:
         engine.copy_state(moments)
         writer.save(_state(config, step), weights, moments, [])
         saved, wait = step, time.perf_counter() - start
-        while checkpoint.newest_step(folder) < saved:
+        while checkpoints.newest_step(folder) < saved:
             engine.train_step([_batch()], step)
             step += 1
         yield Times(wait, time.perf_counter() - start)
@@ -100,6 +100,6 @@ def _batch() -> Batch:
     return Batch(tokens_BT[:, :-1], tokens_BT[:, 1:], positions_BT, torch.zeros_like(positions_BT))
 
 
-def _state(config: Config, step: int) -> checkpoint.State:
+def _state(config: Config, step: int) -> checkpoints.State:
     values: dict[str, Any] = {"tokenizer": "bytes", "corpus_hash": "", "run_id": "", "workers": 1, "zero_stage": 1}
-    return checkpoint.State(step=step, config=config, **values)
+    return checkpoints.State(step=step, config=config, **values)

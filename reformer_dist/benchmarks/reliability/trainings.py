@@ -16,9 +16,10 @@ from typing import Any
 
 import psutil
 
-from reformer_dist.checkpoints import checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.cli import answer
 from reformer_dist.config import load_config
+from reformer_dist.tracking.client import read_history
 
 WORDS = ("alpha", "beta", "gamma", "delta", "epsilon")
 MODEL = {"embed_dim": 32, "num_heads": 2, "feed_forward_dim": 64, "layers": "local,lsh", "max_length": 256}
@@ -60,7 +61,7 @@ class Training:
 
     def steps_done(self) -> int:
         """Steps of the newest complete checkpoint."""
-        return checkpoint.newest_step(str(self._run))
+        return checkpoints.newest_step(str(self._run))
 
     def saves(self, step: int) -> bool:
         """Whether the checkpoint of a step is being written or is complete."""
@@ -127,10 +128,8 @@ def steps_again(output: str) -> int:
 
 def curve(folder: Path, run_name: str) -> list[tuple[int, float]]:
     """(step, loss) of a training as MLflow has them, whose storage is under `folder`."""
-    from reformer_dist.tracking import runs as tracking
-
-    state = checkpoint.read_state(checkpoint.latest(str(folder / "runs"), run_name))
-    return tracking.read_history(f"sqlite:///{folder}/runs/mlflow.db", state.run_id, "train/loss")
+    state = checkpoints.read_state(checkpoints.latest(str(folder / "runs"), run_name))
+    return read_history(f"sqlite:///{folder}/runs/mlflow.db", state.run_id, "train/loss")
 
 
 def _train(values: dict[str, Any], log: Path, environment: dict[str, str]) -> None:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.benchmarks.speed import peers
-from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.measuring import Case, Step, measure
+from reformer_dist.benchmarks.speed.report import tell
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.budget import Budget
@@ -27,16 +27,9 @@ HUGGING_FACE, LUCIDRAINS, EXACT = "Hugging Face", "lucidrains", "exact (flash)"
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
     """Print the table; write attention-SIZE.csv and .png into `output`."""
-    measurements = []
-    for length in LENGTHS[size]:
-        measurements += measure(cases(length), TURNS[size])
+    found = [each for length in LENGTHS[size] for each in measure(cases(length), TURNS[size])]
     baseline = HUGGING_FACE if peers.has("transformers") else EXACT
-    print(f"\nOne attention layer; ratios are to {baseline}")
-    print(speed_report.table(measurements, baseline))
-    for path in speed_report.write(
-        output, f"attention-{size}", measurements, "One attention layer, forward and backward"
-    ):
-        print(path)
+    tell(output, f"attention-{size}", "One attention layer, forward and backward", found, baseline)
 
 
 def cases(length: int) -> list[Case]:

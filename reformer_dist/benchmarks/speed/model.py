@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from reformer_dist.benchmarks.speed import peers
-from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.attention import EXACT, HUGGING_FACE, LUCIDRAINS
 from reformer_dist.benchmarks.speed.measuring import Case, Step, measure
+from reformer_dist.benchmarks.speed.report import tell
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.reformer import ReformerLM
 
@@ -24,16 +24,9 @@ ALTERNATING: tuple[Kind, ...] = ("local", "lsh", "local", "lsh", "local", "lsh")
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
     """Print the table; write model-SIZE.csv and .png into `output`."""
-    measurements = []
-    for length in LENGTHS[size]:
-        measurements += measure(cases(length), TURNS[size])
+    found = [each for length in LENGTHS[size] for each in measure(cases(length), TURNS[size])]
     baseline = HUGGING_FACE if peers.has("transformers") else EXACT
-    print(f"\nA model of {peers.NUM_LAYERS} layers; ratios are to {baseline}")
-    print(speed_report.table(measurements, baseline))
-    for path in speed_report.write(
-        output, f"model-{size}", measurements, "A model of six layers, forward and backward"
-    ):
-        print(path)
+    tell(output, f"model-{size}", f"A model of {peers.NUM_LAYERS} layers, forward and backward", found, baseline)
 
 
 def cases(length: int) -> list[Case]:

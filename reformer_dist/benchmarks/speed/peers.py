@@ -35,24 +35,28 @@ def installed(peers: Iterable[tuple[str, str, Callable[[int], Step]]], length: i
 
 
 def layer_step(layer: Any, length: int) -> Step:
-    """A step of an attention layer: random input, sum of the output as the loss."""
+    """A step of an attention layer: random input, sum of the output as the loss; gives the input and the weights."""
     x_BTE = torch.randn(1, length, EMBED_DIM, requires_grad=True)
 
-    def step() -> None:
-        _clear([x_BTE, *layer.parameters()])
+    def step() -> list[Tensor]:
+        trained: list[Tensor] = [x_BTE, *layer.parameters()]
+        _clear(trained)
         layer(x_BTE).sum().backward()
+        return trained
 
     return step
 
 
 def model_step(model: nn.Module, loss: Any, length: int) -> Step:
-    """A step of a language model on random bytes; `loss(tokens, labels)` is the mean or the sum."""
+    """A step of a language model on random bytes; `loss(tokens, labels)` is the mean or the sum. It gives the weights."""
     tokens_BT = torch.randint(VOCAB_SIZE, (1, length))
     labels_BT = tokens_BT.roll(-1, dims=1)
 
-    def step() -> None:
-        _clear(model.parameters())
+    def step() -> list[Tensor]:
+        trained: list[Tensor] = list(model.parameters())
+        _clear(trained)
         loss(tokens_BT, labels_BT).backward()
+        return trained
 
     return step
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from reformer_dist.benchmarks.speed.measuring import Measurement
+from reformer_dist.reports.style import GREY, color, new_figure, tidy
 
-_COLORS = ("#12436d", "#2f7fb8", "#7fb3d5", "#28a197", "#e07b39", "#a285d1", "#444444")
-_MARKERS = "os^Dvx*"
+_MARKERS = "os^Dvx*P"
 
 
 def table(measurements: Sequence[Measurement], baseline: str) -> str:
@@ -32,6 +32,13 @@ def table(measurements: Sequence[Measurement], baseline: str) -> str:
                 f"{length:>9,}  {m.name:<34}{m.cpu_seconds:>9.3f}{m.seconds:>9.3f}{m.peak_mib:>10,.0f}{ratios}  {m.keys}"
             )
     return "\n".join(lines)
+
+
+def tell(output: Path, name: str, title: str, measurements: Sequence[Measurement], baseline: str) -> None:
+    """Print the table, ratios to `baseline`; write NAME.csv and NAME.png into the folder `output` and print their paths."""
+    print(f"\n{title}; ratios are to {baseline}")
+    print(table(measurements, baseline))
+    print(*write(output, name, measurements, title), sep="\n")
 
 
 Crossover = tuple[float, str]
@@ -54,7 +61,7 @@ def write(
 
 def figure(measurements: Sequence[Measurement], title: str, crossover: Crossover | None = None) -> Figure:
     """CPU-seconds and peak memory over length, both axes logarithmic; `crossover` marks a length in the first panel."""
-    drawing = Figure(figsize=(10.0, 4.2), dpi=150, layout="constrained")
+    drawing = new_figure(10.0, 4.2)
     panels = drawing.subplots(1, 2)
     names = list(dict.fromkeys(m.name for m in measurements))
     for axes, field, label in zip(
@@ -62,8 +69,10 @@ def figure(measurements: Sequence[Measurement], title: str, crossover: Crossover
     ):
         for index, name in enumerate(names):
             points = [(m.length, getattr(m, field)) for m in measurements if m.name == name]
-            color, marker = _COLORS[index % len(_COLORS)], _MARKERS[index % len(_MARKERS)]
-            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, linewidth=1.4, label=name)
+            marker = _MARKERS[index % len(_MARKERS)]
+            axes.plot(
+                *zip(*points, strict=True), color=color(index), marker=marker, markersize=4, linewidth=1.4, label=name
+            )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         lengths = sorted({m.length for m in measurements})
@@ -71,10 +80,9 @@ def figure(measurements: Sequence[Measurement], title: str, crossover: Crossover
         axes.minorticks_off()
         axes.set_xlabel("tokens")
         axes.set_title(label, loc="left", fontsize=10)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     if crossover is not None:
-        panels[0].axvline(crossover[0], color="#888888", linewidth=0.9, linestyle="--")
+        panels[0].axvline(crossover[0], color=GREY, linewidth=0.9, linestyle="--")
         panels[0].annotate(crossover[1], (crossover[0], 0.03), xycoords=("data", "axes fraction"), fontsize=8)
     panels[0].legend(frameon=False, fontsize=8)
     drawing.suptitle(title, x=0.01, horizontalalignment="left", fontsize=11)

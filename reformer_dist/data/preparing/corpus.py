@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reformer_dist.data.preparing.manifest import SPLITS, TOKENIZER, Manifest, SplitName, StoredFile, read_manifest
+from reformer_dist.data.preparing.manifest import SPLITS, TOKENIZER, Manifest, SplitName, read_manifest
 from reformer_dist.data.preparing.token_rows import TokenReader
 from reformer_dist.data.tokenizers.choice import read_tokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
-from reformer_dist.storage.stores import STORE_ERRORS, Store, hash_file, naming, one_line, open_store
+from reformer_dist.storage.hashed_files import find_damage
+from reformer_dist.storage.stores import STORE_ERRORS, Store, naming, one_line, open_store
 
 Int64s = NDArray[np.int64]
 
@@ -58,8 +58,8 @@ class Corpus:
         except ValueError as error:
             raise ConfigError(f"prepared corpus {folder}: {error}") from None
         manifest = read_manifest(store, folder)
-        if verify:
-            _verify(store, manifest)
+        if verify and (damage := find_damage(store, manifest.files)):
+            raise ConfigError(f"prepared corpus {folder}: {damage}; delete the folder to prepare it again")
         return cls(folder, manifest, store)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -131,22 +131,6 @@ def read_stored_tokenizer(store: Store) -> Tokenizer:
             return read_tokenizer(stream.read().decode())
     except (*STORE_ERRORS, ValueError) as error:
         raise ConfigError(f"{path} is no tokenizer that can be read: {one_line(error)}") from None
-
-
-def _verify(store: Store, manifest: Manifest) -> None:
-    infos = store.filesystem.get_file_info([store.child(file.name) for file in manifest.files])
-    for file, info in zip(manifest.files, infos, strict=True):
-        if info.type == pafs.FileType.NotFound:
-            raise _broken(store, file, "is missing")
-        if info.size != file.size:
-            raise _broken(store, file, f"has {info.size} bytes where the manifest says {file.size}")
-    for file in manifest.files:
-        if hash_file(store, file.name) != file.xxh3:
-            raise _broken(store, file, "does not have the hash that the manifest says")
-
-
-def _broken(store: Store, file: StoredFile, what: str) -> ConfigError:
-    return ConfigError(f"prepared corpus: {store.child(file.name)} {what}; delete the folder to prepare it again")
 
 
 def _reopen(folder: str) -> Corpus:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from reformer_dist.config.data import TokenizerName
 from reformer_dist.errors import ConfigError
+from reformer_dist.storage.hashed_files import StoredFile
 from reformer_dist.storage.stores import Store, one_line
 
 SCHEMA_VERSION = 3
@@ -14,15 +15,6 @@ MANIFEST, DOCUMENTS, TOKENIZER = "manifest.json", "documents.parquet", "tokenize
 SplitName = Literal["train", "validation", "test"]
 HeldOut = Literal["documents", "ends"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
-
-
-class StoredFile(BaseModel):
-    """A file of the corpus, as it was written: name, size in bytes and xxh3-128 of its bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str
-    size: int
-    xxh3: str
 
 
 class TokenFile(StoredFile):

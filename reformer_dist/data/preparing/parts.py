@@ -15,22 +15,16 @@ import xxhash
 
 from reformer_dist.config.data import DataConfig
 from reformer_dist.data.preparing.documents import Documents
-from reformer_dist.data.preparing.manifest import StoredFile, TokenFile
+from reformer_dist.data.preparing.manifest import TokenFile
 from reformer_dist.data.preparing.token_rows import TokenRows
 from reformer_dist.data.reading.files import StoreError
 from reformer_dist.data.reading.formats import FileSlice
 from reformer_dist.data.reading.sources import SourceFile
 from reformer_dist.data.tokenizers.choice import read_tokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
-from reformer_dist.storage.stores import (
-    STORE_ERRORS,
-    HashingFile,
-    Store,
-    not_written,
-    open_store,
-    parquet_writer,
-    patiently,
-)
+from reformer_dist.storage.hashed_files import HashingFile, StoredFile
+from reformer_dist.storage.parquet import parquet_writer
+from reformer_dist.storage.stores import STORE_ERRORS, Store, not_written, open_store, patiently
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.data.preparing.manifest import SPLITS, TokenFile
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
-from reformer_dist.storage.stores import HashingFile, Store, naming, parquet_writer
+from reformer_dist.storage.hashed_files import HashingFile
+from reformer_dist.storage.parquet import parquet_writer
+from reformer_dist.storage.stores import Store, naming
 
 ROW_TOKENS = 65536
 """Tokens of a row, which is a row group: small enough that reading one sequence reads little else."""

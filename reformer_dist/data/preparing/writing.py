@@ -29,14 +29,15 @@ from reformer_dist.data.preparing.manifest import (
     HeldOut,
     Manifest,
     Split,
-    StoredFile,
 )
 from reformer_dist.data.preparing.parts import Part, PartResult, read_part, write_part
 from reformer_dist.data.preparing.token_rows import ROW_TOKENS, TokenReader
 from reformer_dist.data.streaming import iterate_tables, quiet
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
-from reformer_dist.storage.stores import Store, new_file, parquet_writer
+from reformer_dist.storage.hashed_files import StoredFile, new_file
+from reformer_dist.storage.parquet import parquet_writer
+from reformer_dist.storage.stores import Store
 
 REPORT_SECONDS = 10.0
 COUNTED_TOKENS = 1 << 20

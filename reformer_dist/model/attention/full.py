@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from reformer_dist.model.backends.plans import PADDING, AttentionDropout
+from reformer_dist.model.backends.description import PADDING, AttentionDropout
 from reformer_dist.model.context import Context
-from reformer_dist.model.randomness import mix, pair_keep, token_hash
+from reformer_dist.model.randomness import pair_keep, scramble, token_hash
 
 
 def full_attention(
@@ -65,6 +65,6 @@ def _with_dropout(
     weights = scores.masked_fill(~_visible(context, causal, q_BHTD), -torch.inf).softmax(-1)
     hashes_BT = token_hash(dropout.key, context.first_row, context.first_position, (B, T), q_BHTD.device)
     heads_H1 = torch.arange(context.first_head, context.first_head + H, device=q_BHTD.device)[:, None]
-    hashes_BHT = mix(hashes_BT[:, None] + heads_H1)
+    hashes_BHT = scramble(hashes_BT[:, None] + heads_H1)
     keep = pair_keep(hashes_BHT[..., None], hashes_BHT[:, :, None, :], dropout.probability, weights.dtype)
     return (weights * keep) @ v_BHTD

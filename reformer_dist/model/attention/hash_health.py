@@ -20,12 +20,10 @@ from torch import Tensor, nn
 from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
-from reformer_dist.model.backends.plans import PADDING
-from reformer_dist.model.backends.segments import unit_keys
+from reformer_dist.model.backends.description import PADDING, unit_keys
 from reformer_dist.model.randomness import Use, make_key
 
 NUM_QUERIES = 64
-_MAX_SCORES = 1 << 22  # scores of a head that exist at a time; past it fewer queries are sampled, down to 8
 
 NAMES = (
     "occupancy_entropy",
@@ -136,7 +134,7 @@ class _Sample:
     def __init__(self, kind: LSHKind, documents_T: Tensor, real_N: Tensor, shard: int) -> None:
         self._causal, self._shard = kind.config.causal, shard
         generator = torch.Generator().manual_seed(make_key(kind.config.seed, kind.layer, Use.HEALTH))
-        count = min(NUM_QUERIES, max(8, _MAX_SCORES // len(documents_T)))
+        count = min(NUM_QUERIES, max(8, kind.budget.sampled_scores // len(documents_T)))
         drawn = torch.randperm(len(real_N), generator=generator)[:count].sort().values
         self._positions_S = real_N[drawn.to(real_N.device)]
         keys_T, query_S1 = torch.arange(len(documents_T), device=real_N.device), self._positions_S[:, None]
@@ -236,4 +234,4 @@ def _other_buckets(kind: LSHKind, hashed: Hashed) -> dict[str, Tensor]:
         others["half_the_buckets"] = (torch.cat([*parts[:-1], parts[-1][..., : last // 4]], dim=-1), half)
     others["twice_the_buckets"] = (torch.cat([*parts, fresh(rounds, [last + last % 2])], dim=-1), (*firsts, 2 * last))
     qk_BtHD = hashed.qk_BTHD[:1]
-    return {name: hash_buckets(qk_BtHD, *with_factors)[0] for name, with_factors in others.items()}
+    return {name: hash_buckets(qk_BtHD, *with_factors, budget=kind.budget)[0] for name, with_factors in others.items()}

@@ -16,7 +16,8 @@ from torch import Tensor
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.memory import Memory
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key
 
@@ -27,8 +28,8 @@ class Kind(ABC):
     projections: ClassVar[tuple[str, ...]] = ("query", "key", "value")
     """Names of what is projected, in the order in which `attend` takes it."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        self.config, self.layer = config, layer
+    def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
+        self.config, self.layer, self.budget = config, layer, budget
 
     @property
     @abstractmethod

@@ -27,9 +27,9 @@ from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves, pieces
 
 
-def make_head_groups(config: ModelConfig, layer: int) -> list[HeadGroup]:
+def make_head_groups(config: ModelConfig, layer: int, budget: Budget) -> list[HeadGroup]:
     """The heads of a layer by kind, in order; today all heads of a layer are of one kind."""
-    return [HeadGroup(KINDS[config.layers[layer]](config, layer), slice(0, config.num_heads))]
+    return [HeadGroup(KINDS[config.layers[layer]](config, layer, budget), slice(0, config.num_heads))]
 
 
 class Attention(Layer):
@@ -41,7 +41,7 @@ class Attention(Layer):
     def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
         self.config, self.layer, self.budget = config, layer, budget
-        self.head_groups = make_head_groups(config, layer)
+        self.head_groups = make_head_groups(config, layer, budget)
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(E)), nn.Parameter(torch.zeros(E))

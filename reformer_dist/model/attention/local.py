@@ -12,9 +12,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from reformer_dist.model.backends.plain.blocks import KernelName
-from reformer_dist.model.backends.plans import AttentionDropout, chunked_rule, window_rule
-from reformer_dist.model.backends.segments import segment_attention
+from reformer_dist.model.backends.backend import KernelName
+from reformer_dist.model.backends.choice import choose_for
+from reformer_dist.model.backends.description import AttentionDropout, OrderedTokens
+from reformer_dist.model.backends.rules import chunked_rule, window_rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 
@@ -31,6 +33,7 @@ def local_attention(
     context: Context | None = None,
     dropout: AttentionDropout | None = None,
     kernel: KernelName = "auto",
+    budget: Budget | None = None,
 ) -> Tensor:
     """Attend to the neighbourhood, with scores q . k / sqrt(D).
 
@@ -46,6 +49,7 @@ def local_attention(
         context: documents and the shard's place; tokens see only their own document.
         dropout: of attention weights; None for none.
         kernel: "auto" or "plain".
+        budget: what exists at a time; by default the default limits.
 
     """
     T = q_BTHD.shape[1]
@@ -53,4 +57,5 @@ def local_attention(
         rule = window_rule(window, causal, T, with_self=True)
     else:
         rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
-    return segment_attention(q_BTHD, k_BTHD, v_BTHD, rule, context or Context(), dropout=dropout, kernel=kernel)
+    blocks = OrderedTokens(rule=rule, budget=budget or Budget(), dropout=dropout, context=context or Context())
+    return choose_for(q_BTHD, blocks, kernel).attend(q_BTHD, k_BTHD, v_BTHD, blocks)

@@ -55,6 +55,7 @@ class LocalKind(Kind):
             context=context,
             dropout=self.dropout(context, training),
             kernel=config.attention_kernel,
+            budget=self.budget,
         )
         return out, None
 

@@ -21,10 +21,11 @@ from typing import Literal
 from torch import Tensor
 
 from reformer_dist.model.attention.hashing import hash_buckets
-from reformer_dist.model.backends.plain.blocks import KernelName
-from reformer_dist.model.backends.plans import AttentionDropout, Rule, chunked_rule, window_rule
-from reformer_dist.model.backends.segments import segment_attention
-from reformer_dist.model.backends.segments import unit_keys as unit_keys
+from reformer_dist.model.backends.backend import KernelName
+from reformer_dist.model.backends.choice import choose_for
+from reformer_dist.model.backends.description import AttentionDropout, OrderedTokens
+from reformer_dist.model.backends.rules import Rule, chunked_rule, window_rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 Mode = Literal["window", "chunked", "paper"]
@@ -46,6 +47,7 @@ def lsh_attention(
     context: Context | None = None,
     dropout: AttentionDropout | None = None,
     kernel: KernelName = "auto",
+    budget: Budget | None = None,
 ) -> Tensor:
     """Attend to the keys that share a hash.
 
@@ -64,6 +66,7 @@ def lsh_attention(
         context: documents and the shard's place, instead of `documents_BT` alone.
         dropout: of attention weights; None for none.
         kernel: "auto" or "plain".
+        budget: what exists at a time; by default the default limits.
 
     Returns:
         [B, T, H, D] in the dtype of the values.
@@ -75,22 +78,20 @@ def lsh_attention(
     factors = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window)
     context = context or Context(documents_BT=documents_BT)
     if buckets_BHRT is None:
-        buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors, kernel)
+        buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors, kernel, budget)
     T = qk_BTHD.shape[1]
     rule = _rule(mode, window, neighbours, causal, T, padded_length)
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
-    return segment_attention(
-        qk_BTHD,
-        None,
-        v_BTHD,
-        rule,
-        context,
+    blocks = OrderedTokens(
+        rule=rule,
+        budget=budget or Budget(),
+        dropout=dropout,
+        context=context,
         buckets_BHRT=buckets_BHRT,
         num_buckets=math.prod(factors),
-        dropout=dropout,
-        kernel=kernel,
     )
+    return choose_for(qk_BTHD, blocks, kernel).attend(qk_BTHD, None, v_BTHD, blocks)
 
 
 def _rule(

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 
@@ -32,6 +33,8 @@ class LSHCall:
     """Of attention weights; None for none."""
     config: ModelConfig
     """Mode, window and buckets."""
+    budget: Budget
+    """What exists at a time."""
     padded_length: int
     """Length to which chunked mode pads the tokens."""
 
@@ -52,4 +55,5 @@ class LSHCall:
             context=self.context,
             dropout=self.dropout,
             kernel=config.attention_kernel,
+            budget=self.budget,
         )

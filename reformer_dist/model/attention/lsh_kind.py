@@ -16,6 +16,7 @@ from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.lsh_call import LSHCall
 from reformer_dist.model.attention.lsh_memory import BucketMemory
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key
 
@@ -41,8 +42,8 @@ class LSHKind(Kind):
 
     projections = ("query_key", "value")
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
-        super().__init__(config, layer)
+    def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
+        super().__init__(config, layer, budget)
         self.observer: Callable[[LSHKind, Hashed], None] | None = None
         """Is called after each hashing, if there is one; see hash_health.py."""
 
@@ -58,9 +59,9 @@ class LSHKind(Kind):
         qk_BTHD, v_BTHD = tensors
         rotations = self._rotations_of_heads(qk_BTHD, context, training)
         dropout, length = self.dropout(context, training), self.padded_length(qk_BTHD.shape[1])
-        call = LSHCall(qk_BTHD, v_BTHD, rotations, context, dropout, self.config, length)
+        call = LSHCall(qk_BTHD, v_BTHD, rotations, context, dropout, self.config, self.budget, length)
         if found is None:
-            buckets_BHRT = hash_buckets(qk_BTHD, rotations, self.config.bucket_factors)
+            buckets_BHRT = hash_buckets(qk_BTHD, rotations, self.config.bucket_factors, budget=self.budget)
             if self.observer is not None:
                 self.observer(self, Hashed(qk_BTHD, buckets_BHRT, rotations, context, exchange.gather))
             found = exchange.find_order(call, buckets_BHRT)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.hashing import hash_buckets
-from reformer_dist.model.attention.lsh import unit_keys
 from reformer_dist.model.attention.memory import GrowingRows
+from reformer_dist.model.backends.description import unit_keys
 
 
 class BucketMemory:

@@ -13,19 +13,50 @@ part of the order with its halo, M rows, C blocks, W block length, K keys a bloc
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.model.backends.plain.combination import RunningMix
-from reformer_dist.parallel.buckets.routed_attention import Settings, attend, attend_backward, unpack
+from reformer_dist.model.backends.backend import Backend, KernelName
+from reformer_dist.model.backends.choice import choose_for
+from reformer_dist.model.backends.description import AttentionDropout, OrderedBlocks, OrderedRows
+from reformer_dist.model.backends.rules import Rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.buckets.routing import Route
-from reformer_dist.parallel.collectives import Pending, start_all_to_all
+from reformer_dist.parallel.collectives import Pending, Traffic, start_all_to_all
 
-_AHEAD = 2  # routes whose tokens are under way while another is computed
-_ELEMENTS_KEPT = 18 << 20  # of received queries-keys and values, from the forward to the backward pass
+
+@dataclass(frozen=True)
+class Settings:
+    """What all routes share."""
+
+    rule: Rule
+    group: dist.ProcessGroup
+    traffic: Traffic
+    dropout: AttentionDropout | None
+    kernel: KernelName
+    budget: Budget
+
+    def backend(self, v: Tensor) -> Backend:
+        """The backend for values like these [..., D]."""
+        return choose_for(v, OrderedBlocks(rule=self.rule, dropout=self.dropout), self.kernel)
+
+    def describe(self, route: Route) -> OrderedRows:
+        """The rows of a route, as backends take them."""
+        return OrderedRows(
+            rule=self.rule,
+            budget=self.budget,
+            dropout=self.dropout,
+            order_NS=route.order_NS,
+            queries=route.queries,
+            own=route.own,
+            segments_M=route.segments_M,
+            hashes_M=route.hashes_M,
+        )
 
 
 def bucket_attention(
@@ -38,7 +69,7 @@ def bucket_attention(
         v_BtHD: values, of the same shape and dtype.
         routes: from `Router.routes`, by slices, then rounds.
         own_keep_BtH: dropout multipliers of a token's weight on its own value; None without dropout.
-        settings: window, group, kernel.
+        settings: what all routes share.
 
     Returns:
         [B, t, H, D] in the dtype of the values.
@@ -52,27 +83,27 @@ class _BucketAttention(torch.autograd.Function):
     def forward(
         ctx: Any, qk: Tensor, v: Tensor, routes: Sequence[Route], own_keep: Tensor | None, settings: Settings
     ) -> Tensor:
-        parts = [_matrix(qk), _matrix(v)]
-        mix = _RoundMix(parts[0].shape[0], v, settings)
-        kept, room = [], _ELEMENTS_KEPT if any(ctx.needs_input_grad) else 0
+        parts, backend = [_matrix(qk), _matrix(v)], settings.backend(v)
+        combination = backend.start_combination(parts[0].shape[0], v)
+        kept, room = [], settings.budget.kept_elements if any(ctx.needs_input_grad) else 0
 
         def take_back(route: Route, pending: Pending) -> None:
-            mix.add(route, pending.wait())
+            combination.add_packed(route.own_rows, pending.wait())
 
         returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(routes, [parts] * len(routes), settings):
+        for route, received in _dispatched(routes, [parts] * len(routes), settings, backend):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
-            result = attend(route, received, settings)
+            result = backend.attend_rows(received, settings.describe(route))
             send, receive = route.own_send, route.own_receive
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
             room -= route.order_NS.numel() * received.shape[1]  # the same on all workers, unlike what came
             kept.append(received if room >= 0 else None)
         for route, pending in returning:
             take_back(route, pending)
-        out, lse, own_weight = mix.finish(_matrix(v), None if own_keep is None else own_keep.flatten())
+        out, lse, own_weight = combination.finish(_matrix(v), None if own_keep is None else own_keep.flatten())
         ctx.save_for_backward(qk, v, out, lse, own_weight)
-        ctx.routes, ctx.settings, ctx.kept = routes, settings, kept
+        ctx.routes, ctx.settings, ctx.backend, ctx.kept = routes, settings, backend, kept
         return out.to(v.dtype).view_as(v)
 
     @staticmethod
@@ -80,6 +111,7 @@ class _BucketAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qk, v, out, lse, own_weight = ctx.saved_tensors
         settings: Settings = ctx.settings
+        backend: Backend = ctx.backend
         grad_rows = _matrix(grad)
         delta = (grad_rows * out).sum(1, keepdim=True, dtype=lse.dtype)
         statistics = torch.cat([delta, lse[:, None]], dim=1).view(v.dtype)
@@ -89,20 +121,16 @@ class _BucketAttention(torch.autograd.Function):
         total = torch.zeros(grad_rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
 
         def take_back(route: Route, pending: Pending) -> None:
-            gradients = pending.wait()
-            if settings.is_native(v):
-                torch.ops.reformer_dist.add_rows(total, route.rows, gradients, route.send)
-            else:
-                total.index_add_(0, route.rows, gradients)
+            backend.add_rows(total, route.rows, pending.wait(), route.send)
 
         returning: list[tuple[Route, Pending]] = []
-        for index, (route, received) in enumerate(_dispatched(ctx.routes, parts, settings)):
+        for index, (route, received) in enumerate(_dispatched(ctx.routes, parts, settings, backend)):
             if len(returning) > 1:
                 take_back(*returning.pop(0))
             came, kept[index] = kept[index], None
             if came is None:
                 came, received = received.tensor_split([2 * v.shape[-1]], dim=1)
-            result = attend_backward(route, came, received, settings)
+            result = backend.attend_rows_backward(came, received, settings.describe(route))
             del came, received
             send, receive = route.receive, route.send
             returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
@@ -113,35 +141,8 @@ class _BucketAttention(torch.autograd.Function):
         return dqk.reshape(qk.shape), dv.view_as(v), None, None, None
 
 
-class _RoundMix:
-    """Results of the rounds as they come back, combined for every row by the fastest code there is for it."""
-
-    def __init__(self, num_rows: int, v: Tensor, settings: Settings) -> None:
-        self._running = None if settings.is_native(v) else RunningMix(num_rows, v)
-        if self._running is None:
-            self._out_MD = v.new_zeros(num_rows, v.shape[-1])
-            self._lse_M = v.new_full((num_rows,), -torch.inf)
-
-    def add(self, route: Route, packed: Tensor) -> None:
-        """Add the packed outputs and log-sum-exps of a route's own rows."""
-        if self._running is None:
-            torch.ops.reformer_dist.combine_rows(self._out_MD, self._lse_M, route.own_rows, packed)
-            return
-        out, lse = unpack(packed, self._running.sum_MD.shape[1])
-        self._running.add(route.own_rows.long(), out, lse[:, 0])
-
-    def finish(self, own_MD: Tensor, own_keep_M: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """See `RunningMix.finish`."""
-        if self._running is not None:
-            return self._running.finish(own_MD, own_keep_M)
-        lonely_M = self._lse_M == -torch.inf
-        own_weight_M = lonely_M.to(own_MD.dtype) if own_keep_M is None else own_keep_M.masked_fill(~lonely_M, 0.0)
-        self._out_MD.addcmul_(own_MD, own_weight_M[:, None])
-        return self._out_MD, self._lse_M.masked_fill(lonely_M, torch.inf), own_weight_M
-
-
 def _dispatched(
-    routes: Sequence[Route], parts: Sequence[list[Tensor]], settings: Settings
+    routes: Sequence[Route], parts: Sequence[list[Tensor]], settings: Settings, backend: Backend
 ) -> Iterator[tuple[Route, Tensor]]:
     """Each route with the rows of its parts that came for it; the next routes' are on their way meanwhile."""
     waiting = zip(routes, parts, strict=True)
@@ -149,14 +150,11 @@ def _dispatched(
 
     def start(count: int) -> None:
         for route, matrices in islice(waiting, count):
-            if settings.is_native(matrices[0]):
-                rows = torch.ops.reformer_dist.take_rows(matrices, route.rows)
-            else:
-                rows = torch.cat([part.index_select(0, route.rows) for part in matrices], dim=1)
+            rows = backend.take_rows(matrices, route.rows)
             pending = start_all_to_all(rows, route.send, route.receive, settings.group, settings.traffic)
             under_way.append((route, pending))
 
-    start(_AHEAD)
+    start(settings.budget.routes_ahead)
     while under_way:
         start(1)
         route, pending = under_way.popleft()

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.lsh_call import LSHCall
-from reformer_dist.model.backends.plans import Rule, window_rule
+from reformer_dist.model.backends.rules import Rule, window_rule
 from reformer_dist.model.budget import Budget
-from reformer_dist.model.randomness import mix, pair_keep, token_hash
-from reformer_dist.parallel.buckets.attention import bucket_attention
-from reformer_dist.parallel.buckets.routed_attention import Settings
+from reformer_dist.model.randomness import pair_keep, scramble, token_hash
+from reformer_dist.parallel.buckets.attention import Settings, bucket_attention
 from reformer_dist.parallel.buckets.routing import Route, Router
 from reformer_dist.parallel.collectives import Traffic, all_gather
 
@@ -34,17 +33,19 @@ class BucketsExchange(Exchange):
         """See `Exchange`."""
         hashes_BtH = _head_hashes(call)
         hashes_Nt = None if hashes_BtH is None else hashes_BtH.transpose(1, 2).flatten(0, 1)
-        router = Router(_rule(call), self.group, self.traffic, self.budget.routed_entries)
+        router = Router(_rule(call), self.group, self.traffic, self.budget)
         return router.routes(buckets_BHRT, call.context.documents_BT, math.prod(call.config.bucket_factors), hashes_Nt)
 
     def attend_in_order(self, call: LSHCall, order: list[Route]) -> Tensor:
         """See `Exchange`."""
         hashes_BtH, own_keep_BtH = _head_hashes(call), None
         if call.dropout is not None and hashes_BtH is not None:
-            mixed_BtH = mix(hashes_BtH)
-            own_keep_BtH = pair_keep(mixed_BtH, mixed_BtH, call.dropout.probability, call.v_BTHD.dtype)
+            scrambled_BtH = scramble(hashes_BtH)
+            own_keep_BtH = pair_keep(scrambled_BtH, scrambled_BtH, call.dropout.probability, call.v_BTHD.dtype)
         del hashes_BtH
-        settings = Settings(_rule(call), self.group, self.traffic, call.dropout, call.config.attention_kernel)
+        settings = Settings(
+            _rule(call), self.group, self.traffic, call.dropout, call.config.attention_kernel, self.budget
+        )
         return bucket_attention(call.qk_BTHD, call.v_BTHD, order, own_keep_BtH, settings)
 
     def gather(self, x: Tensor) -> Tensor:
@@ -57,7 +58,7 @@ def _rule(call: LSHCall) -> Rule:
 
 
 def _head_hashes(call: LSHCall) -> Tensor | None:
-    """Dropout hashes of (row, position, head), [B, t, H], as `SegmentPlan` draws them before it mixes them, if any."""
+    """Dropout hashes of (row, position, head), [B, t, H], as `Orders` draws them before it scrambles them, if any."""
     if call.dropout is None:
         return None
     context, device = call.context, call.qk_BTHD.device

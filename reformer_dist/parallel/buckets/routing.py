@@ -17,14 +17,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.model.backends.plans import PADDING, Rule
+from reformer_dist.model.backends.description import NO_KEY, NO_ROW, PADDING
+from reformer_dist.model.backends.orders import LAST
+from reformer_dist.model.backends.rules import Rule
+from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.collectives import Traffic, start_all_to_all
 
-NO_KEY = -1  # segment of padding
-NO_ROW = -1  # of places that hold no token
-_LAST = (1 << 31) - 1  # segment of padding: behind all others
 _NEVER = 1 << 62
-_REACHES_OF_A_PART = 16  # a part of the order is at least so many times as long as its halo
 
 
 @dataclass(frozen=True)
@@ -54,27 +53,27 @@ class Route:
     segments_M: Tensor
     """(document, bucket) of each received row, int32; NO_KEY for padding."""
     hashes_M: Tensor | None
-    """Dropout hashes of each received row, not yet mixed, int64; None without dropout."""
+    """Dropout hashes of each received row, before they are scrambled, int64; None without dropout."""
 
 
 class Router:
     """Makes the routes of one attention layer."""
 
-    def __init__(self, rule: Rule, group: dist.ProcessGroup, traffic: Traffic, entries_at_a_time: int) -> None:
+    def __init__(self, rule: Rule, group: dist.ProcessGroup, traffic: Traffic, budget: Budget) -> None:
         """Route by a window rule over the workers of `group`.
 
         Args:
             rule: says how many places of halo a worker needs.
             group: the workers that share the sequence, in the order of their shards.
             traffic: where to count.
-            entries_at_a_time: queries of one route, about; bounds the memory under way.
+            budget: says how long a route is.
 
         """
         assert rule.reach is not None
         self.rule, self.group, self.traffic = rule, group, traffic
         self.num_workers, self.rank = dist.get_world_size(group), dist.get_rank(group)
         self.halo_before, self.halo_after = max(0, rule.reach[1]), max(0, -rule.reach[0])
-        self.entries_at_a_time = entries_at_a_time
+        self.budget = budget
 
     def num_places(self, length: int) -> int:
         """Places S of a part of the order, whole blocks and the blocks around them included."""
@@ -98,7 +97,7 @@ class Router:
         own_low, own_high = _count_below(places_RNt, starts_PX), _count_below(places_RNt, ends_PX)
         sent_RN2PX = torch.stack([high - low, own_high - own_low], dim=2)
         received_RN2PX = self._swap_counts(sent_RN2PX)
-        size = max(1, self.entries_at_a_time // t)
+        size = max(1, self.budget.routed_entries // t)
         routes: list[Route] = []
         begun: deque[Callable[[], Route]] = deque()
         for first in range(0, B * H, size):
@@ -125,7 +124,7 @@ class Router:
 
     def _parts(self, t: int) -> Tensor:
         """Edges of the parts into which a worker's t places are cut, 0 to t, [X + 1]; each part is a route of its own."""
-        longest = max(self.entries_at_a_time, _REACHES_OF_A_PART * (self.halo_before + self.halo_after))
+        longest = max(self.budget.routed_entries, self.budget.routed_halos * (self.halo_before + self.halo_after))
         length = math.ceil(t / math.ceil(t / longest))
         return torch.tensor([*range(0, t, length), t])
 
@@ -206,7 +205,7 @@ class Router:
                 sent_N2P[:, 1].sum(0).tolist(),
                 order_NS.view(N, S),
                 (offset, offset + length),
-                torch.where(table[:, 1] == _LAST, NO_KEY, table[:, 1]),
+                torch.where(table[:, 1] == LAST, NO_KEY, table[:, 1]),
                 None if hashes_Nt is None else table[:, 2:].contiguous().view(torch.int64)[:, 0],
             )
 
@@ -218,7 +217,7 @@ def _segments(buckets_BHRt: Tensor, documents_Bt: Tensor | None, num_buckets: in
     segments_BHRt = buckets_BHRt.long()
     if documents_Bt is not None:
         documents = documents_Bt[:, None, None]
-        segments_BHRt = (documents * num_buckets + segments_BHRt).masked_fill(documents == PADDING, _LAST)
+        segments_BHRt = (documents * num_buckets + segments_BHRt).masked_fill(documents == PADDING, LAST)
     return segments_BHRt.permute(2, 0, 1, 3).flatten(1, 2).contiguous()
 
 

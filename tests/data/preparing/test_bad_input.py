@@ -14,7 +14,7 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.reading import files, formats, records
 from reformer_dist.data.tokenizers.choice import make_tokenizer
 from reformer_dist.errors import ConfigError
-from reformer_dist.planning.preflight import check_config, check_corpus
+from reformer_dist.planning.preflight import Preflight
 from tests.corpora import grid_config, prepare_here, run_here, write_documents, write_here
 from tests.data.reading.test_formats import PICTURES, documents, fasta, jsonl, npz, parquet, png
 
@@ -138,8 +138,8 @@ def test_a_corpus_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
     corpus = small_corpus(tmp_path)
     config = grid_config(1, 1, data__sequence_length=1000, train__batch_size=64)
     with pytest.raises(ConfigError, match=r"train\.batch_size = 64 is more than the \d sequences .*; \d works"):
-        check_corpus(config, corpus)
-    check_corpus(grid_config(1, 1, data__sequence_length=1000, train__batch_size=2), corpus)
+        Preflight(config).with_corpus(corpus)
+    Preflight(grid_config(1, 1, data__sequence_length=1000, train__batch_size=2)).with_corpus(corpus)
 
 
 def test_a_vocabulary_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_a_vocabulary_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"model\.vocab_size = 256 is less than data\.tokenizer = bpe needs; 8192 works"
     ):
-        check_config(config)
+        Preflight(config).before_ray()
     corpus = small_corpus(tmp_path, tokenizer="bpe", bpe_vocab_size=270)
     with pytest.raises(ConfigError, match=r"needs; 2\d\d works"):
-        check_corpus(config, corpus)
+        Preflight(config).with_corpus(corpus)
 
 
 @pytest.mark.parametrize(

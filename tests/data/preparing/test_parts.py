@@ -18,7 +18,8 @@ from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
-from reformer_dist.storage.stores import HashingFile, open_store
+from reformer_dist.storage.hashed_files import HashingFile
+from reformer_dist.storage.stores import open_store
 from tests.corpora import prepare_here, write_documents
 
 FILES = [SourceFile(f"{i}.txt", f"s3://b/{i}.txt?x=y", None if i == 2 else i, 7, i == 1, i) for i in range(4)]

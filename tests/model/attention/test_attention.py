@@ -12,10 +12,10 @@ from reformer_dist.model.attention.full import full_attention
 from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.native import build
-from reformer_dist.model.backends.plans import AttentionDropout
+from reformer_dist.model.backends.description import AttentionDropout
+from reformer_dist.model.backends.native.backend import Native
 from reformer_dist.model.context import Context
-from reformer_dist.model.randomness import mix, pair_keep, token_hash
+from reformer_dist.model.randomness import pair_keep, scramble, token_hash
 from tests.model import references
 from tests.model.cases import CASES, Case, Inputs, outputs_and_gradients, random_cases
 
@@ -36,7 +36,7 @@ def _dropout(case: Case, inputs: Inputs) -> tuple[AttentionDropout | None, Tenso
         return None, None
     B, T, H, _ = inputs.qk.shape
     hashes_BT = token_hash(DROPOUT_KEY, 0, 0, (B, T), inputs.qk.device)
-    hashes_BHT = mix(hashes_BT[:, None] + torch.arange(H)[:, None])
+    hashes_BHT = scramble(hashes_BT[:, None] + torch.arange(H)[:, None])
     keep = pair_keep(hashes_BHT[..., None], hashes_BHT[:, :, None, :], case.dropout, torch.float64)
     return AttentionDropout(case.dropout, DROPOUT_KEY), keep
 
@@ -90,7 +90,7 @@ def test_lsh_attention_where_nothing_is_compiled(
     monkeypatch: pytest.MonkeyPatch, case: Case, mode: Literal["window", "chunked", "paper"]
 ) -> None:
     """What `auto` takes without the compiled operators: torch's fused attention."""
-    monkeypatch.setattr(build, "serves", lambda x: False)
+    monkeypatch.setattr(Native, "missing", lambda self: "left out by this test")
     check_lsh(case, mode, "auto")
 
 
@@ -150,7 +150,7 @@ def test_full_attention(case: Case) -> None:
 
 
 def test_dropout_drops_the_stated_share() -> None:
-    hashes = mix(torch.arange(400))
+    hashes = scramble(torch.arange(400))
     keep = pair_keep(hashes[:, None], hashes[None, :], 0.25, torch.float64)
     assert (keep == 0).double().mean() == pytest.approx(0.25, abs=0.005)
     assert keep.max() == pytest.approx(4 / 3)

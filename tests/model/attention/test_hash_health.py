@@ -15,6 +15,7 @@ from reformer_dist.model.attention.exchange import NoExchange
 from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.lsh import lsh_attention
 from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 
 
@@ -64,7 +65,7 @@ def expected(
 
 
 def measure(config: ModelConfig, qk_BTHD: Tensor, documents: Tensor) -> tuple[dict[str, float], Hashed, LSHKind]:
-    kind = LSHKind(config, 1)
+    kind = LSHKind(config, 1, Budget())
     rotations = kind.rotations(0, torch.float64)
     buckets = hash_buckets(qk_BTHD, rotations, config.bucket_factors)
     hashed = Hashed(qk_BTHD, buckets, rotations, Context(documents), NoExchange().gather)

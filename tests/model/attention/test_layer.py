@@ -13,16 +13,17 @@ from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.local_kind import LocalKind
 from reformer_dist.model.attention.lsh_kind import LSHKind
+from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from tests.model.models import draw_tokens, make_model
 
 LENGTH = 51
 
 
-def local_beside_lsh(config: ModelConfig, layer: int) -> list[HeadGroup]:
+def local_beside_lsh(config: ModelConfig, layer: int, budget: Budget) -> list[HeadGroup]:
     """The first third of the heads local, the others LSH."""
     first = config.num_heads // 3
-    local, lsh = LocalKind(config, layer), LSHKind(config, layer)
+    local, lsh = LocalKind(config, layer, budget), LSHKind(config, layer, budget)
     return [HeadGroup(local, slice(0, first)), HeadGroup(lsh, slice(first, config.num_heads))]
 
 

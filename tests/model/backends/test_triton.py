@@ -7,20 +7,20 @@ from typing import Literal, cast
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.backends.native import build
-from reformer_dist.model.backends.plans import AttentionDropout, Rule, window_rule
+from reformer_dist.model.backends.choice import BACKENDS
+from reformer_dist.model.backends.description import AttentionDropout
+from reformer_dist.model.backends.native.backend import Native
+from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.backends.triton import launch
+from reformer_dist.model.backends.triton.backend import Triton
 from reformer_dist.model.context import Context
-from reformer_dist.parallel.buckets.routed_attention import Settings, attend, attend_backward, pack
-from reformer_dist.parallel.buckets.routing import Route
-from reformer_dist.parallel.collectives import Traffic
 from tests.model.attention.test_attention import check_local, check_lsh
+from tests.model.backends.rows import check_rows, make_rows
 from tests.model.cases import Case, outputs_and_gradients
 
 pytestmark = pytest.mark.skipif(not launch.is_available(), reason="needs Triton: pip install triton")
@@ -42,11 +42,16 @@ _CASES = [
 """Windows shorter and longer than a panel of 16, chunks that are no whole panels, several sequences or heads."""
 
 
+def _send_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernels take everything, on any device."""
+    monkeypatch.setattr(Native, "missing", lambda self: "left out by this test")
+    monkeypatch.setattr(Triton, "refusal", lambda self, work: None)
+
+
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send all that "auto" stands for to the kernels, with the shortest panels, so that short sequences have several."""
-    monkeypatch.setattr(build, "serves", lambda x: False)
-    monkeypatch.setattr(launch, "serves", lambda x, head_dim: True)
+    _send_all(monkeypatch)
     monkeypatch.setattr(launch, "longest_block", lambda head_dim, dtype: launch.MIN_BLOCK)
 
 
@@ -89,8 +94,7 @@ def _errors(kernel_dtype: torch.dtype, causal: bool, head_dim: int, monkeypatch:
 
     tensors = [x.to(kernel_dtype).double() for x in (inputs.qk, inputs.v)]
     expected = outputs_and_gradients(lambda qk, v: attention(qk, v, "plain", torch.float64), tensors)
-    monkeypatch.setattr(build, "serves", lambda x: False)
-    monkeypatch.setattr(launch, "serves", lambda x, head_dim: True)
+    _send_all(monkeypatch)
     found = outputs_and_gradients(lambda qk, v: attention(qk, v, "auto", kernel_dtype), tensors)
     return [float((x - y).abs().max() / y.abs().max()) for x, y in zip(found, expected, strict=True)]
 
@@ -121,40 +125,12 @@ def test_dropout_decides_as_elsewhere() -> None:
     assert 0.2 < ours.double().mean() < 0.4
 
 
-def _route(rule: Rule, num_own: int, generator: torch.Generator) -> Route:
-    """A worker's part of the order, with its halo, for two slices; rows came in any order."""
-    assert rule.reach is not None
-    offset, size = rule.before * rule.block, (rule.before + -(-num_own // rule.block) + rule.after) * rule.block
-    first, last = max(0, offset - rule.reach[1]), min(size, offset + num_own + max(0, -rule.reach[0]))
-    num_rows = 2 * (last - first)
-    order_NS = torch.full((2, size), -1, dtype=torch.int32)
-    order_NS[:, first:last] = torch.randperm(num_rows, generator=generator).view(2, -1).int()
-    segments_M = torch.empty(num_rows, dtype=torch.int32)
-    sorted_segments = torch.randint(4, (2, last - first), generator=generator, dtype=torch.int32).sort(1).values
-    sorted_segments[1, -3:] = -1
-    segments_M[order_NS[:, first:last].long()] = sorted_segments
-    own = order_NS[:, offset : offset + num_own].flatten().sort().values
-    hashes_M = torch.randint(1 << 62, (num_rows,), generator=generator)
-    none, queries = torch.empty(0), (offset, offset + num_own)
-    return Route((0, 2), none, [], [], own, none, [], [], order_NS, queries, segments_M, hashes_M)
-
-
 @interpreted
 @pytest.mark.usefixtures("kernels")
 def test_rows_of_other_workers() -> None:
-    D, rule, generator = 5, window_rule(12, False, 1000, with_self=False), torch.Generator().manual_seed(1)
-    route = _route(rule, 21, generator)
-    group, dropout = cast(dist.ProcessGroup, None), AttentionDropout(0.5, KEY)
-    ours, plain = (Settings(rule, group, cast(Traffic, None), dropout, kernel) for kernel in ("auto", "plain"))
-    rows = torch.randn(len(route.segments_M), 3 * D, generator=generator, dtype=torch.float64)
-    received = rows[:, : 2 * D]
-    results = attend(route, received, plain)
-    torch.testing.assert_close(attend(route, received, ours), results, rtol=1e-10, atol=1e-12)
-    statistics = torch.randn(len(rows), 2, generator=generator, dtype=torch.float64)
-    statistics[route.own, 1] = results[:, D].where(results[:, D] > -torch.inf, torch.inf)
-    outputs = pack(rows[:, 2 * D :], statistics)
-    gradients = attend_backward(route, received, outputs, plain)
-    torch.testing.assert_close(attend_backward(route, received, outputs, ours), gradients, rtol=1e-10, atol=1e-12)
+    rule, dropout = window_rule(12, False, 1000, with_self=False), AttentionDropout(0.5, KEY)
+    rows = make_rows(rule, dropout, 21, torch.Generator().manual_seed(1))
+    check_rows(BACKENDS["triton"], rows, head_dim=5)
 
 
 def test_compiled_without_a_gpu() -> None:

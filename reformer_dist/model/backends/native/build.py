@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.utils import cpp_extension
+
+COMMAND = "python -m reformer_dist.model.backends.native"
+"""Builds them."""
 
 _FOLDER = Path(__file__).parent
 _SOURCES = ("attend.cpp", "buckets.cpp", "routed.cpp")
@@ -37,7 +39,7 @@ def build() -> Path:
     cpp_extension.load(
         name=path.stem,
         sources=[str(_FOLDER / name) for name in _SOURCES],
-        extra_cflags=[*_FLAGS, *_FLAGS_FOR.get(_capability(), [])],
+        extra_cflags=[*_FLAGS, *_FLAGS_FOR.get(capability(), [])],
         extra_ldflags=["-fopenmp"],
         build_directory=str(path.parent),
         is_python_module=False,
@@ -51,22 +53,11 @@ def is_loaded() -> bool:
     path = library()
     if not path.exists():
         logging.getLogger(__name__).warning(
-            "The compiled attention isn't built, attention is several times slower: "
-            "python -m reformer_dist.model.backends.native"
+            "The compiled attention isn't built, attention is several times slower: %s", COMMAND
         )
         return False
     torch.ops.load_library(path)
     return True
-
-
-def serves(x: Tensor) -> bool:
-    """Whether the operators are there and take this tensor's device and dtype."""
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and is_loaded()
-
-
-def with_rows(x: Tensor) -> Tensor:
-    """The tensor, copied only if its last dimension is not contiguous, as the operators need it."""
-    return x if x.stride(-1) == 1 else x.contiguous()
 
 
 def library() -> Path:
@@ -74,9 +65,10 @@ def library() -> Path:
     digest = hashlib.sha256(repr((_FLAGS, _FLAGS_FOR, torch.__version__)).encode())
     for name in (*_SOURCES, *_HEADERS):
         digest.update((_FOLDER / name).read_bytes())
-    name = f"reformer_dist_{_capability().lower()}_{digest.hexdigest()[:12]}"
+    name = f"reformer_dist_{capability().lower()}_{digest.hexdigest()[:12]}"
     return Path.home() / ".cache" / "reformer_dist" / name / f"{name}.so"
 
 
-def _capability() -> str:
+def capability() -> str:
+    """The instructions that this processor has for vectors, as torch names them: AVX512."""
     return torch.backends.cpu.get_cpu_capability()

@@ -1,31 +1,23 @@
-"""Attention over blocks of an ordered list of tokens, combined over several orders (hash rounds).
+"""Blocks of an ordered list, and the masks that say which of their keys each query sees.
 
-In: queries, keys and values [B, T, H, D] and a plan that orders the tokens of each round and says which keys of the
-neighbouring blocks a query may see. Out: [B, T, H, D], in memory that does not grow with the rounds. LSH and local
-attention, in every mode, are plans of this one operation.
+In: the entries (tokens or rows) of a list at their places, the segments that must agree, and a `Rule`. Out: `Stretch`es of
+some blocks each.
 
-The backward pass of a round is ordinary attention's, given the *combined* output and the *combined* log-sum-exp L:
-exp(S - L) is a pair's weight in the final mix, so the gradient through the rounds' weights needs no further term. Only
-the output, L and the orders are kept.
-
-Legend: B batch, T tokens, H heads, D head dimension, N slices (a head of a sequence) worked on together, C blocks,
-W block length, S entries of a stretch of the list with its neighbours, Q = C * W of them queries, K keys a block sees.
+Legend: N slices (heads of sequences) worked on together, S entries of a list or of a stretch of it, with the blocks around
+its own, C blocks, W block length, K keys a block sees, D head dimension.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from reformer_dist.model.backends.plain.combination import RunningMix
-from reformer_dist.model.backends.plain.kernels import pick_kernel, statistics_dtype
+from reformer_dist.model.backends.description import NO_KEY, AttentionDropout, OrderedBlocks
+from reformer_dist.model.backends.rules import Rule
+from reformer_dist.model.randomness import pair_keep
 
-_ENTRIES_AT_A_TIME = 1 << 14  # entries of all slices in a group; bounds the memory of small sequences' scores
-
-KernelName = Literal["auto", "plain"]
+_NO_QUERY = -2  # segment that equals no key's
 
 
 @dataclass(frozen=True)
@@ -64,176 +56,77 @@ class Blocks:
 
 
 @dataclass(frozen=True)
+class OrderedList:
+    """One round's list for N slices: blocks of queries, and before and behind them as many blocks as the rule looks into."""
+
+    entries_NS: Tensor
+    """Token or row at each place; any number at places that hold none."""
+    segments_NS: Tensor
+    """What a query and a key must share, NO_KEY at places whose entry nobody sees."""
+    hashes_NS: Tensor | None
+    """Dropout hashes of the entries, int64; None without dropout."""
+
+
+@dataclass(frozen=True)
 class Stretch:
-    """A stretch of one round's ordered list, for N slices: blocks of queries and the keys around them."""
+    """Some blocks of a list and what attention over them needs beside vectors."""
 
     blocks: Blocks
-    tokens_NS: Tensor
-    """Token at each place, int64; T at places that hold none."""
+    places: slice
+    """Of the list, with the blocks around its own."""
+    entries_NS: Tensor
+    """Token or row at each of the places."""
     mask_NCWK: Tensor
     """Added to the scores: -inf where a query may not look, else 0 or a correction."""
     keep_NCWK: Tensor | None = None
     """Dropout multipliers of the weights; None without dropout."""
     num_self_NCW: Tensor | None = None
-    """How often a query meets its own token, where a masked self score stands for the lonely rule; else None."""
+    """How often a query meets its own token, where the rule has a masked self score; else None."""
 
 
-class Plan(Protocol):
-    """How the tokens of every slice are ordered, cut and masked. Slice n is head n % H of sequence n // H."""
-
-    num_rounds: int
-
-    def stretches(self, first: int, last: int, index: int) -> Iterator[Stretch]:
-        """The list of round `index` for the slices first..last-1, stretch by stretch; each token is once a query."""
-
-    def own_keep(self, first: int, last: int) -> Tensor | None:
-        """Dropout multipliers of every token's weight on its own value, [N, T]; None without dropout."""
-
-
-def block_attention(q_BTHD: Tensor, k_BTHD: Tensor, v_BTHD: Tensor, plan: Plan, kernel: KernelName = "auto") -> Tensor:
-    """Attend by the plan's rounds; scores are q . k. A token that sees no key in any round returns its own value.
-
-    Args:
-        q_BTHD: queries, float32, float64 or bfloat16; keys and values have the same shape and dtype.
-        k_BTHD: keys.
-        v_BTHD: values.
-        plan: orders and masks.
-        kernel: "auto" takes the fastest code for the device; "plain" spells everything out.
-
-    Returns:
-        [B, T, H, D] in the dtype of the values.
-
-    """
-    return _BlockAttention.apply(q_BTHD, k_BTHD, v_BTHD, plan, kernel)
+def stretches(
+    ordered: OrderedList, description: OrderedBlocks, dtype: torch.dtype, slices_counted: int
+) -> Iterator[Stretch]:
+    """Cut a list into stretches whose masks are of `dtype`, the shorter, the more slices are counted."""
+    rule = description.rule
+    around, W = rule.before + rule.after, rule.block
+    num_blocks = ordered.entries_NS.shape[1] // W - around
+    step = max(1, description.budget.stretch_entries // (W * slices_counted))
+    for start in range(0, num_blocks, step):
+        blocks = Blocks(min(step, num_blocks - start), W, rule.before, rule.after)
+        places = slice(start * W, (start + blocks.count + around) * W)
+        entries_NS, segments_NS = ordered.entries_NS[:, places], ordered.segments_NS[:, places]
+        visible, num_self_NCW = _visible(rule, blocks, entries_NS, segments_NS)
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+        keep = None
+        if ordered.hashes_NS is not None and description.dropout is not None:
+            keep = _pair_keep(description.dropout, blocks, ordered.hashes_NS[:, places], dtype)
+        yield Stretch(blocks, places, entries_NS, mask, keep, num_self_NCW)
 
 
-class _BlockAttention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, plan: Plan, kernel_name: KernelName) -> Tensor:
-        q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        B, T, H, _ = q.shape
-        out_BTHD = torch.empty_like(v)
-        lse_NT = torch.empty(B * H, T, dtype=statistics_dtype(q), device=q.device)
-        lonely_NT = torch.empty_like(lse_NT)
-        kernel = pick_kernel(q, kernel_name)
-        for first, last in _groups(B * H, T):
-            rows = _Rows(first, last, q)
-            mix = _Mix(last - first, T, plan.num_rounds, v)
-            for index in range(plan.num_rounds):
-                for part in plan.stretches(first, last, index):
-                    rows_NS = rows.of(part.tokens_NS)
-                    query_NCWD = part.blocks.queries(_take(q, rows_NS))
-                    key_NCKD, value_NCKD = (part.blocks.keys(_take(x, rows_NS)) for x in (k, v))
-                    out, lse = kernel.forward(query_NCWD, key_NCKD, value_NCKD, part.mask_NCWK, part.keep_NCWK)
-                    mix.add(index, part, out, lse)
-            own_NTD = _take(v, rows.all_NT)
-            result_NTD, lse_NT[first:last], lonely_NT[first:last] = mix.finish(own_NTD, plan.own_keep(first, last))
-            _put(out_BTHD, rows.all_NT, result_NTD.to(v.dtype))
-        ctx.save_for_backward(q, k, v, out_BTHD, lse_NT, lonely_NT)
-        ctx.plan, ctx.kernel = plan, kernel
-        return out_BTHD
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, out, lse_NT, lonely_NT = ctx.saved_tensors
-        grad_out = grad_out.contiguous()
-        B, T, H, _ = q.shape
-        dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for first, last in _groups(B * H, T):
-            rows = _Rows(first, last, q)
-            _add(dv, rows.all_NT, _take(grad_out, rows.all_NT) * lonely_NT[first:last, :, None].to(v.dtype))
-            for index in range(ctx.plan.num_rounds):
-                for part in ctx.plan.stretches(first, last, index):
-                    blocks, rows_NS = part.blocks, rows.of(part.tokens_NS)
-                    lse_NS = lse_NT[first:last].gather(1, part.tokens_NS.clamp(max=T - 1))
-                    query_NCWD, out_NCWD, grad_NCWD = (blocks.queries(_take(x, rows_NS)) for x in (q, out, grad_out))
-                    key_NCKD, value_NCKD = (blocks.keys(_take(x, rows_NS)) for x in (k, v))
-                    dq_NCWD, dk_NCKD, dv_NCKD = ctx.kernel.backward(
-                        grad_NCWD,
-                        query_NCWD,
-                        key_NCKD,
-                        value_NCKD,
-                        out_NCWD,
-                        blocks.queries(lse_NS),
-                        part.mask_NCWK,
-                        part.keep_NCWK,
-                    )
-                    _add(dq, blocks.queries(rows_NS).flatten(1), dq_NCWD.flatten(1, 2))
-                    _add(dk, rows_NS, blocks.add_keys(dk_NCKD))
-                    _add(dv, rows_NS, blocks.add_keys(dv_NCKD))
-        return dq, dk, dv, None, None
+def _visible(rule: Rule, blocks: Blocks, entries_NS: Tensor, segments_NS: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Which query sees which key [N, C, W, K], and how often it meets its own token where that is asked [N, C, W]."""
+    query_NCW1 = blocks.queries(segments_NS.where(segments_NS != NO_KEY, _NO_QUERY))[..., None]
+    visible = query_NCW1 == blocks.keys(segments_NS)[:, :, None, :]
+    if rule.reach is not None:
+        return visible.logical_and_(_within_reach(rule, rule.reach, blocks, segments_NS.device)), None
+    num_self_NCW = None
+    if rule.compare != "any":
+        query, key = blocks.queries(entries_NS)[..., None], blocks.keys(entries_NS)[:, :, None, :]
+        if rule.masked_self_score:
+            num_self_NCW = (visible & (key == query)).sum(-1).clamp_(min=1)
+        visible &= {"earlier": key.lt, "other": key.ne, "up to": key.le}[rule.compare](query)
+    return visible, num_self_NCW
 
 
-class _Mix:
-    """Rounds' stretches into combined results of every token of some slices.
-
-    Rows are tokens, with one more at the end of every slice for places that hold none.
-    """
-
-    def __init__(self, num_slices: int, length: int, num_rounds: int, v: Tensor) -> None:
-        self.shape = (num_slices, length + 1)
-        self.mix = RunningMix(num_slices * (length + 1), v)
-        self.num_rounds = num_rounds
-        self.num_self_RM: Tensor | None = None
-
-    def add(self, index: int, part: Stretch, out_NCWD: Tensor, lse_NCW: Tensor) -> None:
-        """Add the results of a stretch of round `index`; lse is -inf where a query saw no key."""
-        tokens_NQ = part.blocks.queries(part.tokens_NS).flatten(1)
-        rows = (tokens_NQ + torch.arange(self.shape[0], device=tokens_NQ.device)[:, None] * self.shape[1]).flatten()
-        self.mix.add(rows, out_NCWD.flatten(0, 2), lse_NCW.flatten())
-        if part.num_self_NCW is not None:
-            if self.num_self_RM is None:
-                self.num_self_RM = torch.ones_like(self.mix.largest_M).repeat(self.num_rounds, 1)
-            self.num_self_RM[index, rows] = part.num_self_NCW.flatten().to(lse_NCW.dtype)
-
-    def finish(self, own_NTD: Tensor, keep_NT: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Combined output, combined log-sum-exp (+inf where no key was seen), and the weight of a token's own value."""
-        own_MD = pad(own_NTD, (0, 0, 0, 1)).flatten(0, 1)
-        keep_M = None if keep_NT is None else pad(keep_NT, (0, 1)).flatten()
-        if self.num_self_RM is not None:
-            masked_M = masked_self_weight(self.num_self_RM)
-            keep_M = masked_M if keep_M is None else keep_M * masked_M
-        out, lse, own_weight = (x.unflatten(0, self.shape)[:, :-1] for x in self.mix.finish(own_MD, keep_M))
-        return out, lse, own_weight
+def _within_reach(rule: Rule, reach: tuple[int, int], blocks: Blocks, device: torch.device) -> Tensor:
+    """Whether a query sees a key by its place alone, [W, K]; an entry stands at one place, so "other" is another place."""
+    query_W1 = torch.arange(blocks.length, device=device)[:, None] + blocks.before * blocks.length
+    back_WK = query_W1 - torch.arange(blocks.num_keys, device=device)
+    within_WK = (back_WK >= reach[0]) & (back_WK <= reach[1])
+    return within_WK & (back_WK != 0) if rule.compare == "other" else within_WK
 
 
-def masked_self_weight(num_self_RN: Tensor) -> Tensor:
-    """Weight of a lonely token's own value, by scores of -1e5 as Hugging Face sums them: near 1, but for their rounding.
-
-    `num_self_RN` says how often it met itself in each round, at least 1, in the dtype of the scores.
-    """
-    lse_RN = torch.log(num_self_RN) - 1e5
-    return (num_self_RN * torch.exp(-1e5 - lse_RN) * torch.exp(lse_RN - lse_RN.logsumexp(0))).sum(0)
-
-
-class _Rows:
-    """Where the tokens of some slices lie among the rows of a [B * T * H, D] matrix."""
-
-    def __init__(self, first: int, last: int, x_BTHD: Tensor) -> None:
-        _, self.T, self.H, _ = x_BTHD.shape
-        slices_N1 = torch.arange(first, last, device=x_BTHD.device)[:, None]
-        self.start_N1 = slices_N1 // self.H * (self.T * self.H) + slices_N1 % self.H
-        self.all_NT = self.of(torch.arange(self.T, device=x_BTHD.device).expand(last - first, self.T))
-
-    def of(self, tokens_NS: Tensor) -> Tensor:
-        """Rows of tokens; places without one name the last token, whose values the mask hides."""
-        return self.start_N1 + tokens_NS.clamp(max=self.T - 1) * self.H
-
-
-def _groups(num_slices: int, length: int) -> Iterator[tuple[int, int]]:
-    size = max(1, _ENTRIES_AT_A_TIME // max(1, length))
-    for first in range(0, num_slices, size):
-        yield first, min(first + size, num_slices)
-
-
-def _take(x_BTHD: Tensor, rows_NS: Tensor) -> Tensor:
-    return x_BTHD.view(-1, x_BTHD.shape[-1]).index_select(0, rows_NS.flatten()).unflatten(0, rows_NS.shape)
-
-
-def _put(x_BTHD: Tensor, rows_NS: Tensor, values_NSD: Tensor) -> None:
-    x_BTHD.view(-1, x_BTHD.shape[-1]).index_copy_(0, rows_NS.flatten(), values_NSD.flatten(0, 1))
-
-
-def _add(x_BTHD: Tensor, rows_NS: Tensor, values_NSD: Tensor) -> None:
-    x_BTHD.view(-1, x_BTHD.shape[-1]).index_add_(0, rows_NS.flatten(), values_NSD.flatten(0, 1))
+def _pair_keep(dropout: AttentionDropout, blocks: Blocks, hashes_NS: Tensor, dtype: torch.dtype) -> Tensor:
+    query, key = blocks.queries(hashes_NS)[..., None], blocks.keys(hashes_NS)[:, :, None, :]
+    return pair_keep(query, key, dropout.probability, dtype)

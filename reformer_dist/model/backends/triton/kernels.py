@@ -173,7 +173,7 @@ def forward(
         if met_itself is not None:
             itself = (key_row[None, :] == row[:, None]) & (key_segment >= 0)[None, :]
             num_met += tl.sum(itself.to(tl.int32), 1)
-    # The running mix of the rounds: exp(lse) are their weights.
+    # Combine with the rounds before: exp(lse) are their weights.
     real = row >= 0
     past = tl.load(lse + row, mask=real, other=float("-inf"))
     here = highest + tl.log(tl.where(total == 0.0, 1.0, total))  # highest is -inf where nothing was seen
@@ -200,7 +200,7 @@ def backward_queries(
     """Add a round's gradients of the queries to `dq`.
 
     `lse` are the log-sum-exps of all rounds together, inf where nothing was seen; `delta` the products of output and its
-    gradient: exp(score - lse) is a pair's weight in the mix, and weight * (dweight - delta) its score's gradient.
+    gradient: exp(score - lse) is a pair's combined weight, and weight * (dweight - delta) its score's gradient.
     """
     STATISTICS: tl.constexpr = lse.dtype.element_ty
     tile = first + tl.program_id(0) % tiles

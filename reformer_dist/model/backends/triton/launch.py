@@ -11,12 +11,13 @@ import importlib.util
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from reformer_dist.model.backends.plain.kernels import statistics_dtype
+from reformer_dist.model.backends.packing import statistics_dtype
+from reformer_dist.model.backends.rules import Comparison
 
 DTYPES = (torch.float32, torch.bfloat16)
 MAX_HEAD_DIM = 256
@@ -43,7 +44,7 @@ class Lists:
     """Chunks behind its own that a query looks into."""
     reach: tuple[int, int] | None
     """Smallest and largest distance back in the list; None for whole chunks, which wrap around."""
-    compare: Literal["earlier", "other", "up to", "any"]
+    compare: Comparison
     """Which rows a key may have, as in `Rule`."""
     query_panels: tuple[int, int] | None = None
     """First and last + 1 of a round's panels that hold queries; None for all of them."""
@@ -79,11 +80,6 @@ def is_available() -> bool:
         )
         return False
     return True
-
-
-def serves(x: Tensor, head_dim: int) -> bool:
-    """Whether the kernels take vectors of this device, dtype and width."""
-    return x.is_cuda and x.dtype in DTYPES and head_dim <= MAX_HEAD_DIM and is_available()
 
 
 def pick_block(wanted: int, head_dim: int, dtype: torch.dtype) -> int:

@@ -1,0 +1,67 @@
+"""From a checkpoint back to a model, and to the files of its optimizer's state."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.fs as pafs
+from safetensors.torch import load as load_tensors
+
+from reformer_dist.checkpoints.finding import is_checkpoint, latest
+from reformer_dist.checkpoints.format import OPTIMIZER, WEIGHTS, verify
+from reformer_dist.config import Config, TrainConfig
+from reformer_dist.data.preparing.corpus import read_stored_tokenizer
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.storage.stores import open_store
+
+
+def load_model(name: str, storage: str | None = None) -> ReformerLM:
+    """A trained model on the CPU, in evaluation mode; its `config` and `tokenizer` are those that it was trained with.
+
+    Args:
+        name: of a run, whose newest checkpoint is meant, or the path or URL of a checkpoint (a folder step_NUMBER).
+        storage: folder or URL of the runs, by default that of `train.storage`.
+
+    Raises:
+        ConfigError: there is no such checkpoint, or it is damaged.
+    """
+    is_path = "/" in name or is_checkpoint(name)
+    path = name if is_path else latest(storage or TrainConfig().storage, name)
+    model, _, tokenizer = read_model(path)
+    model.tokenizer = tokenizer
+    return model
+
+
+def read_model(path: str) -> tuple[ReformerLM, Config, Tokenizer]:
+    """Verify a checkpoint and build its model on the CPU, in evaluation mode, with its configuration and tokenizer.
+
+    Raises:
+        ConfigError: the checkpoint is damaged, or there is none.
+    """
+    state = verify(path)
+    model = ReformerLM(state.config.model)
+    if state.config.train.dtype == "float64":
+        model.double()
+    load_weights(path, model)
+    return model.eval(), state.config, read_stored_tokenizer(open_store(path))
+
+
+def load_weights(path: str, model: ReformerLM) -> None:
+    """Copy a checkpoint's weights into a model of the same shape."""
+    store = open_store(path)
+    with store.filesystem.open_input_stream(store.child(WEIGHTS)) as stream:
+        model.load_state_dict(load_tensors(stream.read()))
+
+
+@contextmanager
+def optimizer_files(path: str) -> Iterator[Path]:
+    """A local folder with each worker's part of the optimizer's state, fetched if the checkpoint lies elsewhere."""
+    store = open_store(path)
+    if store.is_local:
+        yield Path(store.child(OPTIMIZER))
+        return
+    with tempfile.TemporaryDirectory(prefix="checkpoint-") as temporary:
+        pafs.copy_files(store.child(OPTIMIZER), temporary, source_filesystem=store.filesystem)
+        yield Path(temporary)

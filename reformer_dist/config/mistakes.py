@@ -1,0 +1,110 @@
+"""What is wrong with a configuration, in readable lines, and which parts of it are right all the same.
+
+In: what pydantic says of the values. Out: `WrongValues`.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from reformer_dist.config.configuration import Config
+from reformer_dist.errors import ConfigError
+
+
+class WrongValues(ConfigError):
+    """A configuration that can be read, with values that are wrong.
+
+    Attributes:
+        config: the configuration with defaults in place of what is wrong.
+        right: names of its sections and, dotted, of its fields that are as they were given, and right for themselves.
+            Those with a password are not among them.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.config, self.right = Config(), frozenset[str]()
+
+
+def wrong_values(error: ValidationError, tree: Mapping[str, Any]) -> WrongValues:
+    """A line for each mistake: of pydantic's errors, then between those sections that are right.
+
+    Pydantic compares no sections while one of them is wrong.
+
+    Args:
+        error: what pydantic raised.
+        tree: the values by section, of which it was raised.
+    """
+    errors = error.errors(include_url=False)
+    wrong = {".".join(map(str, mistake["loc"][:2])) for mistake in errors if mistake["loc"]}
+    config, right = _right_parts(tree, wrong)
+    problems = [line for mistake in _by_field(errors) for line in _explain(mistake)]
+    if wrong:
+        problems += config.problems_between(right)
+    hidden = {field for field, _ in config.passwords(Config.model_fields)}  # no later line may show them
+    found = WrongValues(*problems)
+    found.config, found.right = config, right - hidden - {field.partition(".")[0] for field in hidden}
+    return found
+
+
+def _right_parts(tree: Mapping[str, Any], wrong: set[str]) -> tuple[Config, frozenset[str]]:
+    """See `WrongValues`; `wrong` has names of sections and, dotted, of fields."""
+    sections: dict[str, Any] = {}
+    right: set[str] = set()
+    for name, info in Config.model_fields.items():
+        if name in wrong:
+            continue
+        kind, given = type(info.default), tree.get(name, {})
+        mistakes = {full.partition(".")[2] for full in wrong if full.startswith(f"{name}.")}
+        if mistakes:
+            given = {field: value for field, value in given.items() if field not in mistakes}
+        try:
+            sections[name] = kind.model_validate(given)
+        except ValidationError:  # what is right does not go with the defaults of what is wrong
+            continue
+        right.update(f"{name}.{field}" for field in kind.model_fields if field not in mistakes)
+        if not mistakes:
+            right.add(name)
+    return Config.model_construct(None, **sections), frozenset(right)
+
+
+def field_names() -> list[str]:
+    """Dotted names of all fields."""
+    return [
+        f"{section}.{field}"
+        for section, info in Config.model_fields.items()
+        for field in info.default.__class__.model_fields
+    ]
+
+
+def unknown_field(name: str) -> str:
+    """A line about a name that is no field's, with the nearest that is."""
+    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
+    return f"unknown field {name}; {hint}"
+
+
+def _by_field(errors: Sequence[ErrorDetails]) -> Iterable[ErrorDetails]:
+    """The first error of each field, which may have one for each type that it could be and for each of its values."""
+    first: dict[tuple[int | str, ...], ErrorDetails] = {}
+    for mistake in errors:
+        first.setdefault(mistake["loc"][:2], mistake)
+    return first.values()
+
+
+def _explain(mistake: ErrorDetails) -> Sequence[str]:
+    """A line for one of pydantic's errors; as many as a section's own comparison of its fields found."""
+    names = [str(part) for part in mistake["loc"]]
+    name = ".".join(names[:2])
+    if mistake["type"] == "extra_forbidden":
+        return [unknown_field(name)]
+    if mistake["type"] == "value_error":
+        found = mistake["ctx"]["error"]
+        return found.problems if isinstance(found, ConfigError) else [str(found)]
+    reason = mistake["msg"].removeprefix("Input ")
+    section = Config.model_fields[names[0]].default
+    default = getattr(section, names[1], None) if len(names) > 1 else None
+    example = f"; {default!r} works" if default is not None else ""
+    return [f"{name} = {mistake['input']!r} {reason}{example}"]

@@ -1,0 +1,79 @@
+"""The one place that chooses which code computes attention, and can say why.
+
+In: a description of the work: device, dtype, head width, mode, dropout, and what `model.attention_kernel` asks for. Out: the
+first backend of `BACKENDS` that serves it, or the choice in words.
+
+A new backend is a file with a `Backend` in it and a line in `BACKENDS`.
+"""
+
+import torch
+from torch import Tensor
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.backends.backend import Backend, KernelName, Work
+from reformer_dist.model.backends.description import OrderedBlocks
+from reformer_dist.model.backends.fused import Fused
+from reformer_dist.model.backends.native.backend import Native
+from reformer_dist.model.backends.plain.backend import Plain
+from reformer_dist.model.backends.triton.backend import Triton
+
+BACKENDS: dict[str, Backend] = {
+    "compiled": Native(),
+    "triton": Triton(),
+    "fused torch code": Fused(),
+    "plain": Plain(),
+}
+"""By name, the fastest first. The last one serves everything."""
+
+
+def choose(work: Work) -> Backend:
+    """The backend for the work."""
+    return _choice(work)[1]
+
+
+def choose_for(x: Tensor, blocks: OrderedBlocks, kernel: KernelName) -> Backend:
+    """The backend for attention in these blocks of vectors like `x` [..., D]."""
+    return choose(Work(x.device, x.dtype, x.shape[-1], blocks.rule.once, blocks.dropout is not None, kernel))
+
+
+def explain(work: Work) -> str:
+    """The choice and its reason: "compiled: float32 on a CPU with AVX512"."""
+    name, backend, reasons = _choice(work)
+    return f"{name}: {'; '.join(reasons) or backend.strength(work)}"
+
+
+def explain_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
+    """What computes the attention of a model in training, in one line.
+
+    Args:
+        config: the model's.
+        device: where it is trained.
+        dtype: of queries, keys and values: under autocast its dtype.
+
+    """
+    layers: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(config.layers):
+        dropout = config.attention_dropout
+        if kind == "local" and config.local_attention_dropout is not None:
+            dropout = config.local_attention_dropout
+        once = kind == "lsh" and config.lsh_mode == "paper"
+        if kind == "full":
+            words = "torch's scaled_dot_product_attention"
+        else:
+            words = explain(Work(device, dtype, config.head_width, once, dropout > 0, config.attention_kernel))
+        layers.setdefault(words, []).append(kind)
+    return " | ".join(f"attention of {' and '.join(kinds)} layers: {words}" for words, kinds in layers.items())
+
+
+def _choice(work: Work) -> tuple[str, Backend, list[str]]:
+    """Name and backend, and why it is not a faster one that runs on this device."""
+    if work.kernel == "plain":
+        return "plain", BACKENDS["plain"], ["model.attention_kernel = plain"]
+    reasons: list[str] = []
+    for name, backend in BACKENDS.items():
+        refusal = backend.refusal(work)
+        if refusal is None:
+            return name, backend, reasons
+        if backend.device_type == work.device.type:
+            reasons.append(refusal)
+    raise AssertionError("the plain backend refuses nothing")

@@ -1,0 +1,68 @@
+"""What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
+
+from reformer_dist.config import Config
+from reformer_dist.data.feeding.sequences import source_plans
+from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.preparation import plan_preparation
+from reformer_dist.data.preparing.vocabulary import planned_vocab_size
+from reformer_dist.data.reading.sources import list_files
+from reformer_dist.errors import ConfigError
+from reformer_dist.planning import places
+from reformer_dist.planning.known import Known
+
+
+def tokenizer(config: Config, known: Known) -> None:
+    """Whether the tokenizer can be read; of a prepared corpus, whether there is one (its files are verified later)."""
+    if config.data.prepared is not None:
+        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer.vocab_size
+    else:
+        known.vocab_size = planned_vocab_size(config.data)
+
+
+def vocabulary(config: Config, known: Known) -> None:
+    """Whether the model has all tokens of the vocabulary, as far as that is known."""
+    if known.vocab_size is not None and config.model.vocab_size < known.vocab_size:
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
+            f" {known.vocab_size} works"
+        )
+
+
+def sources(config: Config, known: Known) -> None:
+    """Whether every source is there, with files that the tokenizer takes."""
+    if config.data.prepared is not None and tokenizer in known.failed:
+        return
+    if known.failed & {tokenizer, places.storage}:  # planning would stop at what they have told
+        _check_each(config.data.sources)
+        return
+    try:
+        known.preparation = plan_preparation(config.data, config.train.storage)
+    except ConfigError:
+        _check_each(config.data.sources)
+        raise
+
+
+def _check_each(names: tuple[str, ...]) -> None:
+    """Whether there are files at each source, looked at alone."""
+    problems: list[str] = []
+    for name in names:
+        try:
+            list_files([name])
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(*problems)
+
+
+def sequences(config: Config, known: Known) -> None:
+    """Whether the corpus has sequences of every source, and enough of them for a step."""
+    assert known.corpus is not None
+    plans = source_plans(known.corpus, "train", config.data)
+    if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
+        raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
+    num_sequences = sum(plan.num_sequences for plan in plans)
+    if config.train.batch_size > num_sequences:
+        raise ConfigError(
+            f"train.batch_size = {config.train.batch_size} is more than the {num_sequences} sequences that data.sources"
+            f" have for training; {num_sequences} works, or a smaller data.sequence_length, or more text"
+        )

@@ -1,0 +1,61 @@
+"""Whether there is room for the workers: on this machine, or on a cluster that runs."""
+
+import os
+
+import torch
+
+from reformer_dist.config import Config
+from reformer_dist.errors import ConfigError
+from reformer_dist.planning.known import Known
+
+WORKERS_PER_CORE = 4
+"""Workers that may share a core; those of an elastic training have one each, so that Ray can count them."""
+
+
+def machine(config: Config, known: Known) -> None:
+    """Whether this machine can hold the workers, if the job is to start a Ray here."""
+    if known.joins:
+        return
+    if config.train.use_gpu:
+        _raise(_gpu_problem(config, torch.cuda.device_count(), "this machine"))
+    else:
+        cores = os.cpu_count() or 1
+        _raise(_core_problem(config, cores, "this machine's", "cores", ", or join a cluster with RAY_ADDRESS"))
+
+
+def cluster(config: Config, known: Known) -> None:
+    """Whether the Ray that runs has CPUs and GPUs for the workers."""
+    cpus, gpus = (int(known.resources.get(name, 0)) for name in ("CPU", "GPU"))
+    _raise(
+        _gpu_problem(config, gpus, "the cluster") if config.train.use_gpu else None,
+        _core_problem(config, cpus, "the cluster's", "CPUs", ""),
+    )
+
+
+def _raise(*problems: str | None) -> None:
+    if found := [problem for problem in problems if problem is not None]:
+        raise ConfigError(*found)
+
+
+def _core_problem(config: Config, cores: int, whose: str, unit: str, otherwise: str) -> str | None:
+    elastic = not isinstance(config.train.workers, int)
+    each = 1 if elastic else WORKERS_PER_CORE
+    if config.train.min_workers <= each * cores:
+        return None
+    works = f"{each * cores},{config.train.max_workers}" if elastic else each * cores
+    return f"{_workers(config)} is more than {each} for each of {whose} {cores} {unit}; {works} works{otherwise}"
+
+
+def _gpu_problem(config: Config, gpus: int, place: str) -> str | None:
+    if gpus == 0:
+        return f"train.use_gpu = true, but {place} has no GPU; false works"
+    if config.train.min_workers <= gpus:
+        return None
+    works = gpus if isinstance(config.train.workers, int) else f"{gpus},{config.train.max_workers}"
+    return f"{_workers(config)} need a GPU each, and {place} has {gpus}; {works} works"
+
+
+def _workers(config: Config) -> str:
+    """The field as it was given; of an elastic training the least number is what must be there."""
+    workers = config.train.workers
+    return f"train.workers = {workers if isinstance(workers, int) else ','.join(map(str, workers))}"

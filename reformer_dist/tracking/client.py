@@ -1,0 +1,142 @@
+"""MLflow: the only file that imports it.
+
+In: a tracking URI. Out: MLflow's client of the store, one that waits for a server that is away, and what it finds there.
+MLflow is imported when the first client is made, which takes seconds.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from reformer_dist.config import Config
+from reformer_dist.errors import ConfigError
+from reformer_dist.storage.patience import Patient
+from reformer_dist.storage.stores import one_line, open_store
+from reformer_dist.tracking.place import check_reachable
+
+# Read by MLflow when it sends or fetches.
+_SETTINGS = {
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # waiting is ours; with its seven a call is silent for four minutes
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+MAX_BATCH = 1000
+"""Metrics that MLflow takes in one call; parameters are a tenth."""
+
+AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+"""MLflow's codes of errors that pass; no connection at all is its first."""
+
+
+def connect(uri: str) -> Any:
+    """MLflow's client of a store, which says nothing on the terminal."""
+    from mlflow import MlflowClient
+
+    for library in ("mlflow", "alembic"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    return MlflowClient(uri)
+
+
+def patient(client: Any, uri: str, tell: Callable[[str], object]) -> Patient:
+    """A client of the store at `uri` that waits while the store is away; `tell` takes a line then, and when it is back."""
+    from mlflow.exceptions import MlflowException
+
+    return Patient(client, (MlflowException, OSError), _is_away, f"MLflow at {uri}", tell)
+
+
+def _is_away(error: Any) -> bool:
+    """Whether the store cannot be reached or is busy, and does not refuse."""
+    if isinstance(error, OSError):  # of a server of artifacts; those of this machine's disk have a number
+        response = getattr(error, "response", None)
+        return error.errno is None and (response is None or response.status_code >= 500)
+    return error.error_code in AWAY
+
+
+def point(name: str, value: float, milliseconds: int, step: int) -> Any:
+    """A value of a metric, as `log_batch` takes it."""
+    from mlflow.entities import Metric
+
+    return Metric(name, value, milliseconds, step)
+
+
+def log_parameters(client: Any, run_id: str, values: Mapping[str, object]) -> None:
+    """Give a run parameters, as many at a time as MLflow takes."""
+    from mlflow.entities import Param
+
+    parameters = [Param(name, str(value)) for name, value in values.items()]
+    for first in range(0, len(parameters), MAX_BATCH // 10):
+        client.log_batch(run_id, params=parameters[first : first + MAX_BATCH // 10])
+
+
+def find_run(client: Any, run_id: str) -> Any | None:
+    """A run as MLflow has it, None if it no longer has it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+
+
+def find_experiment(client: Any, uri: str, config: Config) -> str:
+    """The id of the configuration's experiment, which is made if it is not there.
+
+    Raises:
+        ConfigError: the store at `uri` refuses.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _experiment_id(client, config)
+    except MlflowException as error:
+        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
+
+
+def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
+    """All (step, value) of a metric of any run, as they were logged; a step that was logged twice is there twice."""
+    return sorted((point.step, point.value) for point in connect(uri).get_metric_history(run_id, name))
+
+
+def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[Any]]:
+    """MLflow's client of a store, and the runs of an experiment as MLflow has them, oldest first.
+
+    Raises:
+        ConfigError: no such experiment, or a filter that MLflow does not understand.
+    """
+    check_reachable(uri)
+    from mlflow.exceptions import MlflowException
+
+    client = connect(uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        raise ConfigError(f"experiment {experiment}: there is none at {uri}")
+    try:
+        runs = client.search_runs([found.experiment_id], filter_text, order_by=["attributes.start_time"])
+    except MlflowException as error:
+        raise ConfigError(f"filter {filter_text}: {one_line(error)}") from None
+    return client, list(runs)
+
+
+def _experiment_id(client: Any, config: Config) -> str:
+    """The experiment's id, made if it is not there; with the default SQLite file, artifacts lie beside it."""
+    from mlflow.exceptions import MlflowException
+
+    name = config.tracking.experiment
+    if found := client.get_experiment_by_name(name):
+        return str(found.experiment_id)
+    artifacts = None
+    if config.tracking.uri is None:
+        artifacts = Path(open_store(config.train.storage).child("mlflow_artifacts")).as_uri()
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another process may have made it in between
+        if found is None:
+            raise
+        return str(found.experiment_id)

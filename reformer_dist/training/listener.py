@@ -1,0 +1,105 @@
+"""What the driver does while workers train: it shows and logs what they send, and tells them when to stop.
+
+In: messages from rank 0, through a queue (`ray.train.report` would hold up every worker at each call). Out: lines on the
+terminal, metrics in MLflow, what a watcher hears, and a training's failure or end as an exception.
+"""
+
+from collections.abc import Callable, Iterator
+from signal import Signals
+from typing import Protocol
+
+import ray
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from reformer_dist import checkpoints as checkpoint
+from reformer_dist.errors import JobFailed, JobStopped
+from reformer_dist.tracking import runs as tracking
+from reformer_dist.training import failures
+from reformer_dist.training.progress import Terminal
+from reformer_dist.training.ray_trainer import POLL_SECONDS, Fit, Reserved
+from reformer_dist.training.signals import stop_signals
+from reformer_dist.training.watch import Wish
+from reformer_dist.training.worker import Message, Work
+
+
+class Watcher(Protocol):
+    """Someone who follows a training and may end it early, such as a sweep."""
+
+    def started(self, run_id: str) -> None:
+        """Take the MLflow run."""
+
+    def reserved(self, placement_group: str) -> None:
+        """Take the id of the placement group that holds the workers' resources."""
+
+    def reported(self, step: int, metrics: dict[str, float]) -> None:
+        """Take metrics after so many steps."""
+
+    def told(self, line: str) -> None:
+        """Take a line about the training's surroundings, such as a server that is away."""
+
+    def wants_end(self) -> bool:
+        """Whether training is to end at the next logged step, with a checkpoint."""
+
+
+def train_and_listen(job: Work, run: tracking.Run, terminal: Terminal, watcher: Watcher | None) -> None:
+    """Run the workers to their end, showing and logging what they send.
+
+    Raises:
+        JobFailed: they failed, or their numbers were not finite.
+        JobStopped: a signal ended the training before its last step.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    wishes = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    fit = Fit(job, messages, wishes)
+    diverged: FloatingPointError | None = None
+    with stop_signals() as signals:
+        wants_end = (lambda: bool(signals)) if watcher is None else lambda: bool(signals) or watcher.wants_end()
+        for message in _received(messages, fit, wants_end, wishes):
+            match message:
+                case Reserved() if watcher is not None:
+                    watcher.reserved(message.placement_group)
+                case str():
+                    terminal.line(message)
+                case int():
+                    terminal.restart(message)
+                    if (last := run.last_step("train/loss")) > message:
+                        terminal.line(f"steps {message + 1} to {last} are computed again")
+                case FloatingPointError():
+                    diverged = message  # the workers are ending; Ray must not be shut down under the thread that waits
+                case (step, metrics):
+                    terminal.metrics(step, metrics)
+                    run.log(step, metrics)
+                    if watcher is not None:
+                        watcher.reported(step, metrics)
+    if diverged is not None:
+        raise JobFailed(f"{diverged}; {_what_is_left(job)}")
+    if fit.error is not None:
+        raise JobFailed(f"{failures.explain(fit.error, job.folder)}; {_what_is_left(job)}")
+    if signals and _steps_done(job) < job.config.train.steps:
+        raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
+
+
+def _received(messages: Queue, fit: Fit, wants_end: Callable[[], bool], wishes: Queue) -> Iterator[Message | Reserved]:
+    """What the workers put into the queue, until the trainer has ended and everything is out."""
+    fit.start()
+    ended = told = False
+    while not ended:
+        fit.join(POLL_SECONDS)
+        ended = not fit.is_alive()
+        yield from messages.get_nowait_batch(messages.qsize())
+        if not told and wants_end():
+            told = True
+            wishes.put(Wish.STOP)
+            yield "stopping after a checkpoint"
+
+
+def _steps_done(job: Work) -> int:
+    path = checkpoint.newest(job.folder)
+    return checkpoint.read_state(path).step if path else 0
+
+
+def _what_is_left(job: Work) -> str:
+    path = checkpoint.newest(job.folder)
+    return f"the same command goes on from {path}" if path else "there is no checkpoint yet"
