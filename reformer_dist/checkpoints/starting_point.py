@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from reformer_dist.checkpoints import checkpoint
-from reformer_dist.config import Config, ModelConfig
+from reformer_dist.config import Config, Section
 from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
 from reformer_dist.data.preparing.manifest import TOKENIZER
 from reformer_dist.errors import ConfigError
@@ -77,7 +77,7 @@ def decide(config: Config, corpus: Corpus) -> Place:
 
 
 def _check_model(config: Config, path: str, state: checkpoint.State) -> None:
-    if changed := _changes(config.model, state.config.model):
+    if changed := _changes("model", config.model, state.config.model):
         raise ConfigError(f"{path} is of another model ({changed}); {ANEW}")
 
 
@@ -85,6 +85,8 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -
     _check_model(config, path, state)
     if corpus.hash != state.corpus_hash and config.train.resume == "auto":
         raise ConfigError(f"{path} was trained on another corpus than data.sources now names; {ANEW}")
+    if config.train.resume == "auto" and (changed := _changes("objective", config.objective, state.config.objective)):
+        raise ConfigError(f"{path} was trained with another objective ({changed}); {ANEW}")
     if corpus.tokenizer.name != state.tokenizer:
         raise ConfigError(f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}")
     if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
@@ -93,10 +95,10 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -
         )
 
 
-def _changes(now: ModelConfig, then: ModelConfig) -> str:
+def _changes(section: str, now: Section, then: Section) -> str:
     """The fields that differ, such as "model.num_hashes = 4, was 2"."""
     return ", ".join(
-        f"model.{name} = {getattr(now, name)}, was {getattr(then, name)}"
+        f"{section}.{name} = {getattr(now, name)}, was {getattr(then, name)}"
         for name in type(now).model_fields
         if name not in SPEED_ONLY and getattr(now, name) != getattr(then, name)
     )

@@ -10,6 +10,7 @@ from reformer_dist.config.evaluation import EvaluationConfig
 from reformer_dist.config.generation import GenerationConfig
 from reformer_dist.config.loading import field_names, flatten, load_config, parse_command_line
 from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.objective import ObjectiveConfig
 from reformer_dist.config.optimizer import OptimizerConfig
 from reformer_dist.config.parallel import ParallelConfig
 from reformer_dist.config.section import Section
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluationConfig",
     "GenerationConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "ParallelConfig",
     "Section",

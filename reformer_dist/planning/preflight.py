@@ -6,10 +6,11 @@ import pyarrow.fs as pafs
 import torch
 
 from reformer_dist.config import Config
-from reformer_dist.data.feeding.sequences import source_plans
+from reformer_dist.data.feeding.sequences import check_fields, source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.errors import ConfigError
+from reformer_dist.objectives.choice import check_objective, make_objective, needed_vocab_size
 from reformer_dist.storage.stores import one_line, open_store
 
 WORKERS_PER_CORE = 4
@@ -20,8 +21,10 @@ def check_config(config: Config) -> None:
     """What the configuration alone shows, and this machine's storage.
 
     Raises:
-        ConfigError: a vocabulary that is too small for the tokenizer, or a storage that cannot be written.
+        ConfigError: an objective that does not go with the model, a vocabulary that is too small for the tokenizer, or a
+            storage that cannot be written.
     """
+    check_objective(config)
     if config.data.prepared is None:
         _check_vocabulary(config, planned_vocab_size(config.data))
     _check_writable(config.train.storage)
@@ -31,8 +34,10 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
     """Whether a prepared corpus is one that this configuration can train on.
 
     Raises:
-        ConfigError: a vocabulary that is too large for the model, or less text than a step takes.
+        ConfigError: a vocabulary that is too large for the model, a field that the corpus lacks, or less text than a step
+            takes.
     """
+    check_fields(make_objective(config.objective), corpus)
     _check_vocabulary(config, corpus.tokenizer.vocab_size)
     plans = source_plans(corpus, "train", config.data)
     if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
@@ -45,11 +50,13 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
         )
 
 
-def _check_vocabulary(config: Config, needed: int) -> None:
+def _check_vocabulary(config: Config, tokenizer_size: int) -> None:
+    needed = needed_vocab_size(config, tokenizer_size)
     if config.model.vocab_size < needed:
+        objective = f" with objective.name = {config.objective.name}" if needed > tokenizer_size else ""
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
-            f" {needed} works"
+            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs"
+            f"{objective}; {needed} works"
         )
 
 

@@ -32,11 +32,13 @@ from reformer_dist.checkpoints.starting_point import check, decide
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.errors import JobFailed, JobStopped
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.planning import preflight as checks
 from reformer_dist.ray_session import ray_session
 from reformer_dist.tracking import runs as tracking
 from reformer_dist.tracking.place import check_reachable, tracking_uri
 from reformer_dist.training import failures
+from reformer_dist.training.meter import in_split
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
 from reformer_dist.training.signals import stop_signals
@@ -128,6 +130,8 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
                 place.start
             ):  # a killed driver may not have sent the last ones
                 run.log(step, metrics)
+        if run.last_step("baseline/loss") < 0:
+            run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
         with run:
             if place.step < config.train.steps:
                 with Terminal(config) as terminal:

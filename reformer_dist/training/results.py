@@ -6,6 +6,7 @@ from reformer_dist.checkpoints import checkpoint
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.generation.sampling import generate
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.tracking import runs as tracking
 
 
@@ -14,13 +15,13 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
     from reformer_dist.reports.hash_health import PREFIX, health_picture
     from reformer_dist.reports.learning_curve import learning_curve
 
-    unit = corpus.tokenizer.unit
+    objective = make_objective(config.objective)
     curve = learning_curve(
         run.history("train/bits_per_token"),
         run.history("validation/bits_per_token"),
-        corpus.unigram_bits("validation"),
+        (objective.baseline_name, objective.baseline(corpus, "validation")["bits_per_token"]),
         config.train.batch_size * config.data.sequence_length,
-        unit,
+        objective.unit(corpus.tokenizer.unit),
     )
     run.log_figure("learning_curve.png", curve)
     if layers := [name for name in run.last_metrics() if name.startswith(PREFIX)]:

@@ -1,7 +1,8 @@
-"""What is asked of a training from outside, a checkpoint or its end, and numbers that are not finite, which end it.
+"""What ends a training early: somebody who asks for its end, or a step whose numbers are not finite.
 
-Every step is looked at, on the device, without waiting for it; workers compare notes only where the loop asks them to,
-at logged steps and before a checkpoint. So a checkpoint never holds weights that a step has spoilt.
+Each worker looks at the loss and the gradient norm of every step, on the device, without waiting for the device. The workers
+tell each other what they saw only where the loop calls `read`: at logged steps and before a checkpoint. So no checkpoint
+holds weights of a step that was not finite.
 """
 
 import math
@@ -13,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 NEVER = 2.0**53
+"""Step number that stands for "all steps were finite": greater than any, and exact in float64."""
 POLL_SECONDS = 0.5
 """Least time between two questions what is asked."""
 NOTICE_SECONDS = 2.0

@@ -16,6 +16,7 @@ from reformer_dist.data.feeding import loader
 from reformer_dist.data.feeding.sequences import SequenceReader
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
@@ -79,7 +80,7 @@ def work(
         tell(f"continuing from step {step} of {path}")
     tell(step)
     keeper = _Keeper(job, engine, path, tell)
-    here = (job.corpus, config, topology.data_group, topology.shard)
+    here = (job.corpus, config, engine.objective, topology.data_group, topology.shard)
     try:
         train(
             config,
@@ -113,7 +114,7 @@ def _begin(
     if path is not None:
         checkpoint.load_weights(path, model)
     traffic = parallelize(model, topology)
-    engine = Engine(model, config, device)
+    engine = Engine(model, make_objective(config.objective), config, device)
     if path is not None:
         with checkpoint.optimizer_files(path) as folder:
             engine.load_state(folder, step)
@@ -121,7 +122,7 @@ def _begin(
 
 
 class _Keeper:
-    """What is to outlive a worker: metrics, told and kept, and checkpoints."""
+    """Keeps what must not be lost with the worker: it sends metrics to the driver, and writes them into checkpoints."""
 
     def __init__(self, job: Work, engine: Engine, path: str | None, tell: Callable[[Message], object]) -> None:
         """Begin with the metrics of the checkpoint at `path`, if it is of this run."""

@@ -11,7 +11,7 @@ from reformer_dist.config import Config, field_names, flatten, load_config
 from reformer_dist.errors import ConfigError
 from reformer_dist.tracking.trials import Trial
 
-SECTIONS = ("data", "model", "parallel", "optimizer", "train")
+SECTIONS = ("data", "model", "objective", "parallel", "optimizer", "train")
 """Sections whose fields can be swept."""
 
 

@@ -187,7 +187,7 @@ def test_remote_storage_needs_a_server() -> None:
 
 
 def test_learning_curve_shows_every_point_and_the_baseline(storage: Path) -> None:
-    figure = learning_curve([(1, 8.0), (2, 6.0), (3, 5.0)], [(3, 5.5)], 4.9, 1000, "byte")
+    figure = learning_curve([(1, 8.0), (2, 6.0), (3, 5.0)], [(3, 5.5)], ("a unigram model", 4.9), 1000, "byte")
     axes = figure.axes[0]
     curves = [line.get_xydata().tolist() for line in axes.lines]
     assert [[1.0, 8.0], [2.0, 6.0], [3.0, 5.0]] in curves

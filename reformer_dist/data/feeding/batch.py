@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from reformer_dist.data.feeding.sequences import IGNORED_LABEL
+from reformer_dist.data.feeding.examples import IGNORED_LABEL
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class Batch:
 
     Attributes:
         tokens_BT: int64, inputs; 0 in padding.
-        labels_BT: int64, the next token at each position, shifted before the sequence was sharded; -100 is not scored.
+        labels_BT: int64, what the model is to say at each position, of the whole document; -100 is not scored.
         positions_BT: int64, index for the position embeddings; 0 in padding.
         documents_BT: int64, index of the document inside its sequence (0, 1, 2, ...); -1 is padding.
         first_row: index of row 0 in the step's global batch.
