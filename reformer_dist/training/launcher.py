@@ -130,9 +130,9 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
                 place.start
             ):  # a killed driver may not have sent the last ones
                 run.log(step, metrics)
-        if run.last_step("baseline/loss") < 0:
-            run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
         with run:
+            if run.last_step("baseline/loss") < 0:
+                run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
             if place.step < config.train.steps:
                 with Terminal(config) as terminal:
                     _train(Work(config, corpus, place.folder, place.start, run.id), run, terminal, watcher)

@@ -176,4 +176,4 @@ def _divergence(job: Work, step: int) -> str:
 
 
 def _discard(*_: object) -> None:
-    """Rank 0 alone speaks."""
+    """Take a message and send nothing: only rank 0 sends messages."""
