@@ -61,12 +61,13 @@ class Engine:
         """One optimizer step over this worker's micro-batches.
 
         Returns:
-            float64 [2] on the device: this worker's loss sum (nats) and the number of labels over all workers. Nothing
-            here waits for the device; reading the result does.
+            float64 [3] on the device: this worker's loss sum (nats), and over all workers the labels and the tokens read.
+            Nothing here waits for the device; reading the result does.
         """
-        num_tokens = torch.tensor(sum(batch.num_tokens for batch in batches), dtype=torch.float64, device=self.device)
-        dist.all_reduce(num_tokens)
-        scale = dist.get_world_size() / num_tokens.clamp(min=1.0)
+        own = [sum(batch.num_tokens for batch in batches), sum(batch.num_read for batch in batches)]
+        counts = torch.tensor(own, dtype=torch.float64, device=self.device)
+        dist.all_reduce(counts)
+        scale = dist.get_world_size() / counts[0].clamp(min=1.0)
         loss_total = torch.zeros((), dtype=torch.float64, device=self.device)
         self._set_learning_rate(step)
         self.deepspeed.train()
@@ -78,7 +79,7 @@ class Engine:
             if self.config.parallel.zero_stage == 0 and self.deepspeed.is_gradient_accumulation_boundary():
                 self._clip_unpartitioned()
             self.deepspeed.step()
-        return torch.stack([loss_total, num_tokens])
+        return torch.cat([loss_total[None], counts])
 
     def evaluate(self, batches: Iterable[Batch]) -> list[float]:
         """The objective's scores of `batches`, summed over all workers, without dropout."""

@@ -25,14 +25,14 @@ class Meter:
 
     def __init__(self, device: torch.device, traffic: Traffic) -> None:
         self._traffic = traffic
-        self._num_tokens = torch.zeros((), dtype=torch.float64, device=device)
+        self._num_read = torch.zeros((), dtype=torch.float64, device=device)
         self._num_steps = 0
         self._starved = 0.0
         self._since = self._now()
 
     def count(self, result: torch.Tensor) -> None:
         """Take in what `Engine.train_step` returned."""
-        self._num_tokens += result[1]
+        self._num_read += result[2]
         self._num_steps += 1
 
     def read(self, result: torch.Tensor, engine: Engine) -> dict[str, float]:
@@ -40,17 +40,17 @@ class Meter:
         _, sent, waited = (now - since for now, since in zip(self._now(), self._since, strict=True))
         sums = torch.stack([result[0], *result.new_tensor([sent, waited, self._starved])])
         dist.all_reduce(sums)
-        values = torch.cat([sums, result[1:2], self._num_tokens[None]]).tolist()
-        loss_sum, sent, waited, starved, count, num_tokens = values
+        values = torch.cat([sums, result[1:2], self._num_read[None]]).tolist()
+        loss_sum, sent, waited, starved, count, num_read = values
         loss = loss_sum / max(1.0, count)
         seconds = time.perf_counter() - self._since[0]
         each = self._num_steps * dist.get_world_size()
-        self._num_tokens.zero_()
+        self._num_read.zero_()
         self._num_steps = 0
         self._starved = 0.0
         self._since = self._now()
         return in_split("train", engine.objective.loss_metrics(loss)) | {
-            "train/tokens_per_second": num_tokens / seconds,
+            "train/tokens_per_second": num_read / seconds,
             "train/grad_norm": float(engine.grad_norm()),
             "data/wait_share": starved / (seconds * dist.get_world_size()),
             "parallel/bytes_sent": sent / each,

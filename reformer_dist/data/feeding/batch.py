@@ -19,6 +19,7 @@ class Batch:
         first_row: index of row 0 in the step's global batch.
         first_position: index in the whole sequence of this shard's first position.
         num_tokens: labels that are scored; counted on the CPU when the batch is made.
+        num_read: tokens that are read, scored or not, without padding; counted as `num_tokens` is.
     """
 
     tokens_BT: torch.Tensor
@@ -28,10 +29,13 @@ class Batch:
     first_row: int = 0
     first_position: int = 0
     num_tokens: int = field(default=-1)
+    num_read: int = field(default=-1)
 
     def __post_init__(self) -> None:
         if self.num_tokens < 0:
             object.__setattr__(self, "num_tokens", int((self.labels_BT != IGNORED_LABEL).sum()))
+        if self.num_read < 0:
+            object.__setattr__(self, "num_read", int((self.documents_BT >= 0).sum()))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
