@@ -42,6 +42,16 @@ def check_objective(config: Config) -> None:
         )
 
 
-def needed_vocab_size(config: Config, tokenizer_size: int) -> int:
-    """Tokens that the model must know, where the tokenizer has so many."""
-    return tokenizer_size + make_objective(config.objective).num_extra_tokens
+def check_vocabulary(config: Config, tokenizer_size: int) -> None:
+    """Whether the model knows all tokens of the tokenizer and those that the objective adds.
+
+    Raises:
+        ConfigError: it knows fewer.
+    """
+    num_extra = make_objective(config.objective).num_extra_tokens
+    if config.model.vocab_size < tokenizer_size + num_extra:
+        objective = f" with objective.name = {config.objective.name}" if num_extra else ""
+        raise ConfigError(
+            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs"
+            f"{objective}; {tokenizer_size + num_extra} works"
+        )

@@ -10,7 +10,7 @@ from reformer_dist.data.feeding.sequences import check_fields, source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import check_objective, make_objective, needed_vocab_size
+from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective
 from reformer_dist.storage.stores import one_line, open_store
 
 WORKERS_PER_CORE = 4
@@ -26,7 +26,7 @@ def check_config(config: Config) -> None:
     """
     check_objective(config)
     if config.data.prepared is None:
-        _check_vocabulary(config, planned_vocab_size(config.data))
+        check_vocabulary(config, planned_vocab_size(config.data))
     _check_writable(config.train.storage)
 
 
@@ -38,7 +38,7 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
             takes.
     """
     check_fields(make_objective(config.objective), corpus)
-    _check_vocabulary(config, corpus.tokenizer.vocab_size)
+    check_vocabulary(config, corpus.tokenizer.vocab_size)
     plans = source_plans(corpus, "train", config.data)
     if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
         raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
@@ -47,16 +47,6 @@ def check_corpus(config: Config, corpus: Corpus) -> None:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} is more than the {num_sequences} sequences that data.sources"
             f" have for training; {num_sequences} works, or a smaller data.sequence_length, or more text"
-        )
-
-
-def _check_vocabulary(config: Config, tokenizer_size: int) -> None:
-    needed = needed_vocab_size(config, tokenizer_size)
-    if config.model.vocab_size < needed:
-        objective = f" with objective.name = {config.objective.name}" if needed > tokenizer_size else ""
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs"
-            f"{objective}; {needed} works"
         )
 
 

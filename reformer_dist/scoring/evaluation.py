@@ -20,7 +20,7 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.objectives.choice import check_objective, make_objective
+from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning import preflight as checks
 from reformer_dist.ray_session import ray_session
@@ -82,30 +82,31 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
     model, trained, tokenizer = checkpoint.load_model(path)
     config = _overlay(trained, config)
+    check_objective(config)
     checks.check_machine(config)
+    check_vocabulary(config, tokenizer.vocab_size)
+    objective = make_objective(config.objective)
     device = torch.device("cuda" if config.train.use_gpu else "cpu")
     dtype = torch.float64 if config.train.dtype == "float64" else None
     model = _with_settings(model, config).to(device, dtype)
-    check_objective(config)
-    objective = make_objective(config.objective)
     corpus = _corpus(config, tokenizer)
     check_fields(objective, corpus)
     available = split_plan(corpus, options.split, config.data).num_sequences
     if not available:
         raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
-    total = min(available, options.max_sequences or available)
+    num_sequences = min(available, options.max_sequences or available)
     sums, done = [0.0] * objective.num_scores, 0
     for batch in validation_batches(corpus, config, objective, 0, 0, 1, options.split, options.max_sequences):
         scores = _scores(objective, model, batch.to(device), config.train.dtype)
-        sums = [total + score for total, score in zip(sums, scores, strict=True)]
-        done = min(total, done + config.train.micro_batch_size)
-        progress(done, total)
+        sums = [x + y for x, y in zip(sums, scores, strict=True)]
+        done = min(num_sequences, done + config.train.micro_batch_size)
+        progress(done, num_sequences)
     return Evaluation(
         checkpoint=path,
         corpus=corpus.folder,
         split=options.split,
         unit=objective.unit(corpus.tokenizer.unit),
-        num_sequences=total,
+        num_sequences=num_sequences,
         all_sequences=available,
         num_tokens=round(sums[1]),
         metrics=objective.metrics(sums),
