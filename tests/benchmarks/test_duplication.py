@@ -2,6 +2,7 @@
 
 import csv
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +18,13 @@ from reformer_dist.benchmarks.learning import (
 )
 from reformer_dist.benchmarks.learning.duplication import evaluate, prepared, train
 from reformer_dist.benchmarks.learning.duplication_report import Point, Score, steps_to_learn, tables
-from reformer_dist.benchmarks.learning.duplication_task import SIZES, attention, documents, keys_seen
+from reformer_dist.benchmarks.learning.duplication_task import SIZES, Size, attention, documents, keys_seen
 from reformer_dist.data.feeding.loader import validation_batches
 from reformer_dist.model.attention.lsh import lsh_attention, unit_keys
 from reformer_dist.objectives.choice import make_objective
 from tests.corpora import grid_config, prepare_here
 
 TINY = replace(SIZES["small"], length=16, embed_dim=32, keys=8, warm_up=10, test_sequences=32)
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer documents, trainings and seeds, since each training starts workers."""
-    monkeypatch.setattr(duplication_task, "NUM_DOCUMENTS", 400)
-    monkeypatch.setattr(duplication_report, "TRAINED_WITH", (0, 2))
-    monkeypatch.setattr(duplication, "TRAINED_WITH", (0, 2))
-    monkeypatch.setattr(buckets, "SHARES", (2.0, 0.25))
 
 
 def test_examples_hold_a_random_word_twice_and_score_only_the_second(tmp_path: Path) -> None:
@@ -144,10 +136,13 @@ def test_the_tables_average_seeds_and_name_what_did_not_learn() -> None:
     assert lines[-1].split() == ["chunked", "20", "20", "20", "-"]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_run_prints_its_tables_and_writes_what_they_were_made_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of one seed and two of the four trainings in each mode, since each training starts workers."""
+    monkeypatch.setattr(duplication_task, "NUM_DOCUMENTS", 400)
+    monkeypatch.setattr(duplication_report, "TRAINED_WITH", (0, 2))
+    monkeypatch.setattr(duplication, "TRAINED_WITH", (0, 2))
     monkeypatch.setitem(SIZES, "small", replace(TINY, steps=2, evaluate_every=1, seeds=(0,), test_sequences=4))
     duplication.run("small", tmp_path / "new")
     output = capsys.readouterr().out
@@ -161,10 +156,20 @@ def test_a_run_prints_its_tables_and_writes_what_they_were_made_of(
     assert (tmp_path / "new/duplication-small.png").stat().st_size > 10_000
 
 
-@pytest.mark.usefixtures("quick")
 def test_the_buckets_suite_tries_each_count_in_both_modes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With trainings that learn at once: the real ones are those of the duplication suite."""
     monkeypatch.setitem(SIZES, "small", replace(TINY, steps=1, evaluate_every=1, seeds=(0,), test_sequences=4))
+    trained = []
+
+    def train(folder: Path, size: Size, *kind: object) -> tuple[str, list[tuple[int, float, float]]]:
+        trained.append(kind)
+        return "a checkpoint", [(size.steps, 0.1, 1.0)]
+
+    monkeypatch.setattr(buckets, "train", train)
+    monkeypatch.setattr(buckets, "prepared", lambda size: nullcontext(tmp_path))
     buckets.run("small", tmp_path)
     with (tmp_path / "buckets-small.csv").open(newline="") as file:
         tried = [(row["mode"], row["tokens_a_bucket"], row["num_buckets"]) for row in csv.DictReader(file)]
-    assert tried == [(mode, *counts) for mode in ("window", "chunked") for counts in [("16", "1"), ("2", "8")]]
+    one_mode = [("16", "1"), ("8", "2"), ("4", "4"), ("2", "8")]
+    assert tried == [(mode, *counts) for mode in ("window", "chunked") for counts in one_mode]
+    assert trained == [(mode, 1, 0, int(number)) for mode, _, number in tried]
