@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reformer_dist.config import Config, DataConfig, load_config
+from reformer_dist.config import Config, DataConfig, ObjectiveConfig, load_config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.parts import Part, write_part
 from reformer_dist.data.preparing.preparation import Preparation, plan_preparation
 from reformer_dist.data.preparing.vocabulary import trained_tokenizer
 from reformer_dist.data.preparing.writing import complete_folder, write_manifest, write_parts
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.storage.stores import open_store
+
+NEXT_TOKEN = make_objective(ObjectiveConfig())
 
 
 def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:

@@ -7,6 +7,7 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.data.reading.sources import list_files
 from reformer_dist.errors import ConfigError
+from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary
 from reformer_dist.planning import places
 from reformer_dist.planning.known import Known
 
@@ -21,11 +22,8 @@ def tokenizer(config: Config, known: Known) -> None:
 
 def vocabulary(config: Config, known: Known) -> None:
     """Whether the model has all tokens of the vocabulary, as far as that is known."""
-    if known.vocab_size is not None and config.model.vocab_size < known.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
-            f" {known.vocab_size} works"
-        )
+    if known.vocab_size is not None and config.objective.name in OBJECTIVES:
+        check_vocabulary(config, known.vocab_size)
 
 
 def sources(config: Config, known: Known) -> None:

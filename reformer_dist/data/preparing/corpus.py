@@ -96,17 +96,6 @@ class Corpus:
         """
         return self._tokens.read(start, stop)
 
-    def unigram_bits(self, split: SplitName) -> float:
-        """Bits a scored position (a token or a document's end) costs under add-one unigram frequencies of train."""
-        model = self._scored_counts("train") + 1.0
-        scored = self._scored_counts(split)
-        return float(-(scored * np.log2(model / model.sum())).sum() / scored.sum())
-
-    def _scored_counts(self, split: SplitName) -> NDArray[np.float64]:
-        counts = np.array(self.manifest.split(split).unigram_counts, np.float64)
-        counts[self.tokenizer.boundary] += self.manifest.split(split).documents
-        return counts
-
     @cached_property
     def _documents(self) -> Any:
         name = self.manifest.documents_file.name

@@ -92,17 +92,6 @@ def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, 
         Corpus.open(corpus.folder)
 
 
-def test_unigram_bits_count_bytes_and_document_ends(tmp_path: Path) -> None:
-    # All documents alike, so both splits have the same frequencies: 15 a, 5 b and one end in each document.
-    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 5 for i in range(400)}), tmp_path)
-    num_documents = corpus.manifest.train.documents
-    total = 21 * num_documents + 256  # one is added to each of 256 counts
-    costs = {n: -np.log2((n * num_documents + 1) / total) for n in (15, 5, 1)}
-    expected = sum(n * cost for n, cost in costs.items()) / 21
-    assert corpus.unigram_bits("train") == pytest.approx(expected, rel=1e-12)
-    assert corpus.unigram_bits("validation") == pytest.approx(expected, rel=1e-12)
-
-
 def test_reading_crosses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
     corpus = prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
