@@ -5,16 +5,21 @@ A mistake is a `ConfigError` whose text is one readable line.
 
 import argparse
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from reformer_dist.config.configuration import Config
+from reformer_dist.config.data import FieldConfig
+from reformer_dist.config.section import Section
 from reformer_dist.errors import ConfigError
+
+_ENTRIES: dict[str, type[Section]] = {"data.fields": FieldConfig}
+"""Fields that are dictionaries of sections, and which."""
 
 
 def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -52,18 +57,20 @@ def parse_command_line(description: str, arguments: Sequence[str] | None = None)
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; options win over it")
     source = CliSettingsSource[argparse.ArgumentParser](_Options, root_parser=parser, cli_parse_args=False)
     namespace = parser.parse_args(arguments)
-    given = source(parsed_args={k: v for k, v in vars(namespace).items() if k != "config" and v is not None})()
+    options = {name: value for name, value in vars(namespace).items() if name != "config" and value is not None}
     try:
-        return load_config(namespace.config, given)
+        return load_config(namespace.config, source(parsed_args=options)())
+    except SettingsError as error:
+        parser.error(f"{' '.join(str(error).split())}; a JSON object works")
     except ConfigError as error:
         parser.error(str(error))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested dictionary with dotted names; the values of `tune.space` count as one leaf."""
+    """The fields of a nested dictionary by dotted name; a field whose value is a dictionary (`tune.space`) is one, too."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name != "tune.space":
+        if isinstance(value, Mapping) and "." not in name:
             yield from flatten(value, f"{name}.")
         else:
             yield name, value
@@ -90,12 +97,12 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if message.startswith("unrecognized arguments: "):
             option = message.split(": ", 1)[1].split()[0]
-            message = _unknown(option.removeprefix("--").split("=")[0])
+            message = _unknown(option.removeprefix("--").split("=")[0], field_names())
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
+def _unknown(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
     return f"unknown field {name}; {hint}"
 
@@ -131,12 +138,17 @@ def _explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     names = [str(part) for part in first["loc"]]
     name = ".".join(names[:2])
+    entry = _ENTRIES.get(name) if len(names) > 2 else None
+    if entry is not None:
+        name = ".".join(names[:4])
     if first["type"] == "extra_forbidden":
-        return _unknown(name)
+        known = [] if entry is None else [".".join([*names[:3], field]) for field in entry.model_fields]
+        return _unknown(name, known or field_names())
     if not names or first["type"] == "value_error":
         return first["msg"].removeprefix("Value error, ")
     reason = first["msg"].removeprefix("Input ")
-    section = Config.model_fields[names[0]].default
-    default = getattr(section, names[1], None) if len(names) > 1 else None
+    parents = 1 if entry is None else 3
+    section = Config.model_fields[names[0]].default if entry is None else entry()
+    default = getattr(section, names[parents]) if len(names) > parents else entry and {}
     example = f"; {default!r} works" if default is not None else ""
     return f"{name} = {first['input']!r} {reason}{example}"
