@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_dist.config import DataConfig
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.feeding.packing import Int64s, SequencePlan, pack_together, plan_sequences
+from reformer_dist.data.feeding.sequences import split_plan
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
 
@@ -82,6 +85,29 @@ class FieldReader:
         tokens = self._corpus.read(start + max(first - 1, 0), start + first - 1 + length, field)
         boundary = self._corpus.tokenizer_of(field).boundary
         return tokens if first else np.append(np.array([boundary], tokens.dtype), tokens)
+
+
+def split_summary(corpus: Corpus, split: SplitName, data: DataConfig) -> list[str]:
+    """What a split holds, a line for each field, and how many documents are too long for `data.sequence_length`."""
+    length, num_left_out = data.sequence_length, 0
+    if corpus.fields == (TEXT,):
+        plans: dict[str, SequencePlan] = {split: split_plan(corpus, split, data)}
+    else:
+        reader = FieldReader(corpus, split, dict.fromkeys(corpus.fields, length))
+        plans = {f"{split} {field}": plan for field, plan in reader.plans.items()}
+        num_left_out = len(reader.left_out)
+    lines = []
+    for field, (title, plan) in zip(corpus.fields, plans.items(), strict=True):
+        counts = corpus.manifest.split(split, field)
+        lines.append(
+            f"{title}: {counts.documents:,} documents, {counts.tokens:,} tokens, {plan.num_sequences:,} sequences of"
+            f" {length:,} with {plan.padding_share:.2%} padding"
+        )
+    if num_left_out:
+        lines.append(
+            f"{split}: {num_left_out:,} documents are longer than data.sequence_length = {length} and in no sequence"
+        )
+    return lines
 
 
 def _plans(lengths: Int64s, sequence_lengths: tuple[int, ...]) -> tuple[tuple[SequencePlan, ...], Int64s]:

@@ -129,10 +129,10 @@ def write_part(table: pa.Table, data: DataConfig, tokenizers: Mapping[str, str],
 
 
 def read_part(store: Store, index: int) -> PartResult:
-    """What a finished part holds."""
+    """What a finished part holds. Raises KeyError for a note that is none of ours."""
     with store.filesystem.open_input_file(store.child(_result_name(index))) as file:
         table = pq.read_table(file)
-    about = json.loads(table.schema.metadata[RESULT])
+    about = json.loads((table.schema.metadata or {})[RESULT])
     files = {name: TokenFile(**entry) for name, entry in about["files"].items()}
     return PartResult(**{**about, "files": files, "documents": table.replace_schema_metadata()})
 

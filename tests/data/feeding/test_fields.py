@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reformer_dist.data.feeding.fields import PADDING, FieldReader
+from reformer_dist.config import DataConfig
+from reformer_dist.data.feeding.fields import PADDING, FieldReader, split_summary
 from reformer_dist.data.feeding.order import DocumentOrder, sample_ids
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.errors import ConfigError
@@ -69,6 +70,9 @@ def test_documents_that_are_too_long_are_counted(corpus: Corpus) -> None:
     reader = FieldReader(corpus, "train", {"source": 40, "target": 60})
     too_long = (corpus.document_lengths("train", "target") + 1 > 60).sum()
     assert 0 < too_long == len(reader.left_out)
+    lines = split_summary(corpus, "train", DataConfig(sequence_length=60))
+    assert [line.split(":")[0] for line in lines] == ["train source", "train target", "train"]
+    assert lines[2] == f"train: {too_long} documents are longer than data.sequence_length = 60 and in no sequence"
 
 
 def test_aligned_fields_are_cut_and_packed_by_one_plan(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 
@@ -186,6 +188,7 @@ def test_an_interrupted_attempt_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     def write(part: Part) -> dict[str, object]:
         return write_here(part, preparation.data, definition, str(aside))
 
+    pq.write_table(pa.table({"name": ["a"]}), aside / "part-00000.parquet")  # of another release
     first, second, third = preparation.parts[:3]
     assert [write(part)["was_there"] for part in (first, second, third, first)] == [False, False, False, True]
     (aside / "tokens-00001.parquet").write_bytes(b"half")
