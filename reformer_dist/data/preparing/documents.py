@@ -1,7 +1,6 @@
 """From a slice's records to a part's tokens: encoding, leaving out what is bad, and noting which document has what."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from reformer_dist.config.data import DataConfig
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.token_rows import TokenRows
+from reformer_dist.data.preparing.waiting import WaitingDocuments
 from reformer_dist.data.reading.choice import READERS, read_records
 from reformer_dist.data.reading.columns import Wanted, wanted_of
 from reformer_dist.data.reading.files import StoreError
@@ -46,46 +46,6 @@ def splits_of(keys: Iterable[str], data: DataConfig) -> NDArray[np.int8]:
     held_out = np.where(shares < data.validation_fraction, SPLITS.index("validation"), SPLITS.index("test"))
     is_train = shares >= data.validation_fraction + data.test_fraction
     return np.where(is_train, SPLITS.index("train"), held_out).astype(np.int8)
-
-
-@dataclass(slots=True)
-class _Batch:
-    """Whole documents that are not yet encoded: lists of equal length.
-
-    Attributes:
-        columns: for each field what they hold.
-        names: their names.
-        keys: what decides their splits.
-        pieces: where they are from.
-        num_bytes: of what they hold.
-    """
-
-    columns: list[list[Any]]
-    names: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)
-    pieces: list[FileSlice] = field(default_factory=list)
-    num_bytes: int = 0
-
-    def add(self, name: str, contents: Sequence[Any], key: str, piece: FileSlice) -> None:
-        for column, content in zip(self.columns, contents, strict=True):
-            column.append(content)
-            self.num_bytes += len(content) if isinstance(content, str | bytes) else content.nbytes
-        self.names.append(name)
-        self.keys.append(key)
-        self.pieces.append(piece)
-
-    def add_all(self, records: Records, piece: FileSlice) -> None:
-        names, groups = records.names, records.groups
-        for column, contents in zip(self.columns, records.columns, strict=True):
-            column += contents
-            self.num_bytes += sum(map(len, contents))
-        self.names += names
-        self.keys += (
-            names
-            if groups is None
-            else [name if group is None else group for name, group in zip(names, groups, strict=True)]
-        )
-        self.pieces += [piece] * len(names)
 
 
 class Documents:
@@ -139,9 +99,9 @@ class Documents:
                 self._binary.append(piece.file.url)
                 return
             if content is not None:
-                name = piece.file.name
-                self._waiting.add(name, (content,), name, piece)
-                self._finish_full()
+                self._waiting.add_file(content, piece)
+                if self._waiting.num_bytes >= BATCH_BYTES:
+                    self.finish()
                 return
         if reader.is_one_document:
             self.finish()
@@ -168,13 +128,8 @@ class Documents:
         sources = [piece.file.source for piece in waiting.pieces]
         self._write(waiting.names, waiting.keys, sources, encoded, continues=False)
 
-    def _empty(self) -> _Batch:
-        return _Batch([[] for _ in self._tokenizers])
-
-    def _finish_full(self) -> None:
-        """Write what waits if it is enough."""
-        if self._waiting.num_bytes >= BATCH_BYTES:
-            self.finish()
+    def _empty(self) -> WaitingDocuments:
+        return WaitingDocuments([[] for _ in self._tokenizers])
 
     def _collect(self, piece: FileSlice) -> None:
         """Collect the documents of a slice."""
@@ -186,7 +141,8 @@ class Documents:
             else:
                 key = record.name if record.group is None else record.group
                 self._waiting.add(record.name, record.contents, key, piece)
-            self._finish_full()
+            if self._waiting.num_bytes >= BATCH_BYTES:
+                self.finish()
 
     def _encoded(self, columns: Sequence[Sequence[Any]]) -> dict[str, Encoded]:
         """Tokens of several documents by field. Raises BadDocument if one of them has none, not saying which."""
@@ -198,14 +154,16 @@ class Documents:
                 raise BadDocument(f"{name}: {error}" if len(columns) > 1 else str(error)) from None
         for name, about in self._data.record_fields.items():
             if about.aligned_with is not None:
-                lengths, others = encoded[name][1], encoded[about.aligned_with][1]
-                for length, other in zip(lengths[lengths != others], others[lengths != others], strict=True):
+                other = about.aligned_with
+                lengths, others = encoded[name][1], encoded[other][1]
+                if (differing := np.flatnonzero(lengths != others)).size:
+                    first = differing[0]
                     raise BadDocument(
-                        f"{name} has {length} tokens, {about.aligned_with}, which it is aligned with, {other}"
+                        f"{name} has {lengths[first]} tokens, {other}, which it is aligned with, {others[first]}"
                     )
         return encoded
 
-    def _good(self, waiting: _Batch) -> tuple[_Batch, list[dict[str, Encoded]]]:
+    def _good(self, waiting: WaitingDocuments) -> tuple[WaitingDocuments, list[dict[str, Encoded]]]:
         """Those of some documents that can be encoded, and their tokens; the others are left out."""
         good, encoded = self._empty(), []
         for name, contents, key, piece in zip(

@@ -194,23 +194,22 @@ def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, colum
     if data.split_by is not None and reader.columns is not None:
         raise ConfigError(f"data.split_by = {data.split_by}: {file.url} has no fields ({format_name}); leave it out")
     kinds = {column.takes.kind for column in columns}
-    if kinds & set(reader.contents) and kinds <= {*reader.contents, *reader.beside}:
+    holds_them = bool(kinds & set(reader.contents)) and kinds <= {*reader.contents, *reader.beside}
+    if holds_them and (len(columns) == 1 or not reader.is_one_document):
         _check_columns(file, format_name, reader, columns)
         return True
-    if not file.found:
-        works = next(name for name, make in TOKENIZERS.items() if make().takes.kind in reader.contents)
+    if file.found:
+        return False
+    if holds_them:
         raise ConfigError(
-            f"{_tokenizer_settings(data)} takes no {format_name} file, which {file.url} is; {works} works"
+            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works"
         )
-    return False
+    works = next(name for name, make in TOKENIZERS.items() if make().takes.kind in reader.contents)
+    raise ConfigError(f"{_tokenizer_settings(data)} takes no {format_name} file, which {file.url} is; {works} works")
 
 
 def _check_columns(file: SourceFile, format_name: FormatName, reader: Reader, columns: Sequence[Column]) -> None:
     """Whether files of a kind whose columns are known have those that are wanted."""
-    if reader.is_one_document and len(columns) > 1:
-        raise ConfigError(
-            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works"
-        )
     for column in columns:
         if reader.columns and column.name not in (None, *reader.columns):
             raise ConfigError(

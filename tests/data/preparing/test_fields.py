@@ -169,6 +169,14 @@ def test_a_file_that_cannot_have_the_fields_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_leaves_files_of_one_field_out(tmp_path: Path) -> None:
+    source = translations(tmp_path)
+    write_documents(source.parent, {"README.txt": b"about these pairs"})
+    corpus = prepare_here(source.parent, tmp_path, fields=TRANSLATION)
+    assert corpus.manifest.binary == 1
+    assert rows_of(corpus) == sorted(PAIRS.items())
+
+
 def test_several_fields_are_not_cut_to_hold_out_their_ends(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "s", {"a.jsonl": b'{"a": "x", "b": "y"}\n' * 3}) / "a.jsonl"
     with pytest.raises(ConfigError, match=r"3 documents are too few .* cannot be cut; name more of them"):
