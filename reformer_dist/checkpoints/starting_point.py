@@ -94,9 +94,9 @@ def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoint
         return f"{path} was trained on another corpus than data.sources now names; {ANEW}"
     if config.train.resume == "auto" and (changed := _changes("objective", config.objective, state.config.objective)):
         return f"{path} was trained with another objective ({changed}); {ANEW}"
-    if corpus.tokenizer.name != state.tokenizer:
+    if corpus.tokenizer_of().name != state.tokenizer:
         return f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}"
-    if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
+    if corpus.tokenizer_of().to_json() != read_stored_tokenizer(open_store(path)).to_json():
         return f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
     return None
 

@@ -174,6 +174,8 @@ class Config(Section):
 
 def _texts(value: Any) -> Iterator[str]:
     """The strings of a field's value."""
+    if isinstance(value, Section):
+        value = dict(value)
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from reformer_dist.config import Config, ObjectiveConfig
+from reformer_dist.config.data import TEXT
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.copy import Copy
 from reformer_dist.objectives.masked import Masked
@@ -50,8 +51,9 @@ def check_vocabulary(config: Config, tokenizer_size: int) -> None:
     """
     num_extra = make_objective(config.objective).num_extra_tokens
     if config.model.vocab_size < tokenizer_size + num_extra:
+        tokenizer = f"{config.data.setting_of(TEXT, 'tokenizer')} = {config.data.record_fields[TEXT].tokenizer}"
         objective = f" with objective.name = {config.objective.name}" if num_extra else ""
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs"
+            f"model.vocab_size = {config.model.vocab_size} is less than {tokenizer} needs"
             f"{objective}; {tokenizer_size + num_extra} works"
         )

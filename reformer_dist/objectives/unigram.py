@@ -8,6 +8,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
 
@@ -20,7 +21,7 @@ def token_counts(corpus: Corpus, split: SplitName) -> NDArray[np.float64]:
 def end_counts(corpus: Corpus, split: SplitName) -> NDArray[np.float64]:
     """How often each token ends a document of a split, float64 [vocabulary]: the boundary, once each."""
     counts = np.zeros(len(corpus.manifest.split(split).unigram_counts))
-    counts[corpus.tokenizer.boundary] = corpus.manifest.split(split).documents
+    counts[corpus.tokenizer_of(TEXT).boundary] = corpus.manifest.split(split).documents
     return counts
 
 

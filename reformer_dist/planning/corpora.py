@@ -1,6 +1,7 @@
 """What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
 
 from reformer_dist.config import Config
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
@@ -15,8 +16,8 @@ from reformer_dist.planning.known import Known
 def tokenizer(config: Config, known: Known) -> None:
     """Whether the tokenizer can be read; of a prepared corpus, whether there is one (its files are verified later)."""
     if config.data.prepared is not None:
-        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer.vocab_size
-    else:
+        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
+    elif TEXT in config.data.record_fields:  # or the objective has no field to read, which its own check tells
         known.vocab_size = planned_vocab_size(config.data)
 
 

@@ -23,6 +23,7 @@ Result = TypeVar("Result")
 # the workers in BEFORE_RAY and OF_TRIAL.
 BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
     objectives.goes_with_model: ("objective", "model"),
+    objectives.goes_with_records: ("objective", "data"),
     places.storage: ("train.storage",),
     places.tracking: ("tracking.uri", "train.storage"),
     places.resumed_checkpoint: ("model", "train.resume"),
@@ -46,6 +47,7 @@ OF_SWEPT_DATA: Mapping[Check, tuple[str, ...]] = {
 }
 OF_TRIAL: tuple[Check, ...] = (
     objectives.goes_with_model,
+    objectives.goes_with_records,
     places.resumed_checkpoint,
     corpora.tokenizer,
     corpora.vocabulary,
@@ -87,7 +89,7 @@ class Preflight:
 
     def with_corpus(self, corpus: Corpus) -> Place:
         """Stage 3; then it is known where training starts."""
-        self._known.corpus, self._known.vocab_size = corpus, corpus.tokenizer.vocab_size
+        self._known.corpus, self._known.vocab_size = corpus, None
         self._run(WITH_CORPUS)
         assert self._known.place is not None
         return self._known.place

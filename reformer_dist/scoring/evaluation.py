@@ -12,6 +12,7 @@ import torch
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import validation_batches
 from reformer_dist.data.feeding.sequences import check_fields, split_plan
@@ -105,7 +106,7 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         checkpoint=path,
         corpus=corpus.folder,
         split=options.split,
-        unit=objective.unit(corpus.tokenizer.unit),
+        unit=objective.unit(corpus.tokenizer_of().unit),
         num_sequences=num_sequences,
         all_sequences=available,
         num_tokens=round(sums[1]),
@@ -140,14 +141,14 @@ def _with_settings(model: ReformerLM, config: Config) -> ReformerLM:
 def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
     """The corpus to score, in the checkpoint's tokens: the one of its training if that is there and meant."""
     preparation = plan_preparation(config.data, config.train.storage)
-    if not preparation.is_done and tokenizer.name == config.data.tokenizer:
+    if not preparation.is_done and tokenizer.name == config.data.record_fields[TEXT].tokenizer:
         preparation = plan_preparation(config.data, config.train.storage, tokenizer)
     if preparation.is_done:
         corpus = preparation.run()
     else:
         with ray_session():
             corpus = preparation.run()
-    if corpus.tokenizer.to_json() != tokenizer.to_json():
+    if corpus.tokenizer_of().to_json() != tokenizer.to_json():
         raise ConfigError(
             f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead"
         )

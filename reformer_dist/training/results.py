@@ -21,7 +21,7 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
         run.history("validation/bits_per_token"),
         (objective.baseline_name, objective.baseline(corpus, "validation")["bits_per_token"]),
         config.train.batch_size * config.data.sequence_length,
-        objective.unit(corpus.tokenizer.unit),
+        objective.unit(corpus.tokenizer_of().unit),
     )
     run.log_figure("learning_curve.png", curve)
     if layers := [name for name in run.last_metrics() if name.startswith(PREFIX)]:

@@ -135,7 +135,7 @@ class _Keeper:
         self._writer = Writer(
             job.folder,
             train.keep_checkpoints,
-            job.corpus.tokenizer,
+            job.corpus.tokenizer_of(),
             keep_best=train.keep_best,
             timeout=job.config.parallel.timeout_seconds,
         )
@@ -148,7 +148,7 @@ class _Keeper:
         job = self._job
         state = checkpoints.State(
             step=step,
-            tokenizer=job.corpus.tokenizer.name,
+            tokenizer=job.corpus.tokenizer_of().name,
             corpus_hash=job.corpus.hash,
             run_id=job.run_id,
             workers=dist.get_world_size(),

@@ -9,7 +9,7 @@ from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.choice import OBJECTIVES, check_objective, make_objective
 from reformer_dist.objectives.next_token import NextToken
-from reformer_dist.planning.preflight import check_config, check_corpus
+from reformer_dist.planning.preflight import Preflight
 from tests.corpora import prepare_here, random_documents, write_documents
 
 
@@ -46,7 +46,7 @@ def test_the_names_are_those_of_the_objectives() -> None:
 )
 def test_what_cannot_mean_anything_is_one_line(tmp_path: Path, fields: dict[str, object], line: str) -> None:
     with pytest.raises(ConfigError) as found:
-        check_config(config(tmp_path, **fields))
+        Preflight(config(tmp_path, **fields)).before_ray()
     assert str(found.value).startswith(line)
     assert "\n" not in str(found.value)
 
@@ -61,16 +61,16 @@ def test_what_cannot_mean_anything_is_one_line(tmp_path: Path, fields: dict[str,
     ],
 )
 def test_what_goes_together_is_taken(tmp_path: Path, fields: dict[str, object]) -> None:
-    check_config(config(tmp_path, **fields))
+    Preflight(config(tmp_path, **fields)).before_ray()
 
 
 def test_a_prepared_corpus_is_looked_at_too(tmp_path: Path) -> None:
     source = write_documents(tmp_path / "source", random_documents({f"{i}": 900 for i in range(9)}))
     corpus = prepare_here(source, tmp_path)
     masked = {"objective__name": "masked", "model__causal": False, "data__sequence_length": 256}
-    check_corpus(config(tmp_path, model__vocab_size=257, **masked), corpus)
+    Preflight(config(tmp_path, model__vocab_size=257, **masked)).with_corpus(corpus)
     with pytest.raises(ConfigError, match=r"needs with objective\.name = masked; 257 works"):
-        check_corpus(config(tmp_path, **masked), corpus)
+        Preflight(config(tmp_path, **masked)).with_corpus(corpus)
 
 
 def test_a_field_that_the_corpus_lacks_is_named(tmp_path: Path) -> None:
@@ -82,8 +82,16 @@ def test_a_field_that_the_corpus_lacks_is_named(tmp_path: Path) -> None:
     corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"abc" for i in range(50)}), tmp_path)
     settings = config(tmp_path).objective
     check_fields(NextToken(settings), corpus)
-    with pytest.raises(ConfigError, match=rf"prepared corpus {corpus.folder} has no field target; it has text"):
+    with pytest.raises(ConfigError, match=rf"prepared corpus {corpus.folder} has no field target; its fields: text"):
         check_fields(Translation(settings), corpus)
+
+
+def test_records_without_the_field_that_is_read_are_one_line(tmp_path: Path) -> None:
+    pairs = {"source": {"tokenizer": "bytes"}, "target": {"tokenizer": "bytes"}}
+    with pytest.raises(
+        ConfigError, match=r"data\.fields = source, target has no text, which objective\.name = next_token"
+    ):
+        Preflight(config(tmp_path, data__fields=pairs)).before_ray()
 
 
 def test_check_objective_needs_no_storage() -> None:

@@ -56,7 +56,7 @@ def test_a_baseline_has_the_names_of_the_metrics(name: str, tmp_path: Path) -> N
 def test_the_unigram_baseline_counts_what_is_scored(tmp_path: Path) -> None:
     # All documents alike, so both splits have the same frequencies: 15 a, 5 b and one end in each document.
     corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 5 for i in range(400)}), tmp_path)
-    num_documents = corpus.manifest.train.documents
+    num_documents = corpus.manifest.split("train").documents
 
     def bits(*numbers: int) -> float:
         total = sum(numbers) * num_documents + 256  # one is added to each of 256 counts

@@ -13,7 +13,7 @@ from reformer_dist import checkpoints
 from reformer_dist.config import Config, load_config
 from reformer_dist.config.mistakes import WrongValues
 from reformer_dist.errors import ConfigError
-from reformer_dist.planning import corpora, places, preflight, spaces, workers
+from reformer_dist.planning import corpora, objectives, places, preflight, spaces, workers
 from reformer_dist.planning.preflight import Preflight, mistakes_before_ray, mistakes_before_sweep, together
 from tests.checkpoints.test_checkpoint import write
 from tests.corpora import prepare_here, random_documents, write_documents
@@ -196,7 +196,7 @@ def test_a_password_is_not_shown_by_later_lines(place: Path) -> None:
 
 
 def test_every_check_is_in_a_stage() -> None:
-    rooms = (corpora, places, spaces, workers)
+    rooms = (corpora, objectives, places, spaces, workers)
     checks = {
         check
         for room in rooms

@@ -15,8 +15,6 @@ from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 
 IGNORED_LABEL = -100
 """Label of a position that is not scored."""
-TEXT = "text"
-"""The field that every corpus has."""
 HELD_OUT = -1
 """Step of an example that is not trained on; its draws are the same whenever it is scored."""
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
-from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, TEXT, Examples, Place, Stretch
+from reformer_dist.config.data import TEXT
+from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, Examples, Place, Stretch
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences
 from reformer_dist.data.preparing.corpus import Corpus
@@ -59,7 +60,8 @@ class SequenceReader:
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
-        self._starts = corpus.document_starts(split)
+        self._split: SplitName = split
+        self._starts: dict[str, NDArray[np.int64]] = {}
         self._lengths = corpus.document_lengths(split)
 
     def read(
@@ -117,29 +119,37 @@ class SequenceReader:
 
     def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
         """What a field of a document has from `offset` on, for these positions of a sequence."""
-        assert field == TEXT, "a corpus has one string of tokens; `check_fields` has seen to it"
         num_positions = int(self._lengths[document]) + 1
-        entries = self._read_document(document, offset, len(positions) + 1)
-        return Stretch(entries, offset, num_positions, positions.start, self._corpus.tokenizer)
+        entries = self._read_document(field, document, offset, len(positions) + 1)
+        return Stretch(entries, offset, num_positions, positions.start, self._corpus.tokenizer_of(field))
 
-    def _read_document(self, document: int, first: int, length: int) -> NDArray[Any]:
-        """`length` entries from `first` on of boundary, tokens of the document, boundary."""
-        start = int(self._starts[document])
+    def _read_document(self, field: str, document: int, first: int, length: int) -> NDArray[Any]:
+        """`length` entries from `first` on of boundary, a field's tokens of the document, boundary."""
+        if field not in self._starts:
+            self._starts[field] = self._corpus.document_starts(self._split, field)
+        start = int(self._starts[field][document])
         end = start + int(self._lengths[document])
         begin = start + first - 1
-        tokens = self._corpus.read(max(begin, start), min(begin + length, end))
+        tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
         edges = (int(begin < start), int(begin + length > end))
-        return np.pad(tokens, edges, constant_values=self._corpus.tokenizer.boundary) if any(edges) else tokens
+        boundary = self._corpus.tokenizer_of(field).boundary
+        return np.pad(tokens, edges, constant_values=boundary) if any(edges) else tokens
 
 
 def check_fields(examples: Examples, corpus: Corpus) -> None:
-    """Whether a corpus has the fields that examples are made of.
+    """Whether a corpus has the fields that examples are made of, at the same positions as the text.
 
     Raises:
-        ConfigError: it lacks one.
+        ConfigError: it lacks one, or one has other positions.
     """
-    if missing := [field for field in examples.fields if field != TEXT]:
-        raise ConfigError(f"prepared corpus {corpus.folder} has no field {missing[0]}; it has {TEXT}")
+    fields = (TEXT, *(field for field in examples.fields if field != TEXT))
+    for field in fields:
+        corpus.tokenizer_of(field)
+    if apart := [field for field in fields[1:] if corpus.aligned_with(field) != TEXT]:
+        name = f"data.fields.{apart[0]}.aligned_with"
+        raise ConfigError(
+            f"{name} = {corpus.aligned_with(apart[0])}: the objective needs it at {TEXT}'s positions; {TEXT} works"
+        )
 
 
 @lru_cache(4)

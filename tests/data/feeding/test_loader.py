@@ -89,8 +89,8 @@ def test_an_epoch_scores_every_token_and_every_document_end_once(corpus: Corpus)
     plan = split_plan(corpus, "train", DataConfig(sequence_length=SEQUENCE_LENGTH))
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH, train__steps=plan.num_sequences)
     labels = torch.cat([step["labels_BT"].flatten() for step in whole_steps(corpus, config)])
-    expected = Counter({token: n for token, n in enumerate(corpus.manifest.train.unigram_counts) if n})
-    expected[0] += corpus.manifest.train.documents
+    expected = Counter({token: n for token, n in enumerate(corpus.manifest.split("train").unigram_counts) if n})
+    expected[0] += corpus.manifest.split("train").documents
     assert Counter(labels[labels != -100].tolist()) == expected
 
 
@@ -149,7 +149,7 @@ def test_validation_scores_everything_once_in_as_many_batches_on_every_group(
     assert len({len(of_worker) for of_worker in batches.values()}) == 1
     assert all(batch.tokens_BT.shape[0] == 2 for of_worker in batches.values() for batch in of_worker)
     scored = sum(batch.num_tokens for of_worker in batches.values() for batch in of_worker)
-    assert scored == corpus.manifest.validation.tokens + corpus.manifest.validation.documents
+    assert scored == corpus.manifest.split("validation").tokens + corpus.manifest.split("validation").documents
 
 
 def test_max_sequences_are_spread_over_the_split(corpus: Corpus) -> None:

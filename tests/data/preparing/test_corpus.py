@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 
@@ -95,7 +97,7 @@ def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, 
 def test_reading_crosses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
     corpus = prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
-    ends = np.cumsum([file.tokens for file in corpus.manifest.token_files])
+    ends = np.cumsum([file.tokens for file in corpus.manifest.fields["text"].token_files])
     assert len(ends) > 5
     whole = b"".join(DOCUMENTS[name] for name in sorted(DOCUMENTS))
     assert corpus.read(0, len(whole)).tobytes() == whole
@@ -116,7 +118,7 @@ def test_few_documents_are_each_cut_to_hold_out_their_end(tmp_path: Path) -> Non
     corpus = prepare_here(write_documents(tmp_path / "s", texts), tmp_path, 0.1)
     assert texts_of(corpus, "train") == [b"x" * 900, b"x" * 90]
     assert texts_of(corpus, "validation") == [b"y" * 100, b"y" * 10]
-    counts = corpus.manifest.validation.unigram_counts, corpus.manifest.train.unigram_counts
+    counts = corpus.manifest.split("validation").unigram_counts, corpus.manifest.split("train").unigram_counts
     assert [(count[ord("x")], count[ord("y")]) for count in counts] == [(0, 110), (990, 0)]
 
 
@@ -175,6 +177,7 @@ def test_an_interrupted_attempt_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     def write(part: Part) -> dict[str, object]:
         return write_here(part, preparation.data, definition, str(aside))
 
+    pq.write_table(pa.table({"name": ["a"]}), aside / "part-00000.parquet")  # of another release
     first, second, third = preparation.parts[:3]
     assert [write(part)["was_there"] for part in (first, second, third, first)] == [False, False, False, True]
     (aside / "tokens-00001.parquet").write_bytes(b"half")
