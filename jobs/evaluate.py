@@ -1,4 +1,4 @@
-"""Score a checkpoint on held-out documents: its loss and bits a token, beside a unigram model's.
+"""Score a checkpoint on held-out documents: the metrics of its objective, such as bits a token, beside a baseline's.
 
 By default the newest checkpoint of train.run_name under train.storage, on what its training held out.
 """
@@ -32,9 +32,11 @@ def _table(result: Evaluation) -> Table:
     table.add_column(justify="right")
     table.add_row(f"{result.unit}s scored ({result.split})", f"{result.num_tokens:,}")
     table.add_row("sequences", f"{result.num_sequences:,} of {result.all_sequences:,}")
-    table.add_row(f"nats a {result.unit}", f"{result.loss:.4f}")
-    table.add_row(f"bits a {result.unit}", f"{result.bits:.4f}")
-    table.add_row(f"bits a {result.unit} of a unigram model", f"{result.unigram_bits:.4f}")
+    labels = {"loss": f"nats a {result.unit}", "bits_per_token": f"bits a {result.unit}"}
+    for name, value in result.metrics.items():
+        table.add_row(labels.get(name, name), f"{value:.4f}")
+    for name, value in result.baseline.items():
+        table.add_row(f"{labels.get(name, name)} of {result.baseline_name}", f"{value:.4f}")
     return table
 
 

@@ -7,7 +7,7 @@ import time
 
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
-from reformer_dist.data.feeding.sequences import split_plan
+from reformer_dist.data.feeding.fields import split_summary
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.ray_session import ray_session
@@ -30,13 +30,8 @@ def main(config: Config) -> None:
     if manifest.binary or manifest.bad:
         print(f"left out: {manifest.binary:,} binary files, {manifest.bad:,} bad documents")
     for split in SPLITS:
-        counts, plan = manifest.split(split), split_plan(corpus, split, config.data)
-        if not counts.documents:
-            continue
-        print(
-            f"{split}: {counts.documents:,} documents, {counts.tokens:,} tokens, {plan.num_sequences:,} sequences of"
-            f" {config.data.sequence_length:,} with {plan.padding_share:.2%} padding"
-        )
+        if manifest.split(split, corpus.fields[0]).documents:
+            print(*split_summary(corpus, split, config.data), sep="\n")
 
 
 if __name__ == "__main__":

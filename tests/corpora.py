@@ -7,13 +7,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from reformer_dist.config import Config, DataConfig, load_config
+from reformer_dist.config import Config, DataConfig, ObjectiveConfig, load_config
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.finishing import write_manifest
 from reformer_dist.data.preparing.parts import Part, write_part
 from reformer_dist.data.preparing.preparation import Preparation, plan_preparation
-from reformer_dist.data.preparing.vocabulary import trained_tokenizer
-from reformer_dist.data.preparing.writing import complete_folder, write_manifest, write_parts
+from reformer_dist.data.preparing.vocabulary import trained_tokenizers
+from reformer_dist.data.preparing.writing import complete_folder, write_parts
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.storage.stores import open_store
+
+NEXT_TOKEN = make_objective(ObjectiveConfig())
 
 
 def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:
@@ -40,18 +45,20 @@ def prepare_here(source: Path | str, storage: Path | str, validation_fraction: f
 def run_here(preparation: Preparation) -> Corpus:
     """What `Preparation.run` does, one part after the other in this process."""
     data = preparation.data
-    tokenizer = preparation.tokenizer or trained_tokenizer(preparation.parts, data)
+    tokenizers = trained_tokenizers(preparation.parts, data, preparation.tokenizers)
+    definitions = {name: tokenizer.to_json() for name, tokenizer in tokenizers.items()}
     with complete_folder(open_store(preparation.folder)) as store:
         assert store is not None
-        definition, folder = tokenizer.to_json(), store.url(store.path)
-        write_parts(preparation.parts, lambda parts: (write_here(part, data, definition, folder) for part in parts))
-        write_manifest(len(preparation.parts), data, tokenizer, store, preparation.num_binary)
+        folder = store.url(store.path)
+        write_parts(preparation.parts, lambda parts: (write_here(part, data, definitions, folder) for part in parts))
+        write_manifest(len(preparation.parts), data, tokenizers, store, preparation.num_binary)
     return Corpus.open(preparation.folder)
 
 
-def write_here(part: Part, data: DataConfig, tokenizer: str, folder: str) -> dict[str, Any]:
-    """The row that `write_part` answers with."""
-    (row,) = write_part(pa.Table.from_pylist([part.to_row()]), data, tokenizer, folder).to_pylist()
+def write_here(part: Part, data: DataConfig, tokenizer: str | Mapping[str, str], folder: str) -> dict[str, Any]:
+    """The row that `write_part` answers with; the tokenizer's JSON, or one for each field."""
+    definitions = {TEXT: tokenizer} if isinstance(tokenizer, str) else tokenizer
+    (row,) = write_part(pa.Table.from_pylist([part.to_row()]), data, definitions, folder).to_pylist()
     return row
 
 

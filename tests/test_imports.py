@@ -16,7 +16,7 @@ LAYERS = (
     ("config",),
     ("cli", "storage"),
     ("data", "model"),
-    ("parallel", "tracking", "generation"),
+    ("parallel", "objectives", "tracking", "generation"),
     ("checkpoints", "reports"),
     ("planning",),
     ("training", "scoring"),
@@ -25,7 +25,7 @@ LAYERS = (
 )
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
 HOMES = {
-    "deepspeed": "reformer_dist/training/engine.py",
+    "deepspeed": "reformer_dist/training/deepspeed_setup.py",
     "mlflow": "reformer_dist/tracking/client.py",
     "ray.train": "reformer_dist/training/ray_trainer.py",
     "optuna": "reformer_dist/tuning/search.py",
@@ -171,8 +171,8 @@ def test_what_is_public_is_documented() -> None:
 
 def test_what_reads_and_prepares_data_starts_without_torch() -> None:
     """Ray starts a process for it, which would take seconds longer."""
-    modules = "reformer_dist.data.feeding.sequences, reformer_dist.data.streaming, reformer_dist.data.preparing.parts"
-    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    feeding = "reformer_dist.data.feeding.sequences, reformer_dist.data.streaming, reformer_dist.objectives.choice"
+    code = f"import sys, {feeding}, reformer_dist.data.preparing.parts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from reformer_dist import checkpoints as checkpoint
-from reformer_dist.config import Config, ModelConfig
+from reformer_dist import checkpoints
+from reformer_dist.config import Config, Section
 from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
 from reformer_dist.data.preparing.manifest import TOKENIZER
 from reformer_dist.errors import ConfigError
@@ -43,8 +43,8 @@ def check(config: Config) -> None:
     if path in ("auto", "none"):
         return
     try:
-        checkpoint.read_json(open_store(path), checkpoint.MANIFEST)
-        state = checkpoint.read_state(path)
+        checkpoints.read_json(open_store(path), checkpoints.MANIFEST)
+        state = checkpoints.read_state(path)
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
     if problem := _model_problem(config, path, state):
@@ -59,50 +59,52 @@ def decide(config: Config, corpus: Corpus) -> Place:
     """
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
-    current = checkpoint.current_folder(storage, name)
+    current = checkpoints.current_folder(storage, name)
     if config.train.resume == "auto":
-        start = checkpoint.newest(current) if current else None
+        start = checkpoints.newest(current) if current else None
         if current is None or start is None:
-            return Place(current or checkpoint.new_folder(storage, name))
-        state = checkpoint.read_state(start)
+            return Place(current or checkpoints.new_folder(storage, name))
+        state = checkpoints.read_state(start)
         _check(config, corpus, start, state)
         return Place(current, start, state.step, state.run_id)
-    folder = checkpoint.new_folder(storage, name)
+    folder = checkpoints.new_folder(storage, name)
     if config.train.resume == "none":
         return Place(folder)
     given = open_store(config.train.resume)
     path = given.url(given.path)
-    state = checkpoint.verify(path)
+    state = checkpoints.verify(path)
     _check(config, corpus, path, state)
     return Place(folder, path, state.step)
 
 
-def _check(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> None:
+def _check(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> None:
     """Whether a checkpoint is of this model and of this corpus: what is wrong with each of the two."""
     problems = (_model_problem(config, path, state), _corpus_problem(config, corpus, path, state))
     if found := [problem for problem in problems if problem is not None]:
         raise ConfigError(*found)
 
 
-def _model_problem(config: Config, path: str, state: checkpoint.State) -> str | None:
-    changed = _changes(config.model, state.config.model)
+def _model_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
+    changed = _changes("model", config.model, state.config.model)
     return f"{path} is of another model ({changed}); {ANEW}" if changed else None
 
 
-def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoint.State) -> str | None:
+def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> str | None:
     if corpus.hash != state.corpus_hash and config.train.resume == "auto":
         return f"{path} was trained on another corpus than data.sources now names; {ANEW}"
-    if corpus.tokenizer.name != state.tokenizer:
+    if config.train.resume == "auto" and (changed := _changes("objective", config.objective, state.config.objective)):
+        return f"{path} was trained with another objective ({changed}); {ANEW}"
+    if corpus.tokenizer_of().name != state.tokenizer:
         return f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}"
-    if corpus.tokenizer.to_json() != read_stored_tokenizer(open_store(path)).to_json():
+    if corpus.tokenizer_of().to_json() != read_stored_tokenizer(open_store(path)).to_json():
         return f"{path} was trained with another vocabulary; data.tokenizer_file = {path}/{TOKENIZER} works, or {ANEW}"
     return None
 
 
-def _changes(now: ModelConfig, then: ModelConfig) -> str:
+def _changes(section: str, now: Section, then: Section) -> str:
     """The fields that differ, such as "model.num_hashes = 4, was 2"."""
     return ", ".join(
-        f"model.{name} = {getattr(now, name)}, was {getattr(then, name)}"
+        f"{section}.{name} = {getattr(now, name)}, was {getattr(then, name)}"
         for name in type(now).model_fields
         if name not in SPEED_ONLY and getattr(now, name) != getattr(then, name)
     )

@@ -11,6 +11,7 @@ from reformer_dist.config.generation import GenerationConfig
 from reformer_dist.config.loading import Further, flatten, load_config, parse_command_line
 from reformer_dist.config.mistakes import field_names
 from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.objective import ObjectiveConfig
 from reformer_dist.config.optimizer import OptimizerConfig
 from reformer_dist.config.parallel import ParallelConfig
 from reformer_dist.config.section import Section
@@ -27,6 +28,7 @@ __all__ = [
     "Further",
     "GenerationConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimizerConfig",
     "ParallelConfig",
     "Section",

@@ -9,6 +9,7 @@ from reformer_dist.config.data import DataConfig
 from reformer_dist.config.evaluation import EvaluationConfig
 from reformer_dist.config.generation import GenerationConfig
 from reformer_dist.config.model import ModelConfig
+from reformer_dist.config.objective import ObjectiveConfig
 from reformer_dist.config.optimizer import OptimizerConfig
 from reformer_dist.config.parallel import ParallelConfig
 from reformer_dist.config.section import Section
@@ -24,6 +25,7 @@ class Config(Section):
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
     parallel: ParallelConfig = ParallelConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -172,6 +174,8 @@ class Config(Section):
 
 def _texts(value: Any) -> Iterator[str]:
     """The strings of a field's value."""
+    if isinstance(value, Section):
+        value = dict(value)
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

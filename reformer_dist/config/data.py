@@ -1,6 +1,7 @@
-"""The data section: what to train on, and how it is cut into sequences."""
+"""The data section: what to train on, which fields its records have, and how it is cut into sequences."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -9,6 +10,24 @@ from reformer_dist.config.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
 FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "image"]
+TEXT = "text"
+"""Name of the field that `data.field` and `data.tokenizer` describe."""
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class FieldConfig(Section):
+    """One field of a record: where it is in the files, and how it becomes tokens."""
+
+    column: tuple[str, ...] | None = None
+    """Column that holds it, one for all sources or one for each. By default the one with the field's name."""
+    tokenizer: TokenizerName = "bytes"
+    """How it becomes tokens, as data.tokenizer."""
+    tokenizer_file: str | None = None
+    """With bpe: a tokenizer.json to use, as data.tokenizer_file."""
+    bpe_vocab_size: PositiveInt = Field(8192, ge=257)
+    """With bpe: tokens of the vocabulary that is trained on this field."""
+    aligned_with: str | None = None
+    """Another field that must have as many tokens in every record, since the two share positions (a text and its labels, say)."""
 
 
 class DataConfig(Section):
@@ -22,6 +41,8 @@ class DataConfig(Section):
     """Field, column or array that holds the document, one for all sources or one for each; a number counts the columns of a CSV or TSV file without a header from 0. By default text, or an .npz file's only array."""
     split_by: str | None = None
     """Field, column or array whose equal values keep documents in the same split (the photo a tile is of, say). By default each document is split by its own name."""
+    fields: dict[str, FieldConfig] = Field(default_factory=dict)
+    """Fields of a record by name, where there are several, instead of data.field and data.tokenizer: each with column, tokenizer, tokenizer_file, bpe_vocab_size and aligned_with, such as {"source": {"column": "en", "tokenizer": "bpe"}, "target": {"column": "de"}}."""
     tokenizer: TokenizerName = "bytes"
     """How a document becomes tokens: bytes (vocabulary 256), amino_acids (29), rgb subpixels or grey levels of images (257), or bpe (trained on the corpus, or data.tokenizer_file)."""
     tokenizer_file: str | None = None
@@ -47,22 +68,61 @@ class DataConfig(Section):
     prepared: str | None = None
     """Folder or URL of a prepared corpus. By default one is made (once) under train.storage, named by what it was made from."""
 
-    def field_of(self, source: int) -> str | None:
-        """The field that holds the document in files of the source with that index."""
-        if self.field is None:
-            return None
-        return self.field[source] if len(self.field) > 1 else self.field[0]
+    def __hash__(self) -> int:
+        """Of its values; a dictionary, which `fields` is, has none of its own."""
+        return hash(self.model_dump_json())
+
+    @property
+    def record_fields(self) -> Mapping[str, FieldConfig]:
+        """The fields of a record by name: `data.fields`, or the one called text that the fields beside it describe."""
+        if self.fields:
+            return self.fields
+        return {
+            TEXT: FieldConfig(
+                column=self.field,
+                tokenizer=self.tokenizer,
+                tokenizer_file=self.tokenizer_file,
+                bpe_vocab_size=self.bpe_vocab_size,
+            )
+        }
+
+    def column_of(self, field: str, source: int) -> str | None:
+        """The column that holds a field in files of the source with that index; None where their format decides."""
+        columns = self.record_fields[field].column
+        if columns is None:
+            return field if self.fields else None
+        return columns[source] if len(columns) > 1 else columns[0]
+
+    def setting_of(self, field: str, setting: str) -> str:
+        """The name under which the user finds a setting of a field: "data.fields.source.column", or "data.field"."""
+        if self.fields:
+            return f"data.fields.{field}.{setting}"
+        return "data.field" if setting == "column" else f"data.{setting}"
 
     def problems(self) -> Iterator[str]:
         """What does not fit together among the fields."""
         if self.validation_fraction + self.test_fraction >= 1:
             yield f"data.test_fraction = {self.test_fraction} and data.validation_fraction = {self.validation_fraction} leave nothing to train on; 0.05 works for both"
-        if self.tokenizer_file is not None and self.tokenizer != "bpe":
-            yield f"data.tokenizer_file = {self.tokenizer_file} goes with data.tokenizer = bpe, not {self.tokenizer}"
+        if self.fields and (self.field is not None or self.tokenizer != "bytes" or self.tokenizer_file is not None):
+            yield "data.fields does not go with data.field, data.tokenizer and data.tokenizer_file, which describe one field called text; give each field its own"
+        for name, field in self.record_fields.items():
+            yield from self._problems_of(name, field)
         if self.order == "documents" and self.weights is not None:
             yield "data.order = documents does not go with data.weights; leave out one of them"
-        if self.field is not None and len(self.field) not in (1, len(self.sources)):
-            yield f"data.field = {','.join(self.field)} has {len(self.field)} entries for {len(self.sources)} data.sources; one for all works, or one for each"
         if self.weights is not None and self.prepared is None and len(self.weights) != len(self.sources):
             works = ",".join(["1"] * len(self.sources))
             yield f"data.weights = {','.join(map(str, self.weights))} has {len(self.weights)} entries for {len(self.sources)} data.sources; {works} works"
+
+    def _problems_of(self, name: str, field: FieldConfig) -> Iterator[str]:
+        """What is wrong with one field of a record."""
+        if not _FIELD_NAME.fullmatch(name):
+            yield f"data.fields has {name!r}; a name of small letters, digits and _ works, such as source"
+        if field.tokenizer_file is not None and field.tokenizer != "bpe":
+            given, goes = self.setting_of(name, "tokenizer_file"), self.setting_of(name, "tokenizer")
+            yield f"{given} = {field.tokenizer_file} goes with {goes} = bpe, not {field.tokenizer}"
+        if field.column is not None and len(field.column) not in (1, len(self.sources)):
+            yield f"{self.setting_of(name, 'column')} = {','.join(field.column)} has {len(field.column)} entries for {len(self.sources)} data.sources; one for all works, or one for each"
+        leaders = [each for each, other in self.fields.items() if other.aligned_with is None]
+        if field.aligned_with is not None and field.aligned_with not in leaders:
+            works = f"{leaders[0]} works" if leaders else "one field must stand by itself"
+            yield f"data.fields.{name}.aligned_with = {field.aligned_with} must name a field that is not itself aligned with one; {works}"

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from reformer_dist.config.configuration import Config
 from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
@@ -65,9 +65,11 @@ def parse_command_line(
     namespace, unknown = parser.parse_known_args(arguments)
     options = [option for option in unknown if option.startswith("--")] or unknown[:1]
     problems = [unknown_field(option.removeprefix("--").split("=")[0]) for option in options]
-    given = source(parsed_args={k: v for k, v in vars(namespace).items() if k != "config" and v is not None})()
+    chosen = {name: value for name, value in vars(namespace).items() if name != "config" and value is not None}
     try:
-        config = load_config(namespace.config, given)
+        config = load_config(namespace.config, source(parsed_args=chosen)())
+    except SettingsError as error:
+        parser.refuse([*problems, f"{' '.join(str(error).split())}; a JSON object works"])
     except WrongValues as error:
         parser.refuse([*problems, *error.problems, *further(error.config, error.right)])
     except ConfigError as error:
@@ -78,10 +80,10 @@ def parse_command_line(
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a nested dictionary with dotted names; the values of `tune.space` count as one leaf."""
+    """The fields of a nested dictionary by dotted name; a field whose value is a dictionary (`tune.space`) is one, too."""
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name != "tune.space":
+        if isinstance(value, Mapping) and "." not in name:
             yield from flatten(value, f"{name}.")
         else:
             yield name, value

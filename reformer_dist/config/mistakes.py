@@ -11,7 +11,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reformer_dist.config.configuration import Config
+from reformer_dist.config.data import FieldConfig
+from reformer_dist.config.section import Section
 from reformer_dist.errors import ConfigError
+
+_ENTRIES: dict[str, type[Section]] = {"data.fields": FieldConfig}
+"""Fields that are dictionaries of sections, and which."""
 
 
 class WrongValues(ConfigError):
@@ -79,9 +84,9 @@ def field_names() -> list[str]:
     ]
 
 
-def unknown_field(name: str) -> str:
-    """A line about a name that is no field's, with the nearest that is."""
-    near = difflib.get_close_matches(name, field_names(), n=1, cutoff=0.5)
+def unknown_field(name: str, known: Sequence[str] = ()) -> str:
+    """A line about a name that is none of those known, by default the configuration's fields, with the nearest that is."""
+    near = difflib.get_close_matches(name, known or field_names(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
     return f"unknown field {name}; {hint}"
 
@@ -90,21 +95,30 @@ def _by_field(errors: Sequence[ErrorDetails]) -> Iterable[ErrorDetails]:
     """The first error of each field, which may have one for each type that it could be and for each of its values."""
     first: dict[tuple[int | str, ...], ErrorDetails] = {}
     for mistake in errors:
-        first.setdefault(mistake["loc"][:2], mistake)
+        first.setdefault(mistake["loc"][: len(_parents(mistake)) + 1], mistake)
     return first.values()
 
 
 def _explain(mistake: ErrorDetails) -> Sequence[str]:
     """A line for one of pydantic's errors; as many as a section's own comparison of its fields found."""
-    names = [str(part) for part in mistake["loc"]]
-    name = ".".join(names[:2])
+    parents = _parents(mistake)
+    names = [str(part) for part in mistake["loc"][: len(parents) + 1]]
+    name = ".".join(names)
+    entry = _ENTRIES.get(".".join(parents[:2]))
     if mistake["type"] == "extra_forbidden":
-        return [unknown_field(name)]
+        return [unknown_field(name, [".".join([*parents, field]) for field in entry.model_fields] if entry else ())]
     if mistake["type"] == "value_error":
         found = mistake["ctx"]["error"]
         return found.problems if isinstance(found, ConfigError) else [str(found)]
     reason = mistake["msg"].removeprefix("Input ")
-    section = Config.model_fields[names[0]].default
-    default = getattr(section, names[1], None) if len(names) > 1 else None
+    section = entry() if entry else Config.model_fields[names[0]].default
+    default = getattr(section, names[-1], None) if len(names) > len(parents) else {} if entry else None
     example = f"; {default!r} works" if default is not None else ""
     return [f"{name} = {mistake['input']!r} {reason}{example}"]
+
+
+def _parents(mistake: ErrorDetails) -> list[str]:
+    """Where the field of an error stands: its section, or the entry of a field that is a dictionary of sections."""
+    names = [str(part) for part in mistake["loc"]]
+    is_entry = len(names) > 2 and ".".join(names[:2]) in _ENTRIES
+    return names[:3] if is_entry else names[:1]

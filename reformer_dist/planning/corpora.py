@@ -1,12 +1,14 @@
 """What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
 
 from reformer_dist.config import Config
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.data.reading.sources import list_files
 from reformer_dist.errors import ConfigError
+from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary
 from reformer_dist.planning import places
 from reformer_dist.planning.known import Known
 
@@ -14,18 +16,15 @@ from reformer_dist.planning.known import Known
 def tokenizer(config: Config, known: Known) -> None:
     """Whether the tokenizer can be read; of a prepared corpus, whether there is one (its files are verified later)."""
     if config.data.prepared is not None:
-        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer.vocab_size
-    else:
+        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
+    elif TEXT in config.data.record_fields:  # or the objective has no field to read, which its own check tells
         known.vocab_size = planned_vocab_size(config.data)
 
 
 def vocabulary(config: Config, known: Known) -> None:
     """Whether the model has all tokens of the vocabulary, as far as that is known."""
-    if known.vocab_size is not None and config.model.vocab_size < known.vocab_size:
-        raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than data.tokenizer = {config.data.tokenizer} needs;"
-            f" {known.vocab_size} works"
-        )
+    if known.vocab_size is not None and config.objective.name in OBJECTIVES:
+        check_vocabulary(config, known.vocab_size)
 
 
 def sources(config: Config, known: Known) -> None:

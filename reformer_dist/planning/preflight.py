@@ -13,26 +13,28 @@ from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import Preparation
 from reformer_dist.errors import ConfigError
-from reformer_dist.planning import corpora, places, spaces, workers
+from reformer_dist.planning import corpora, objectives, places, spaces, workers
 from reformer_dist.planning.known import Check, Known
 from reformer_dist.ray_session import will_join
 
 Result = TypeVar("Result")
 
-# Every check there is, in the order in which a user would mend what they tell. What an objective asks of the model
-# belongs in front of BEFORE_RAY and OF_TRIAL, what a worker's memory holds behind the workers in both.
+# Every check there is, in the order in which a user would mend what they tell. What a worker's memory holds belongs behind
+# the workers in BEFORE_RAY and OF_TRIAL.
 BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
+    objectives.goes_with_model: ("objective", "model"),
+    objectives.goes_with_records: ("objective", "data"),
     places.storage: ("train.storage",),
     places.tracking: ("tracking.uri", "train.storage"),
     places.resumed_checkpoint: ("model", "train.resume"),
     corpora.tokenizer: ("data",),
-    corpora.vocabulary: ("data", "model.vocab_size"),
+    corpora.vocabulary: ("data", "model.vocab_size", "objective"),
     corpora.sources: ("data", "train.storage"),
     workers.machine: ("train.workers", "train.use_gpu"),
 }
 """Checks, and the sections or fields that each reads, which must be right for themselves."""
 ON_CLUSTER: tuple[Check, ...] = (workers.cluster,)
-WITH_CORPUS: tuple[Check, ...] = (corpora.vocabulary, corpora.sequences, places.start)
+WITH_CORPUS: tuple[Check, ...] = (objectives.fields, corpora.vocabulary, corpora.sequences, places.start)
 BEFORE_SWEEP: Mapping[Check, tuple[str, ...]] = {
     spaces.fields: ("tune.space",),
     spaces.grid: ("tune.space", "tune.searcher"),
@@ -44,6 +46,8 @@ OF_SWEPT_DATA: Mapping[Check, tuple[str, ...]] = {
     corpora.sources: ("data", "train.storage"),
 }
 OF_TRIAL: tuple[Check, ...] = (
+    objectives.goes_with_model,
+    objectives.goes_with_records,
     places.resumed_checkpoint,
     corpora.tokenizer,
     corpora.vocabulary,
@@ -85,7 +89,7 @@ class Preflight:
 
     def with_corpus(self, corpus: Corpus) -> Place:
         """Stage 3; then it is known where training starts."""
-        self._known.corpus, self._known.vocab_size = corpus, corpus.tokenizer.vocab_size
+        self._known.corpus, self._known.vocab_size = corpus, None
         self._run(WITH_CORPUS)
         assert self._known.place is not None
         return self._known.place

@@ -7,7 +7,7 @@ from reformer_dist.config.space import combinations, parse_space
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.known import Known
 
-SECTIONS = ("data", "model", "parallel", "optimizer", "train")
+SECTIONS = ("data", "model", "objective", "parallel", "optimizer", "train")
 """Sections whose fields can be swept."""
 EXAMPLE = '{"model.num_hashes": [1, 4]} works'
 

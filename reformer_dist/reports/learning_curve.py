@@ -12,26 +12,29 @@ Points = Sequence[tuple[int, float]]
 """(step, value) in order of step."""
 
 
-def learning_curve(train: Points, validation: Points, unigram_bits: float, tokens_per_step: int, unit: str) -> Figure:
-    """Bits a token over steps and tokens, with the unigram model as the line to beat.
+def learning_curve(
+    train: Points, validation: Points, baseline: tuple[str, float], tokens_per_step: int, unit: str
+) -> Figure:
+    """Bits a token over steps and tokens, with a baseline as the line to beat.
 
     Args:
         train: training points; many of them are drawn faintly under their running mean.
         validation: held-out points.
-        unigram_bits: held-out bits of a unigram model.
+        baseline: what it is of, such as "a unigram model", and its held-out bits.
         tokens_per_step: for the second axis.
-        unit: what the bits are of, "byte" or "token".
+        unit: what the bits are of, "byte" or "masked byte".
     """
     figure = new_figure(7.0, 4.2)
     axes = figure.add_subplot()
+    baseline_name, baseline_bits = baseline
     steps, values = zip(*train, strict=True)
     axes.plot(steps, values, color=COLORS[0], alpha=0.35, linewidth=0.8)
     axes.plot(steps, running_mean(values), color=COLORS[0], linewidth=1.6, label="training")
     axes.plot(*zip(*validation, strict=True), color=MARKED, marker="o", markersize=4, label="validation")
-    axes.axhline(unigram_bits, color=GREY, linestyle="--", linewidth=1.0)
+    axes.axhline(baseline_bits, color=GREY, linestyle="--", linewidth=1.0)
     axes.annotate(
-        f"unigram model {unigram_bits:.2f}",
-        (1.0, unigram_bits),
+        f"{baseline_name}: {baseline_bits:.2f}",
+        (1.0, baseline_bits),
         xycoords=("axes fraction", "data"),
         xytext=(-4, 4),
         textcoords="offset points",

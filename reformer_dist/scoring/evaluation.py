@@ -1,26 +1,28 @@
 """Scoring a checkpoint on held-out documents, in one process.
 
-In: a checkpoint and, unless others are named, the documents that its training held out. Out: the loss a token, beside
-what a unigram model needs.
+In: a checkpoint and, unless others are named, the documents that its training held out. Out: the metrics of its objective,
+beside those of the objective's baseline.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
+from reformer_dist.config.data import TEXT
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import validation_batches
-from reformer_dist.data.feeding.sequences import split_plan
+from reformer_dist.data.feeding.sequences import check_fields, split_plan
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective
+from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
 
@@ -33,12 +35,13 @@ class Evaluation:
         checkpoint: its folder or URL.
         corpus: the corpus's folder or URL.
         split: documents that were scored.
-        unit: what a token is, such as "byte".
+        unit: what is scored, such as "byte".
         num_sequences: sequences that were scored, of `all_sequences`.
         all_sequences: sequences that the split has.
-        num_tokens: tokens that were scored.
-        loss: nats a token.
-        unigram_bits: bits a token that the training documents' unigram frequencies need for the whole split.
+        num_tokens: how many of the unit were scored.
+        metrics: of the objective, by name; loss (nats) and bits_per_token are among them.
+        baseline_name: what the baseline is of, such as "a unigram model".
+        baseline: its metrics for the whole split, by the same names.
     """
 
     checkpoint: str
@@ -48,13 +51,19 @@ class Evaluation:
     num_sequences: int
     all_sequences: int
     num_tokens: int
-    loss: float
-    unigram_bits: float
+    metrics: Mapping[str, float]
+    baseline_name: str
+    baseline: Mapping[str, float]
+
+    @property
+    def loss(self) -> float:
+        """Nats for each of the unit."""
+        return self.metrics["loss"]
 
     @property
     def bits(self) -> float:
-        """Bits a token."""
-        return self.loss / math.log(2)
+        """Bits for each of the unit."""
+        return self.metrics["bits_per_token"]
 
 
 def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
@@ -71,34 +80,39 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         ConfigError: no such checkpoint, a damaged one, or settings that do not go with its weights.
     """
     options = config.evaluation
-    path = checkpoint.resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, trained, tokenizer = checkpoint.read_model(path)
+    path = checkpoints.resolve(options.checkpoint, config.train.storage, config.train.run_name)
+    model, trained, tokenizer = checkpoints.read_model(path)
     config = _overlay(trained, config)
+    check_objective(config)
     Preflight(config).on_this_machine()
+    check_vocabulary(config, tokenizer.vocab_size)
+    objective = make_objective(config.objective)
     device = torch.device("cuda" if config.train.use_gpu else "cpu")
     dtype = torch.float64 if config.train.dtype == "float64" else None
     model = _with_settings(model, config).to(device, dtype)
     corpus = _corpus(config, tokenizer)
+    check_fields(objective, corpus)
     available = split_plan(corpus, options.split, config.data).num_sequences
     if not available:
         raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
-    total = min(available, options.max_sequences or available)
-    loss_sum, num_tokens, done = 0.0, 0, 0
-    for batch in validation_batches(corpus, config, 0, 0, 1, options.split, options.max_sequences):
-        loss_sum += _loss(model, batch.to(device), config.train.dtype)
-        num_tokens += batch.num_tokens
-        done = min(total, done + config.train.micro_batch_size)
-        progress(done, total)
+    num_sequences = min(available, options.max_sequences or available)
+    sums, done = [0.0] * objective.num_scores, 0
+    for batch in validation_batches(corpus, config, objective, 0, 0, 1, options.split, options.max_sequences):
+        scores = _scores(objective, model, batch.to(device), config.train.dtype)
+        sums = [x + y for x, y in zip(sums, scores, strict=True)]
+        done = min(num_sequences, done + config.train.micro_batch_size)
+        progress(done, num_sequences)
     return Evaluation(
         checkpoint=path,
         corpus=corpus.folder,
         split=options.split,
-        unit=corpus.tokenizer.unit,
-        num_sequences=total,
+        unit=objective.unit(corpus.tokenizer_of().unit),
+        num_sequences=num_sequences,
         all_sequences=available,
-        num_tokens=num_tokens,
-        loss=loss_sum / num_tokens,
-        unigram_bits=corpus.unigram_bits(options.split),
+        num_tokens=round(sums[1]),
+        metrics=objective.metrics(sums),
+        baseline_name=objective.baseline_name,
+        baseline=objective.baseline(corpus, options.split),
     )
 
 
@@ -127,14 +141,14 @@ def _with_settings(model: ReformerLM, config: Config) -> ReformerLM:
 def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
     """The corpus to score, in the checkpoint's tokens: the one of its training if that is there and meant."""
     preparation = plan_preparation(config.data, config.train.storage)
-    if not preparation.is_done and tokenizer.name == config.data.tokenizer:
+    if not preparation.is_done and tokenizer.name == config.data.record_fields[TEXT].tokenizer:
         preparation = plan_preparation(config.data, config.train.storage, tokenizer)
     if preparation.is_done:
         corpus = preparation.run()
     else:
         with ray_session():
             corpus = preparation.run()
-    if corpus.tokenizer.to_json() != tokenizer.to_json():
+    if corpus.tokenizer_of().to_json() != tokenizer.to_json():
         raise ConfigError(
             f"{corpus.folder} has other tokens than the checkpoint was trained on; name data.sources instead"
         )
@@ -142,8 +156,8 @@ def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
 
 
 @torch.no_grad()
-def _loss(model: ReformerLM, batch: Batch, dtype: str) -> float:
-    """Sum of the losses of a batch's labels, in nats, computed as validation in training does."""
+def _scores(objective: Objective, model: ReformerLM, batch: Batch, dtype: str) -> list[float]:
+    """The objective's scores of a batch, computed as validation in training does."""
     with torch.autocast(batch.tokens_BT.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        loss_sum, _ = model.loss(batch.tokens_BT, batch.labels_BT, batch.positions_BT, batch.documents_BT)
-    return float(loss_sum)
+        scores: list[float] = objective.scores(model, batch).tolist()
+    return scores

@@ -152,6 +152,7 @@ def read_journal(folder: str, config: Config) -> tuple[str, list[Trial]]:
     except FileNotFoundError:
         raise ConfigError(f"--tune.resume: {folder} has no {JOURNAL}; start the sweep without --tune.resume") from None
     now, then = (dict(flatten(tree)) for tree in (json.loads(config.model_dump_json()), kept["config"]))
+    then = dict(flatten(json.loads(Config().model_dump_json()))) | then  # fields that are younger than the journal
     free = ("tune.resume", "tune.max_concurrent", "tune.trials")
     for name in sorted({*now, *then} - set(free)):
         if now.get(name) != then.get(name):

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 
 import ray
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.checkpoints.starting_point import Place
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
 from reformer_dist.training.listener import Watcher, train_and_listen
+from reformer_dist.training.meter import in_split
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.results import keep_results
 from reformer_dist.training.worker import Work
@@ -66,33 +68,35 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
             watcher.started(run.id)
         _complete(run, place)
         with run:
+            if run.last_step("baseline/loss") < 0:
+                run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
             path = _trained(config, corpus, place, run, watcher)
             keep_results(config, corpus, run, path)
         return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
 
 
-def _opening(config: Config, watcher: Watcher | None) -> Future[tracking.Experiment]:
+def _opening(config: Config, watcher: Watcher | None) -> Future[runs.Experiment]:
     """MLflow's experiment, opened by a thread while Ray starts."""
     beside = ThreadPoolExecutor(1)
-    experiment = beside.submit(tracking.open_experiment, config, print if watcher is None else watcher.told)
+    experiment = beside.submit(runs.open_experiment, config, print if watcher is None else watcher.told)
     beside.shutdown(wait=False)
     return experiment
 
 
-def _complete(run: tracking.Run, place: Place) -> None:
+def _complete(run: runs.Run, place: Place) -> None:
     """Log the checkpoint's metrics that a killed driver may not have sent, if the run goes on."""
     if place.run_id is not None and place.start is not None:
-        for step, metrics in checkpoint.read_metrics(place.start):
+        for step, metrics in checkpoints.read_metrics(place.start):
             run.log(step, metrics)
 
 
-def _trained(config: Config, corpus: Corpus, place: Place, run: tracking.Run, watcher: Watcher | None) -> str:
+def _trained(config: Config, corpus: Corpus, place: Place, run: runs.Run, watcher: Watcher | None) -> str:
     """The last checkpoint, after the steps that were left to do."""
     if place.step < config.train.steps:
         with Terminal(config) as terminal:
             train_and_listen(Work(config, corpus, place.folder, place.start, run.id), run, terminal, watcher)
     else:
         print(f"{place.start} has done all of train.steps = {config.train.steps}: a larger number goes on")
-    path = checkpoint.newest(place.folder)
+    path = checkpoints.newest(place.folder)
     assert path is not None, "the last step, like one at which training was ended, writes a checkpoint"
     return path

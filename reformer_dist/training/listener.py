@@ -12,9 +12,9 @@ import ray
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.errors import JobFailed, JobStopped
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
 from reformer_dist.training import failures
 from reformer_dist.training.progress import Terminal
 from reformer_dist.training.ray_trainer import POLL_SECONDS, Fit, Reserved
@@ -42,7 +42,7 @@ class Watcher(Protocol):
         """Whether training is to end at the next logged step, with a checkpoint."""
 
 
-def train_and_listen(job: Work, run: tracking.Run, terminal: Terminal, watcher: Watcher | None) -> None:
+def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watcher | None) -> None:
     """Run the workers to their end, showing and logging what they send.
 
     Raises:
@@ -96,10 +96,10 @@ def _received(messages: Queue, fit: Fit, wants_end: Callable[[], bool], wishes: 
 
 
 def _steps_done(job: Work) -> int:
-    path = checkpoint.newest(job.folder)
-    return checkpoint.read_state(path).step if path else 0
+    path = checkpoints.newest(job.folder)
+    return checkpoints.read_state(path).step if path else 0
 
 
 def _what_is_left(job: Work) -> str:
-    path = checkpoint.newest(job.folder)
+    path = checkpoints.newest(job.folder)
     return f"the same command goes on from {path}" if path else "there is no checkpoint yet"

@@ -20,7 +20,7 @@ from ray.train.v2._internal.execution.controller.state import ResizingState, Tra
 from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.util.queue import Queue
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.training import failures
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Work, work
@@ -144,7 +144,7 @@ class _Resizes(ControllerCallback):
             return
         decision = cast(ResizeDecision, current_state.scaling_decision)
         self._messages.put(f"going on with {decision.num_workers} workers after a checkpoint")
-        before, end = checkpoint.newest_step(self._folder), time.monotonic() + self._patience
+        before, end = checkpoints.newest_step(self._folder), time.monotonic() + self._patience
         self._wishes.put(Wish.SAVE)
-        while checkpoint.newest_step(self._folder) == before and time.monotonic() < end:
+        while checkpoints.newest_step(self._folder) == before and time.monotonic() < end:
             time.sleep(POLL_SECONDS)

@@ -2,30 +2,31 @@
 
 import torch
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.generation.sampling import generate
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.objectives.choice import make_objective
+from reformer_dist.tracking import runs
 
 
-def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -> None:
+def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> None:
     """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
     from reformer_dist.reports.hash_health import PREFIX, health_picture
     from reformer_dist.reports.learning_curve import learning_curve
 
-    unit = corpus.tokenizer.unit
+    objective = make_objective(config.objective)
     curve = learning_curve(
         run.history("train/bits_per_token"),
         run.history("validation/bits_per_token"),
-        corpus.unigram_bits("validation"),
+        (objective.baseline_name, objective.baseline(corpus, "validation")["bits_per_token"]),
         config.train.batch_size * config.data.sequence_length,
-        unit,
+        objective.unit(corpus.tokenizer_of().unit),
     )
     run.log_figure("learning_curve.png", curve)
     if layers := [name for name in run.last_metrics() if name.startswith(PREFIX)]:
         run.log_figure("hash_health.png", health_picture({name: run.history(name) for name in layers}))
-    run.log_text("config.yaml", checkpoint.to_yaml(config))
+    run.log_text("config.yaml", checkpoints.to_yaml(config))
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 1)
     if num_tokens and config.model.causal and config.model.lsh_mode == "window":
         run.log_text("sample.txt", sample(path, num_tokens))
@@ -33,7 +34,7 @@ def keep_results(config: Config, corpus: Corpus, run: tracking.Run, path: str) -
 
 def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document."""
-    model, _, tokenizer = checkpoint.read_model(path)
+    model, _, tokenizer = checkpoints.read_model(path)
     start_BT = torch.tensor([[tokenizer.boundary]])
     tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95)
     return tokenizer.decode(tokens_BT[0, 1:].tolist())

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config
 from reformer_dist.data.feeding import loader
 from reformer_dist.data.feeding.sequences import SequenceReader
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
@@ -49,8 +50,8 @@ class Work:
 
     def starting_point(self) -> tuple[str | None, int]:
         """The newest good checkpoint of the run, or `start`, and the steps done there."""
-        path = checkpoint.newest(self.folder, report=_discard) or self.start
-        return path, checkpoint.read_state(path).step if path else 0
+        path = checkpoints.newest(self.folder, report=_discard) or self.start
+        return path, checkpoints.read_state(path).step if path else 0
 
 
 def work(
@@ -79,7 +80,7 @@ def work(
         tell(f"continuing from step {step} of {path}")
     tell(step)
     keeper = _Keeper(job, engine, path, tell)
-    here = (job.corpus, config, topology.data_group, topology.shard)
+    here = (job.corpus, config, engine.objective, topology.data_group, topology.shard)
     try:
         train(
             config,
@@ -111,30 +112,30 @@ def _begin(
     if config.train.dtype == "float64":
         model.double()
     if path is not None:
-        checkpoint.load_weights(path, model)
+        checkpoints.load_weights(path, model)
     traffic = parallelize(model, topology)
-    engine = Engine(model, config, device)
+    engine = Engine(model, make_objective(config.objective), config, device)
     if path is not None:
-        with checkpoint.optimizer_files(path) as folder:
+        with checkpoints.optimizer_files(path) as folder:
             engine.load_state(folder, step)
     return engine, traffic, path, step
 
 
 class _Keeper:
-    """What is to outlive a worker: metrics, told and kept, and checkpoints."""
+    """Keeps what must not be lost with the worker: it sends metrics to the driver, and writes them into checkpoints."""
 
     def __init__(self, job: Work, engine: Engine, path: str | None, tell: Callable[[Message], object]) -> None:
         """Begin with the metrics of the checkpoint at `path`, if it is of this run."""
         self._job, self._engine, self._tell = job, engine, tell
         own = path is not None and path.startswith(f"{job.folder}/")
-        self._metrics = checkpoint.read_metrics(path) if path is not None and own else []
+        self._metrics = checkpoints.read_metrics(path) if path is not None and own else []
         self._weights: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor] = {}
         train = job.config.train
         self._writer = Writer(
             job.folder,
             train.keep_checkpoints,
-            job.corpus.tokenizer,
+            job.corpus.tokenizer_of(),
             keep_best=train.keep_best,
             timeout=job.config.parallel.timeout_seconds,
         )
@@ -145,9 +146,9 @@ class _Keeper:
 
     def save(self, step: int, validation_loss: float | None) -> None:
         job = self._job
-        state = checkpoint.State(
+        state = checkpoints.State(
             step=step,
-            tokenizer=job.corpus.tokenizer.name,
+            tokenizer=job.corpus.tokenizer_of().name,
             corpus_hash=job.corpus.hash,
             run_id=job.run_id,
             workers=dist.get_world_size(),
@@ -175,4 +176,4 @@ def _divergence(job: Work, step: int) -> str:
 
 
 def _discard(*_: object) -> None:
-    """Rank 0 alone speaks."""
+    """Take a message and send nothing: only rank 0 sends messages."""

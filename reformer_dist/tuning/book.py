@@ -8,7 +8,7 @@ from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from reformer_dist.config import Config
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
 from reformer_dist.tracking.trials import Trial, write_journal
 from reformer_dist.training import failures
 from reformer_dist.tuning.search import Search
@@ -28,7 +28,7 @@ class Book:
         report: takes a line for whatever happens.
     """
 
-    def __init__(self, config: Config, search: Search, folder: str, run: tracking.Run, report: Report) -> None:
+    def __init__(self, config: Config, search: Search, folder: str, run: runs.Run, report: Report) -> None:
         self.folder, self.run_id, self.report = folder, run.id, report
         self._config, self._search, self._run = config, search, run
         self._groups: dict[int, str] = {}

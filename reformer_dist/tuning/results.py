@@ -7,17 +7,17 @@ import csv
 import io
 from collections.abc import Sequence
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.reports import sweep as pictures
 from reformer_dist.reports.sweep import OBJECTIVES
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
 from reformer_dist.tracking.trials import CAUGHT, SCORE, Trial
 from reformer_dist.tuning.maker import Maker
 from reformer_dist.tuning.search import comparable, importance
 
 
-def keep(config: Config, maker: Maker, trials: Sequence[Trial], run: tracking.Run) -> None:
+def keep(config: Config, maker: Maker, trials: Sequence[Trial], run: runs.Run) -> None:
     """Log the artifacts of a sweep whose trials have ended; pictures only where something succeeded."""
     run.log_text("trials.csv", table(trials))
     good = [trial for trial in trials if trial.status in ("finished", "stopped") and SCORE in trial.metrics]
@@ -25,7 +25,7 @@ def keep(config: Config, maker: Maker, trials: Sequence[Trial], run: tracking.Ru
         return
     best = maker.config(good[0])
     named = best.train.model_copy(update={"run_name": f"{config.train.run_name}-best"})
-    run.log_text("best.yaml", checkpoint.to_yaml(best.model_copy(update={"train": named})))
+    run.log_text("best.yaml", checkpoints.to_yaml(best.model_copy(update={"train": named})))
     run.log_figure("pareto.png", pictures.pareto(good))
     run.log_figure("learning_curves.png", pictures.learning_curves(good, [run.history(SCORE, t.run_id) for t in good]))
     if any(CAUGHT in trial.metrics for trial in good):

@@ -10,14 +10,14 @@ from typing import Any
 
 import ray
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.config.space import parse_space
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.preflight import Preflight, together
 from reformer_dist.ray_session import ray_session
 from reformer_dist.storage.stores import open_store
-from reformer_dist.tracking import runs as tracking
+from reformer_dist.tracking import runs
 from reformer_dist.tracking.trials import Sweep, Trial, ranked, read_journal
 from reformer_dist.tuning import results
 from reformer_dist.tuning.book import Book, Report
@@ -53,7 +53,7 @@ def sweep(config: Config, report: Report = print) -> Sweep:
         for preparation in preparations:
             preparation.run(report)
         # A run of its own makes an SQLite store before several trials try to at once.
-        with tracking.start(config, run_id=parent, tell=report) as run:
+        with runs.start(config, run_id=parent, tell=report) as run:
             book = Book(config, search, folder, run, report)
             _run(config, maker, search, book)
             book.close()
@@ -69,8 +69,8 @@ def _journal(config: Config) -> tuple[str, str | None, list[Trial]]:
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
     if not config.tune.resume:
-        return checkpoint.new_folder(storage, name), None, []
-    folder = checkpoint.current_folder(storage, name) or checkpoint.new_folder(storage, name)
+        return checkpoints.new_folder(storage, name), None, []
+    folder = checkpoints.current_folder(storage, name) or checkpoints.new_folder(storage, name)
     return folder, *read_journal(folder, config)
 
 

@@ -19,6 +19,8 @@ from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.storage.hashed_files import hash_file
+from reformer_dist.storage.stores import open_store
 from tests.corpora import prepare_here, random_documents, write_documents
 
 METRICS = [(1, {"train/loss": 2.5}), (2, {"train/loss": 1 / 3, "validation/loss": 1e-300})]
@@ -176,6 +178,32 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
         decide()
+
+
+def test_a_checkpoint_from_before_there_were_objectives_is_one_of_next_token(tmp_path: Path) -> None:
+    path = write(str(tmp_path / "run"), 7, make_config(str(tmp_path)))
+    state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
+    tree = json.loads(state.read_text())
+    del tree["config"]["objective"]
+    state.write_text(json.dumps(tree))
+    files = json.loads(manifest.read_text())
+    files["state.json"] = {"size": state.stat().st_size, "xxh3": hash_file(open_store(path), "state.json")}
+    manifest.write_text(json.dumps(files))
+    _, config, _ = checkpoints.read_model(path)
+    assert config.objective.name == "next_token"
+    assert config == make_config(str(tmp_path))
+
+
+def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+    corpus = prepare_here(source, tmp_path)
+    config = make_config(str(tmp_path), **{"train.run_name": "a"})
+    path = write(checkpoints.new_folder(str(tmp_path), "a"), 5, config, corpus_hash=corpus.hash)
+    copying = {"train.run_name": "a", "objective.name": "copy"}
+    with pytest.raises(ConfigError, match=rf"{path} .* another objective \(objective\.name = copy, was next_token\)"):
+        starting_point.decide(make_config(str(tmp_path), **copying), corpus)
+    given = starting_point.decide(make_config(str(tmp_path), **copying, **{"train.resume": path}), corpus)
+    assert given.start == path, "to begin another training from these weights is meant"
 
 
 def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:

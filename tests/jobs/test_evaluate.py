@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reformer_dist import checkpoints as checkpoint
-from reformer_dist import load_config
+from reformer_dist import checkpoints, load_config
 from reformer_dist.errors import ConfigError
 from reformer_dist.scoring.evaluation import evaluate
 from tests.corpora import write_documents
@@ -30,7 +29,7 @@ def options(storage: Path, **evaluation: object) -> dict[str, object]:
 def test_the_figure_is_the_one_that_training_logged(place: Path, storage: Path, whole: Job) -> None:
     shown: list[tuple[int, int]] = []
     result = evaluate(load_config(None, options(storage, max_sequences=4)), lambda *step: shown.append(step))
-    assert result.checkpoint == checkpoint.latest(str(storage), "whole")
+    assert result.checkpoint == checkpoints.latest(str(storage), "whole")
     curves = points(place, whole)
     assert result.loss == pytest.approx(curves["validation/loss"][-1][1], rel=1e-12)
     assert result.bits == pytest.approx(curves["validation/bits_per_token"][-1][1], rel=1e-12)
@@ -58,7 +57,7 @@ def test_the_job_prints_a_table_of_other_documents(storage: Path, tmp_path: Path
     job = subprocess.run([*command, "--train.run_name", "whole"], capture_output=True, text=True, check=False)
     assert (job.returncode, job.stderr) == (0, "")
     assert "bits a byte of a unigram model" in job.stdout
-    assert f"checkpoint: {checkpoint.latest(str(storage), 'whole')}" in job.stdout
+    assert f"checkpoint: {checkpoints.latest(str(storage), 'whole')}" in job.stdout
 
     job = subprocess.run([*command, "--train.run_name", "none"], capture_output=True, text=True, check=False)
     assert (job.returncode, job.stdout) == (2, "")

@@ -4,7 +4,7 @@ import os
 import signal
 from pathlib import Path
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from tests.jobs.running import WHOLE, Job, Running, points
 
 
@@ -49,7 +49,7 @@ def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
     job = go_on(place).wait()
     assert job.status == 0, job.errors
     assert f"continuing from step {steps_done_by(stopped)}" in job.output
-    weights = [Path(checkpoint.latest(str(place / "runs"), n)) / "model.safetensors" for n in ("disturbed", "whole")]
+    weights = [Path(checkpoints.latest(str(place / "runs"), n)) / "model.safetensors" for n in ("disturbed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     expected, found = points(place, whole), points(place, job)
     for metric in ("train/loss", "train/grad_norm"):

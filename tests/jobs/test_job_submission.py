@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from tests.corpora import random_documents, write_documents
 
 ROOT = Path(__file__).parents[2]
@@ -113,8 +113,8 @@ def test_a_submitted_training_leaves_a_checkpoint_and_a_run(address: str, tmp_pa
     assert "Job 'training' succeeded" in job("status", "--address", address, "training").stdout
     assert "step 3/3  validation " in submitted.stdout
 
-    path = checkpoint.latest(str(tmp_path / "runs"), "tiny")
-    state = checkpoint.verify(path)
+    path = checkpoints.latest(str(tmp_path / "runs"), "tiny")
+    state = checkpoints.verify(path)
     assert state.step == 3
     assert f"checkpoint: {path}" in submitted.stdout
     run = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db").get_run(state.run_id)

@@ -12,12 +12,13 @@ import ray
 import ray.data
 import torch
 
-from reformer_dist.config import DataConfig
+from reformer_dist.config import DataConfig, ObjectiveConfig
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import batches_from, training_batches, training_dataset
 from reformer_dist.data.preparing import preparation as preparing
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation, prepare
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.ray_session import ray_session
 from tests.corpora import grid_config, prepare_here, random_documents, run_here, write_documents
 
@@ -53,7 +54,7 @@ def test_parallel_tasks_write_the_same_files_as_one_process(
     alone = run_here(plan_preparation(data, str(tmp_path / "alone")))
     lines: list[str] = []
     together = prepare(data, str(tmp_path / "together"), lines.append)
-    assert len(alone.manifest.token_files) > 4
+    assert len(alone.manifest.fields["text"].token_files) > 4
     assert contents(together) == contents(alone)
     assert lines[0] == "preparing 150 files, 0.1 MB"
 
@@ -108,7 +109,7 @@ def test_ray_data_feeds_the_same_batches_while_workers_hold_every_cpu(source: Pa
     workers = [actor.remote() for _ in range(2)]
     ray.get([worker.__ray_ready__.remote() for worker in workers])
     assert ray.available_resources().get("CPU", 0) == 0
-    for data_groups, shards, start_step in [(2, 1, 0), (1, 2, 7), (1, 2, 60)]:
+    for data_groups, shards, start_step, name in [(2, 1, 0, "next_token"), (1, 2, 7, "masked"), (1, 2, 60, "copy")]:
         config = grid_config(
             data_groups,
             shards,
@@ -117,11 +118,12 @@ def test_ray_data_feeds_the_same_batches_while_workers_hold_every_cpu(source: Pa
             train__micro_batch_size=2,
             train__steps=60,
         )
+        objective = make_objective(ObjectiveConfig(name=name))
         places = [(group, shard) for group in range(data_groups) for shard in range(shards)]
-        iterators = [training_dataset(corpus, config, *place, start_step).iterator() for place in places]
+        iterators = [training_dataset(corpus, config, objective, *place, start_step).iterator() for place in places]
         fed = ray.get([worker.batches.remote(i) for worker, i in zip(workers, iterators, strict=True)])
         for place, batches in zip(places, fed, strict=True):
-            assert same(batches, list(training_batches(corpus, config, *place, start_step)))
+            assert same(batches, list(training_batches(corpus, config, objective, *place, start_step)))
     for worker in workers:
         ray.kill(worker)
 

@@ -7,7 +7,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from tests.jobs.running import ROOT, Job, command, points
 
 
@@ -30,9 +30,9 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "sample.txt", *pictures}
     assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [15, 30]
     assert all(0 < share < 1 for _, share in curves["hashing/caught"])
-    path = checkpoint.latest(str(place / "runs"), "whole")
+    path = checkpoints.latest(str(place / "runs"), "whole")
     assert path in whole.output
-    model, config, _ = checkpoint.read_model(path)
+    model, config, _ = checkpoints.read_model(path)
     assert config.model.embed_dim == 32
     assert sum(p.numel() for p in model.parameters()) > 10_000
 

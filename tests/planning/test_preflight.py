@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from reformer_dist import checkpoints as checkpoint
+from reformer_dist import checkpoints
 from reformer_dist.config import Config, load_config
 from reformer_dist.config.mistakes import WrongValues
 from reformer_dist.errors import ConfigError
-from reformer_dist.planning import corpora, places, preflight, spaces, workers
+from reformer_dist.planning import corpora, objectives, places, preflight, spaces, workers
 from reformer_dist.planning.preflight import Preflight, mistakes_before_ray, mistakes_before_sweep, together
 from tests.checkpoints.test_checkpoint import write
 from tests.corpora import prepare_here, random_documents, write_documents
@@ -128,7 +128,7 @@ def test_who_joins_a_cluster_is_not_held_against_this_machine(place: Path, monke
 def test_corpus_and_checkpoint_are_told_together(place: Path, one_worker: None) -> None:
     config = make_config(place, train__run_name="a")
     corpus = prepare_here(place / "text", place / "runs")
-    write(checkpoint.new_folder(config.train.storage, "a"), 5, config)
+    write(checkpoints.new_folder(config.train.storage, "a"), 5, config)
     other = make_config(place, train__run_name="a", model__num_hashes=2, model__vocab_size=200, train__batch_size=1000)
     told = problems(lambda: Preflight(other).with_corpus(corpus))
     assert [line.split()[0] for line in told[:2]] == ["model.vocab_size", "train.batch_size"]
@@ -196,7 +196,7 @@ def test_a_password_is_not_shown_by_later_lines(place: Path) -> None:
 
 
 def test_every_check_is_in_a_stage() -> None:
-    rooms = (corpora, places, spaces, workers)
+    rooms = (corpora, objectives, places, spaces, workers)
     checks = {
         check
         for room in rooms

@@ -12,7 +12,9 @@ from torch import nn
 from reformer_dist.config import Config, ModelConfig, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.training.engine import Engine, learning_rate, make_optimizer
+from reformer_dist.training.engine import Engine
+from reformer_dist.training.optimizer import learning_rate, make_optimizer
+from tests.corpora import NEXT_TOKEN
 from tests.ranks import run_ranks
 
 NUM_STEPS, NUM_ROWS = 4, 12
@@ -93,7 +95,7 @@ def engine_steps(config: Config, start: int, stop: int, load: Path | None, save:
     model = ReformerLM(config.model)
     if load is not None:
         model.load_state_dict(load_file(load / "model.safetensors"))
-    engine = Engine(model, config, torch.device("cpu"))
+    engine = Engine(model, NEXT_TOKEN, config, torch.device("cpu"))
     if load is not None:
         engine.load_state(load / "optimizer", start)
     norms = []

@@ -1,4 +1,4 @@
-"""Twenty steps give one curve and the same weights on every grid of workers, by every exchange and ZeRO stage."""
+"""Twenty steps give one curve and the same weights on every grid of workers, by every exchange, ZeRO stage and objective."""
 
 import os
 from typing import Any
@@ -8,11 +8,13 @@ import torch
 import torch.distributed as dist
 
 from reformer_dist import Config, ReformerLM, load_config
-from reformer_dist.data.feeding.loader import training_batches
+from reformer_dist.data.feeding.loader import training_batches, validation_batches
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
 from reformer_dist.training.engine import Engine
+from reformer_dist.training.loop import validate
 from tests.corpora import prepare_here, random_documents, write_documents
 from tests.ranks import run_ranks
 
@@ -27,14 +29,17 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare_here(write_documents(folder / "source", random_documents(lengths)), folder / "runs")
 
 
-def _config(workers: int, shards: int, stage: int, **parallel: Any) -> Config:
+def _config(workers: int, shards: int, stage: int, objective: str = "next_token", **parallel: Any) -> Config:
     tree = {
+        "objective.name": objective,
         "data": {"sequence_length": 61},
         "model": {
             "embed_dim": 16,
             "num_heads": 4,
             "feed_forward_dim": 32,
             "layers": "local,lsh",
+            "vocab_size": 257,
+            "causal": objective == "next_token",
             "max_length": 64,
             "num_buckets": 4,
             "lsh_window": 8,
@@ -50,18 +55,22 @@ def _config(workers: int, shards: int, stage: int, **parallel: Any) -> Config:
 
 
 def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Mean loss of every step, and rank 0's weights at the end."""
+    """Mean loss of every step, of a validation at the end and its accuracy, and rank 0's weights at the end."""
     rank = str(dist.get_rank())
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
     topology = make_topology(config)
     model = ReformerLM(config.model)
     parallelize(model, topology)
-    engine = Engine(model, config, torch.device("cpu"))
+    objective = make_objective(config.objective)
+    engine = Engine(model, objective, config, torch.device("cpu"))
+    here = (corpus, config, objective, topology.data_group, topology.shard)
     losses = []
-    for step, batches in enumerate(training_batches(corpus, config, topology.data_group, topology.shard)):
+    for step, batches in enumerate(training_batches(*here)):
         result = engine.train_step(batches, step)
         dist.all_reduce(loss_sum := result[0].clone())
         losses.append(float(loss_sum / result[1]))
+    held_out = validate(engine, validation_batches(*here, topology.data_groups))
+    losses += [held_out["validation/loss"], held_out["validation/accuracy"]]
     weights: dict[str, torch.Tensor] = {}
     engine.copy_weights(weights)
     return losses, weights
@@ -95,6 +104,34 @@ def test_one_curve_on_every_grid(
 ) -> None:
     losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, **parallel))[0]
     assert losses == pytest.approx(alone[0], rel=1e-9)
-    assert losses[-1] < losses[0] - 0.05, "the model learns"
+    assert losses[STEPS - 1] < losses[0] - 0.05, "the model learns"
     for name, value in alone[1].items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone_masked(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return run_ranks(_curve, 1, corpus, _config(1, 1, 0, "masked"))[0]
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "stage", "parallel"),
+    [
+        (2, 1, 1, {}),
+        (2, 2, 2, {"attention": "heads"}),
+        (4, 2, 3, {"attention": "buckets"}),
+        (4, 4, 1, {"attention": "both", "head_shards": 2}),
+    ],
+)
+def test_one_masked_curve_on_every_grid(
+    corpus: Corpus,
+    alone_masked: tuple[list[float], dict[str, torch.Tensor]],
+    workers: int,
+    shards: int,
+    stage: int,
+    parallel: dict[str, Any],
+) -> None:
+    losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, "masked", **parallel))[0]
+    assert losses == pytest.approx(alone_masked[0], rel=1e-9)
+    for name, value in alone_masked[1].items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)

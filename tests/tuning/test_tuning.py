@@ -1,5 +1,6 @@
 """Sweeps without training: what a space means, what is left out before a worker is taken, and going on from the journal."""
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_a_journal_repeats_no_trial_that_has_ended(tmp_path: Path) -> None:
         read_journal(str(tmp_path / "s"), config(tmp_path, {"model.num_hashes": [1, 2, 4]}, **{"train.steps": 7}))
     with pytest.raises(ConfigError, match=r"has no sweep\.json"):
         read_journal(str(tmp_path / "other"), asked)
+    journal = tmp_path / "s" / "sweep.json"
+    tree = json.loads(journal.read_text())
+    del tree["config"]["objective"]
+    journal.write_text(json.dumps(tree))
+    assert read_journal(str(tmp_path / "s"), asked) == (run_id, earlier), "a section that came later has its defaults"
+
+
+def test_objectives_are_swept_and_those_that_do_not_go_with_the_model_left_out(tmp_path: Path) -> None:
+    space = {"objective.name": ["next_token", "masked"], "model.causal": [True, False]}
+    search = search_of(config(tmp_path, space, **{"model.vocab_size": 257}))
+    assert [tuple(trial.values.values()) for trial in search.planned] == [("next_token", True), ("masked", False)]
+    problems = [trial.problem for trial in search.trials.values() if trial.status == "impossible"]
+    assert len(problems) == 2
+    assert all(problem.startswith("model.causal = ") for problem in problems)
 
 
 @pytest.mark.parametrize(

@@ -97,10 +97,10 @@ def _write(preparation: Preparation, tokenizer: Tokenizer, num_bytes: int, folde
 
 
 def _run_tasks(preparation: Preparation, tokenizer: Tokenizer, num_bytes: int, folder: str) -> int:
-    taken, definition = 0, tokenizer.to_json()
+    taken, definitions = 0, {"text": tokenizer.to_json()}
     for part in preparation.parts:
         table = pa.Table.from_pylist([part.to_row()])
-        (row,) = write_part(table, preparation.data, definition, folder).to_pylist()
+        (row,) = write_part(table, preparation.data, definitions, folder).to_pylist()
         assert not row["error"], row["error"]
         taken += sum((piece.stop or piece.file.size or 0) - piece.start for piece in part.slices)
         if taken >= num_bytes:

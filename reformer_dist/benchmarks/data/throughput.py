@@ -23,6 +23,7 @@ from reformer_dist.data.feeding.loader import batches_from, training_dataset
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import Preparation, plan_preparation
 from reformer_dist.data.reading.sources import list_files
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.ray_session import ray_session
 
 SIZES = {"small": (2 << 30, 1_000_000, 200), "paper": (16 << 30, 10_000_000, 1000)}
@@ -129,7 +130,7 @@ def _feed(corpus: Corpus, length: int, batch_size: int, num_steps: int) -> list[
         },
     )
     start = time.perf_counter()
-    batches = batches_from(training_dataset(corpus, config, 0, 0).iterator())
+    batches = batches_from(training_dataset(corpus, config, make_objective(config.objective), 0, 0).iterator())
     next(batches)
     first = time.perf_counter()
     num_left = sum(1 for _ in batches)

@@ -26,6 +26,7 @@ from reformer_dist.config import Config, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.tokenizers.choice import make_tokenizer
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.objectives.choice import make_objective
 from reformer_dist.training.engine import Engine
 
 WIDTHS = {"small": 512, "paper": 1024}
@@ -74,7 +75,7 @@ def _checkpoints(config: Config, folder: str) -> Iterator[Times]:
     """A step and a checkpoint, CHECKPOINTS times over; further steps until it is complete."""
     model = ReformerLM(config.model)
     print(f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million weights")
-    engine = Engine(model, config, torch.device("cpu"))
+    engine = Engine(model, make_objective(config.objective), config, torch.device("cpu"))
     writer = Writer(folder, 2, make_tokenizer("bytes"), keep_best=False, timeout=600.0)
     weights: dict[str, torch.Tensor] = {}
     moments: dict[str, torch.Tensor] = {}

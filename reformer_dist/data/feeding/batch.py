@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from reformer_dist.data.feeding.sequences import IGNORED_LABEL
+from reformer_dist.data.feeding.examples import IGNORED_LABEL
 
 
 @dataclass(frozen=True)
@@ -13,12 +13,13 @@ class Batch:
 
     Attributes:
         tokens_BT: int64, inputs; 0 in padding.
-        labels_BT: int64, the next token at each position, shifted before the sequence was sharded; -100 is not scored.
+        labels_BT: int64, what the model is to say at each position, of the whole document; -100 is not scored.
         positions_BT: int64, index for the position embeddings; 0 in padding.
         documents_BT: int64, index of the document inside its sequence (0, 1, 2, ...); -1 is padding.
         first_row: index of row 0 in the step's global batch.
         first_position: index in the whole sequence of this shard's first position.
         num_tokens: labels that are scored; counted on the CPU when the batch is made.
+        num_read: tokens that are read, scored or not, without padding; counted as `num_tokens` is.
     """
 
     tokens_BT: torch.Tensor
@@ -28,10 +29,13 @@ class Batch:
     first_row: int = 0
     first_position: int = 0
     num_tokens: int = field(default=-1)
+    num_read: int = field(default=-1)
 
     def __post_init__(self) -> None:
         if self.num_tokens < 0:
             object.__setattr__(self, "num_tokens", int((self.labels_BT != IGNORED_LABEL).sum()))
+        if self.num_read < 0:
+            object.__setattr__(self, "num_read", int((self.documents_BT >= 0).sum()))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""

@@ -1,4 +1,4 @@
-"""Feeding: a prepared corpus in, this worker's shards of the right sequences out, step after step.
+"""Feeding: a prepared corpus and an objective in, this worker's shards of the right examples out, step after step.
 
 `training_batches` and `validation_batches` read in this process. `training_dataset` and `batches_from` send the same
 batches through Ray Data, whose tasks read ahead and hand a worker its own shard alone, in order.
@@ -13,7 +13,8 @@ import torch
 
 from reformer_dist.config import Config
 from reformer_dist.data.feeding.batch import Batch
-from reformer_dist.data.feeding.sequences import COLUMNS, Rows, open_reader, read_step, read_steps
+from reformer_dist.data.feeding.examples import Examples
+from reformer_dist.data.feeding.sequences import COLUMNS, Rows, open_reader, read_held_out, read_step, read_steps
 from reformer_dist.data.feeding.sequences import split_plan as split_plan
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
@@ -25,18 +26,19 @@ MIN_STEPS_A_TASK, MAX_TASKS = 8, 512
 
 
 def training_batches(
-    corpus: Corpus, config: Config, data_group: int, shard: int, start_step: int = 0
+    corpus: Corpus, config: Config, examples: Examples, data_group: int, shard: int, start_step: int = 0
 ) -> Iterator[list[Batch]]:
     """Micro-batches of one worker for each step from `start_step` to `train.steps`, read in this process."""
     reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
     for step in range(start_step, config.train.steps):
-        rows_of_step = read_step(reader, config, data_group, shard, step)
+        rows_of_step = read_step(reader, examples, config, data_group, shard, step)
         yield [_batch(rows, first_row, shard) for first_row, rows in rows_of_step]
 
 
 def validation_batches(
     corpus: Corpus,
     config: Config,
+    examples: Examples,
     data_group: int,
     shard: int,
     num_data_groups: int,
@@ -49,7 +51,8 @@ def validation_batches(
 
     Args:
         corpus: the corpus.
-        config: sequence length, shards and micro-batch size.
+        config: sequence length, shards, micro-batch size and seed.
+        examples: makes the examples.
         data_group: index of this worker's data group.
         shard: index of this worker's shard.
         num_data_groups: data groups that share the work.
@@ -64,11 +67,12 @@ def validation_batches(
         first_row = data_group * num_rows
         begin = min(first + first_row, num_sequences)
         sequences = np.arange(begin, min(begin + num_rows, num_sequences)) * available // num_sequences
-        yield _batch(reader.read(sequences, num_rows, shard), first_row, shard)
+        rows = read_held_out(reader, examples, config.train.seed, sequences.tolist(), num_rows, shard)
+        yield _batch(rows, first_row, shard)
 
 
 def training_dataset(
-    corpus: Corpus, config: Config, data_group: int, shard: int, start_step: int = 0
+    corpus: Corpus, config: Config, examples: Examples, data_group: int, shard: int, start_step: int = 0
 ) -> ray.data.Dataset:
     """The micro-batches of `training_batches` as a Ray Data dataset, a row each, for `batches_from`.
 
@@ -76,7 +80,7 @@ def training_dataset(
     """
     steps = range(start_step, config.train.steps)
     steps_a_task = max(MIN_STEPS_A_TASK, -(-len(steps) // MAX_TASKS))
-    read = partial(read_steps, corpus.folder, corpus.hash, config, data_group, shard)
+    read = partial(read_steps, corpus.folder, corpus.hash, config, examples, data_group, shard)
     tasks = [partial(read, steps[first : first + steps_a_task]) for first in range(0, len(steps), steps_a_task)]
     return ordered_dataset(tasks, BLOCK_BYTES)
 

@@ -1,9 +1,9 @@
-"""Reading sequences: a prepared corpus and a plan in, any shard of any sequences out, as numpy arrays.
+"""Reading sequences: a prepared corpus, a plan and an objective in, any shard of any examples out, as numpy arrays.
 
 What Ray Data's tasks run is here, apart from `loader`, so that their processes need not load torch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -12,13 +12,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
+from reformer_dist.config.data import TEXT
+from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, Examples, Place, Stretch
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
+from reformer_dist.errors import ConfigError
 
-IGNORED_LABEL = -100
-"""Label of a position that is not scored."""
 Rows = dict[str, NDArray[Any]]
 """Arrays [rows, shard length] int32 called tokens, labels, positions and documents, as in `Batch`."""
 COLUMNS = ("tokens", "labels", "positions", "documents")
@@ -59,17 +60,29 @@ class SequenceReader:
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
-        self._starts = corpus.document_starts(split)
+        self._split: SplitName = split
+        self._starts: dict[str, NDArray[np.int64]] = {}
         self._lengths = corpus.document_lengths(split)
 
-    def read(self, sequences: NDArray[np.int64], num_rows: int, shard: int) -> Rows:
-        """One shard of some sequences; `num_rows` beyond them are wholly padding."""
+    def read(
+        self, examples: Examples, sequences: Sequence[int], places: Sequence[Place], num_rows: int, shard: int
+    ) -> Rows:
+        """One shard of some sequences as examples; `num_rows` beyond them are wholly padding.
+
+        Args:
+            examples: makes them.
+            sequences: which ones.
+            places: the place of each.
+            num_rows: rows of the result.
+            shard: index of the shard.
+        """
         shape = (num_rows, self.shard_length)
         rows = {name: np.zeros(shape, np.int32) for name in COLUMNS}
         rows["labels"].fill(IGNORED_LABEL)
         rows["documents"].fill(-1)
-        for row, sequence in enumerate(sequences.tolist()):
-            self._fill(sequence, shard * self.shard_length, {name: rows[name][row] for name in COLUMNS})
+        for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
+            into = {name: rows[name][row] for name in COLUMNS}
+            self._fill(examples, sequence, place, shard * self.shard_length, into)
         return rows
 
     def samples(self, config: Config, step: int) -> NDArray[np.int64]:
@@ -87,7 +100,7 @@ class SequenceReader:
             self._orders = {(seed, batch_size): DocumentOrder(self._corpus.hash, seed, runs, batch_size)}
         return self._orders[seed, batch_size]
 
-    def _fill(self, sequence: int, first: int, row: Rows) -> None:
+    def _fill(self, examples: Examples, sequence: int, place: Place, first: int, row: Rows) -> None:
         """Write the positions of a sequence from `first` on into a row."""
         segment_start = 0
         for number, (document, offset, length) in enumerate(self.plan.segments(sequence)):
@@ -95,21 +108,48 @@ class SequenceReader:
             end = min(segment_start + length, first + self.shard_length)
             if begin < end:
                 here = slice(begin - first, end - first)
-                tokens = self._read_document(document, offset + begin - segment_start, end - begin + 1)
-                row["tokens"][here] = tokens[:-1]
-                row["labels"][here] = tokens[1:]
+                stretches = {
+                    field: self._stretch(field, document, offset + begin - segment_start, range(begin, end))
+                    for field in examples.fields
+                }
+                row["tokens"][here], row["labels"][here] = examples.example(stretches, place)
                 row["positions"][here] = np.arange(begin, end) - (segment_start if self._data.reset_positions else 0)
                 row["documents"][here] = 0 if self._data.attend_across_documents else number
             segment_start += length
 
-    def _read_document(self, document: int, first: int, length: int) -> NDArray[Any]:
-        """`length` entries from `first` on of boundary, tokens of the document, boundary."""
-        start = int(self._starts[document])
+    def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
+        """What a field of a document has from `offset` on, for these positions of a sequence."""
+        num_positions = int(self._lengths[document]) + 1
+        entries = self._read_document(field, document, offset, len(positions) + 1)
+        return Stretch(entries, offset, num_positions, positions.start, self._corpus.tokenizer_of(field))
+
+    def _read_document(self, field: str, document: int, first: int, length: int) -> NDArray[Any]:
+        """`length` entries from `first` on of boundary, a field's tokens of the document, boundary."""
+        if field not in self._starts:
+            self._starts[field] = self._corpus.document_starts(self._split, field)
+        start = int(self._starts[field][document])
         end = start + int(self._lengths[document])
         begin = start + first - 1
-        tokens = self._corpus.read(max(begin, start), min(begin + length, end))
+        tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
         edges = (int(begin < start), int(begin + length > end))
-        return np.pad(tokens, edges, constant_values=self._corpus.tokenizer.boundary) if any(edges) else tokens
+        boundary = self._corpus.tokenizer_of(field).boundary
+        return np.pad(tokens, edges, constant_values=boundary) if any(edges) else tokens
+
+
+def check_fields(examples: Examples, corpus: Corpus) -> None:
+    """Whether a corpus has the fields that examples are made of, at the same positions as the text.
+
+    Raises:
+        ConfigError: it lacks one, or one has other positions.
+    """
+    fields = (TEXT, *(field for field in examples.fields if field != TEXT))
+    for field in fields:
+        corpus.tokenizer_of(field)
+    if apart := [field for field in fields[1:] if corpus.aligned_with(field) != TEXT]:
+        name = f"data.fields.{apart[0]}.aligned_with"
+        raise ConfigError(
+            f"{name} = {corpus.aligned_with(apart[0])}: the objective needs it at {TEXT}'s positions; {TEXT} works"
+        )
 
 
 @lru_cache(4)
@@ -126,23 +166,32 @@ def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfi
 
 
 def read_step(
-    reader: SequenceReader, config: Config, data_group: int, shard: int, step: int
+    reader: SequenceReader, examples: Examples, config: Config, data_group: int, shard: int, step: int
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of each micro-batch of a data group in a step.
 
     Every data group has the same number of them; one with fewer rows may end with a row that is wholly padding.
     """
     train = config.train
-    sequences = reader.samples(config, step)
+    sequences = reader.samples(config, step).tolist()
     rows = rows_of(train.batch_size, config.data_groups, data_group)
     most_rows = -(-train.batch_size // config.data_groups)
     for first_row in range(rows.start, rows.start + most_rows, train.micro_batch_size):
-        chosen = sequences[first_row : min(first_row + train.micro_batch_size, rows.stop)]
-        yield first_row, reader.read(chosen, max(1, len(chosen)), shard)
+        taken = range(first_row, min(first_row + train.micro_batch_size, rows.stop))
+        chosen, places = sequences[taken.start : taken.stop], [Place(train.seed, step, row) for row in taken]
+        yield first_row, reader.read(examples, chosen, places, max(1, len(taken)), shard)
+
+
+def read_held_out(
+    reader: SequenceReader, examples: Examples, seed: int, sequences: Sequence[int], num_rows: int, shard: int
+) -> Rows:
+    """Rows of sequences that are not trained on, padded to `num_rows`; the same at any time and on any worker."""
+    places = [Place(seed, HELD_OUT, sequence) for sequence in sequences]
+    return reader.read(examples, sequences, places, num_rows, shard)
 
 
 def read_steps(
-    folder: str, corpus_hash: str, config: Config, data_group: int, shard: int, steps: range
+    folder: str, corpus_hash: str, config: Config, examples: Examples, data_group: int, shard: int, steps: range
 ) -> Iterator[pa.Table]:
     """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
     reader = open_reader(folder, corpus_hash, "train", config.data, config.parallel.sequence_shards)
@@ -155,7 +204,7 @@ def read_steps(
                 "ends_step": False,
                 **{name: rows[name].tobytes() for name in COLUMNS},
             }
-            for first_row, rows in read_step(reader, config, data_group, shard, step)
+            for first_row, rows in read_step(reader, examples, config, data_group, shard, step)
         ]
         records[-1]["ends_step"] = True
         yield pa.Table.from_pylist(records)

@@ -1,8 +1,8 @@
 """A prepared corpus: a folder of Parquet files and a manifest, opened, verified and read by position.
 
-All documents lie end to end, in order of name, in one string of tokens, which the token files cut into rows; so where a
-token lies follows from its index alone. The table of documents says which of them, or which part of them, is in which
-split.
+Each field's documents lie end to end, in order of name, in one string of tokens, which the field's token files cut into
+rows; so where a token lies follows from its index alone. The table of documents says which of them, or which part of
+them, is in which split, and how many tokens each field of it has.
 """
 
 from functools import cached_property
@@ -12,7 +12,16 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reformer_dist.data.preparing.manifest import SPLITS, TOKENIZER, Manifest, SplitName, read_manifest
+from reformer_dist.config.data import TEXT
+from reformer_dist.data.preparing.manifest import (
+    SPLITS,
+    TOKENIZER,
+    FieldEntry,
+    Manifest,
+    SplitName,
+    length_column,
+    read_manifest,
+)
 from reformer_dist.data.preparing.token_rows import TokenReader
 from reformer_dist.data.tokenizers.choice import read_tokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
@@ -26,20 +35,28 @@ Int64s = NDArray[np.int64]
 class Corpus:
     """A prepared corpus, open for reading. Pickles as its folder: the copy opens it again.
 
+    Methods that take a field raise ConfigError for one that the corpus does not have.
+
     Attributes:
         folder: where it lies.
         manifest: what it says of itself.
         hash: its content hash, which decides the order of the samples.
-        tokenizer: what made its tokens.
+        fields: names of its fields.
     """
 
     def __init__(self, folder: str, manifest: Manifest, store: Store) -> None:
         self.folder = folder
         self.manifest = manifest
         self.hash = manifest.hash
+        self.fields = tuple(manifest.fields)
         self._store = store
-        self.tokenizer = read_stored_tokenizer(store)
-        self._tokens = TokenReader(store, manifest.token_files, manifest.row_tokens, self.tokenizer.dtype)
+        self._tokenizers = {
+            field: read_stored_tokenizer(store, entry.tokenizer_file.name) for field, entry in manifest.fields.items()
+        }
+        self._tokens = {
+            field: TokenReader(store, entry.token_files, manifest.row_tokens, self._tokenizers[field].dtype)
+            for field, entry in manifest.fields.items()
+        }
 
     @classmethod
     def open(cls, folder: str, *, verify: bool = True) -> "Corpus":
@@ -65,47 +82,63 @@ class Corpus:
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.folder,)
 
-    def document_lengths(self, split: SplitName) -> Int64s:
-        """Tokens that each document of a split has in it, int64 [documents], in order of name."""
-        lengths = self._lengths[split]
-        return lengths[lengths > 0]
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What made the tokens of a corpus of one field. Raises ConfigError if there are several."""
+        if len(self.fields) > 1:
+            raise ConfigError(
+                f"prepared corpus {self.folder} has several fields ({', '.join(self.fields)}), where one is expected;"
+                " a corpus prepared without data.fields works"
+            )
+        return self._tokenizers[self.fields[0]]
 
-    def document_starts(self, split: SplitName) -> Int64s:
-        """Where the tokens of each document of a split begin in the corpus's string of tokens, int64 [documents]."""
-        all_lengths = np.stack([self._lengths[name] for name in SPLITS])
+    def tokenizer_of(self, field: str = TEXT) -> Tokenizer:
+        """What made the tokens of a field."""
+        self._entry(field)
+        return self._tokenizers[field]
+
+    def aligned_with(self, field: str) -> str | None:
+        """The field that has as many tokens in every document and shares positions with this one, if there is one."""
+        return self._entry(field).aligned_with
+
+    def document_lengths(self, split: SplitName, field: str = TEXT) -> Int64s:
+        """Tokens of a field that each document of a split has in it, int64 [documents], in order of name."""
+        lengths: Int64s = self._lengths(field)[SPLITS.index(split)][self._members[split]]
+        return lengths
+
+    def document_starts(self, split: SplitName, field: str = TEXT) -> Int64s:
+        """Where the tokens of each document of a split begin in the field's string of tokens, int64 [documents]."""
+        all_lengths = self._lengths(field)
         ends = np.cumsum(all_lengths.sum(axis=0))
         before = np.cumsum(all_lengths, axis=0) - all_lengths
-        starts: Int64s = (ends - all_lengths.sum(axis=0) + before[SPLITS.index(split)])[self._lengths[split] > 0]
+        starts: Int64s = (ends - all_lengths.sum(axis=0) + before[SPLITS.index(split)])[self._members[split]]
         return starts
 
     def document_names(self, split: SplitName) -> list[str]:
         """Name of each document of a split."""
-        names: list[str] = self._documents.column("name").filter(self._lengths[split] > 0).to_pylist()
+        names: list[str] = self._documents.column("name").filter(self._members[split]).to_pylist()
         return names
 
     def document_sources(self, split: SplitName) -> NDArray[np.int16]:
         """Index of the source of each document of a split, int16 [documents]."""
-        sources: NDArray[np.int16] = self._documents.column("source").to_numpy()[self._lengths[split] > 0]
+        sources: NDArray[np.int16] = self._documents.column("source").to_numpy()[self._members[split]]
         return sources
 
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Tokens `start` to `stop` of the corpus's string of tokens, in the tokenizer's dtype.
+    def read(self, start: int, stop: int, field: str = TEXT) -> NDArray[Any]:
+        """Tokens `start` to `stop` of a field's string of tokens, in its tokenizer's dtype.
 
         Raises:
             OSError: a file that cannot be read, or a page whose checksum is wrong; the message names it.
         """
-        return self._tokens.read(start, stop)
+        self._entry(field)
+        return self._tokens[field].read(start, stop)
 
-    def unigram_bits(self, split: SplitName) -> float:
-        """Bits a scored position (a token or a document's end) costs under add-one unigram frequencies of train."""
-        model = self._scored_counts("train") + 1.0
-        scored = self._scored_counts(split)
-        return float(-(scored * np.log2(model / model.sum())).sum() / scored.sum())
-
-    def _scored_counts(self, split: SplitName) -> NDArray[np.float64]:
-        counts = np.array(self.manifest.split(split).unigram_counts, np.float64)
-        counts[self.tokenizer.boundary] += self.manifest.split(split).documents
-        return counts
+    def _entry(self, field: str) -> FieldEntry:
+        if field not in self.manifest.fields:
+            raise ConfigError(
+                f"prepared corpus {self.folder} has no field {field}; its fields: {', '.join(self.fields)}"
+            )
+        return self.manifest.fields[field]
 
     @cached_property
     def _documents(self) -> Any:
@@ -114,18 +147,26 @@ class Corpus:
             source = self._store.filesystem.open_input_file(self._store.child(name))
             return pq.read_table(source, page_checksum_verification=True)
 
+    def _lengths(self, field: str) -> Int64s:
+        """Tokens of a field that each document has in each split, int64 [splits, documents]."""
+        self._entry(field)
+        columns = (length_column(self.fields, field, split) for split in SPLITS)
+        return np.stack([self._documents.column(name).to_numpy() for name in columns])
+
     @cached_property
-    def _lengths(self) -> dict[SplitName, Int64s]:
-        return {name: self._documents.column(name).to_numpy() for name in SPLITS}
+    def _members(self) -> dict[SplitName, NDArray[np.bool_]]:
+        """Whether each document is in a split, bool [documents]: whether any field of it has a token there."""
+        held = np.any([self._lengths(field) > 0 for field in self.fields], axis=0)
+        return dict(zip(SPLITS, held, strict=True))
 
 
-def read_stored_tokenizer(store: Store) -> Tokenizer:
+def read_stored_tokenizer(store: Store, name: str = TOKENIZER) -> Tokenizer:
     """The tokenizer that a corpus or a checkpoint keeps in its folder.
 
     Raises:
         ConfigError: there is none, or it is damaged.
     """
-    path = store.child(TOKENIZER)
+    path = store.child(name)
     try:
         with store.filesystem.open_input_stream(path, compression=None) as stream:
             return read_tokenizer(stream.read().decode())

@@ -7,22 +7,26 @@ an object store the manifest is written last. Either way a folder with a manifes
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pyarrow.fs as pafs
 import xxhash
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import FormatName
+from reformer_dist.config.data import TEXT, FormatName
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.data.preparing.manifest import MANIFEST, SCHEMA_VERSION
+from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_of
 from reformer_dist.data.preparing.parts import Part
-from reformer_dist.data.preparing.vocabulary import chosen_tokenizer, trained_tokenizer
+from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizer, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
-from reformer_dist.data.reading.formats import KINDS, SLICE_BYTES, FileSlice, format_of, slices_of
+from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, format_of, slices_of
+from reformer_dist.data.reading.columns import Column, wanted_of
+from reformer_dist.data.reading.reader import Reader
+from reformer_dist.data.reading.slices import FileSlice
 from reformer_dist.data.reading.sources import SourceFile, list_files
-from reformer_dist.data.tokenizers.tokenizer import Kind, Tokenizer
+from reformer_dist.data.tokenizers.choice import TOKENIZERS
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.stores import open_store
 
@@ -55,16 +59,17 @@ class Preparation:
     Attributes:
         folder: where the corpus is or will be.
         data: what to prepare.
-        tokenizer: what will make the tokens; None for a BPE that is still to be trained, or a folder that was given.
+        tokenizers: for each field what will make its tokens, None for a BPE that is still to be trained; none at all when
+            the folder was given.
         parts: the files to write; empty when the folder was given.
         num_files: files to read, `num_bytes` together as far as known.
         num_bytes: see above.
-        num_binary: files that are left out since the tokenizer does not take them.
+        num_binary: files that are left out since the tokenizers do not take them.
     """
 
     folder: str
     data: DataConfig
-    tokenizer: Tokenizer | None = None
+    tokenizers: Mapping[str, Tokenizer | None] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     num_files: int = 0
     num_bytes: int = 0
@@ -84,17 +89,24 @@ class Preparation:
             with complete_folder(open_store(self.folder)) as store:
                 if store is not None:
                     report(f"preparing {self.num_files:,} files, {self.num_bytes / 1e6:.1f} MB")
-                    tokenizer = self.tokenizer or trained_tokenizer(self.parts, self.data)
-                    write_corpus(self.parts, self.data, tokenizer, store, report, self.num_binary)
+                    tokenizers = trained_tokenizers(self.parts, self.data, self.tokenizers)
+                    write_corpus(self.parts, self.data, tokenizers, store, report, self.num_binary)
         corpus = Corpus.open(self.folder)
         self._check(corpus)
         return corpus
 
     def _check(self, corpus: Corpus) -> None:
-        made_with, weights = corpus.tokenizer.name, self.data.weights
-        if made_with != self.data.tokenizer:
-            raise ConfigError(f"data.tokenizer = {self.data.tokenizer}: {self.folder} was prepared with {made_with!r}")
-        num_sources = corpus.manifest.num_sources
+        wanted = self.data.record_fields
+        if lacking := [name for name in wanted if name not in corpus.fields]:
+            raise ConfigError(
+                f"{self.folder} was prepared without a field {lacking[0]}; its fields: {', '.join(corpus.fields)}"
+            )
+        for name, about in wanted.items():
+            made_with = corpus.tokenizer_of(name).name
+            if made_with != about.tokenizer:
+                setting = f"{self.data.setting_of(name, 'tokenizer')} = {about.tokenizer}"
+                raise ConfigError(f"{setting}: {self.folder} was prepared with {made_with!r}")
+        num_sources, weights = corpus.manifest.num_sources, self.data.weights
         if weights is not None and len(weights) != num_sources:
             given = ",".join(map(str, weights))
             raise ConfigError(
@@ -109,7 +121,7 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
     Args:
         data: what to prepare.
         storage: folder or URL.
-        tokenizer: what makes the tokens (a checkpoint's, say); by default what `data` says.
+        tokenizer: what makes the tokens of the field called text (a checkpoint's, say); by default what `data` says.
 
     Raises:
         ConfigError: sources that do not exist or hold nothing the tokenizer takes, or a storage that is no folder or URL.
@@ -122,29 +134,27 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         raise ConfigError(f"train.storage = {storage}: {error}") from None
     if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
-    tokenizer = tokenizer or chosen_tokenizer(data)
-    kind: Kind = "text" if tokenizer is None else tokenizer.kind
+    tokenizers = {
+        name: tokenizer if name == TEXT and tokenizer else chosen_tokenizer(data, name) for name in data.record_fields
+    }
+    takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
     listed = list_files(data.sources)
+    wanted = [wanted_of(data, source, takes).columns for source in range(len(data.sources))]
     slices: list[FileSlice] = []
     files = []
     for file in listed:
         format_name = format_of(file.name, data)
-        if _is_taken(file, format_name, data, kind):
+        if _is_taken(file, format_name, data, wanted[file.source]):
             files.append(file)
             slices += slices_of(file, format_name)
     if not files:
-        raise ConfigError(
-            f"data.sources = {','.join(data.sources)}: no {kind}s there for data.tokenizer = {data.tokenizer}"
-        )
+        kinds = " and ".join(dict.fromkeys(f"{content.kind}s" for content in takes.values()))
+        raise ConfigError(f"data.sources = {','.join(data.sources)}: no {kinds} there for {_tokenizer_settings(data)}")
     parts = tuple(_parts(slices))
-    relevant = data.model_dump(include=set(MADE_FROM))
-    made_from = [SCHEMA_VERSION, SLICE_BYTES, relevant, files]
-    definition = tokenizer.to_json() if tokenizer else f"bpe trained to {data.bpe_vocab_size}"
-    fingerprint = xxhash.xxh3_64_hexdigest(json.dumps([*made_from, definition]).encode())
     return Preparation(
-        store.url(store.child(f"corpora/{fingerprint}")),
+        store.url(store.child(f"corpora/{_fingerprint(data, tokenizers, files)}")),
         data,
-        tokenizer,
+        tokenizers,
         parts,
         len(files),
         sum(file.size or 0 for file in files),
@@ -153,25 +163,65 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
 
 
 MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fraction", "test_fraction")
-"""Fields of the data section that decide what is prepared, beside sources and tokenizer."""
+"""Settings of the data section that decide what is prepared, beside sources, fields and tokenizers."""
 
 
-def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, kind: Kind) -> bool:
-    """Whether the tokenizer takes such a file; one that was named must be taken.
+def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], files: Sequence[SourceFile]) -> str:
+    """Of all that decides what is prepared; it names the corpus's folder."""
+    schema = schema_of(tokenizers)
+    definitions = {
+        name: tokenizer.to_json() if tokenizer else f"bpe trained to {data.record_fields[name].bpe_vocab_size}"
+        for name, tokenizer in tokenizers.items()
+    }
+    relevant = data.model_dump(include=set(MADE_FROM))
+    made_with: str | list[object]
+    if schema == TEXT_SCHEMA:
+        relevant["field"], made_with = data.record_fields[TEXT].column, definitions[TEXT]
+    else:
+        fields = data.record_fields
+        made_with = [[name, fields[name].column, fields[name].aligned_with, text] for name, text in definitions.items()]
+    made_from = [schema, SLICE_BYTES, relevant, files, made_with]
+    return xxhash.xxh3_64_hexdigest(json.dumps(made_from).encode())
+
+
+def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, columns: Sequence[Column]) -> bool:
+    """Whether the tokenizers take such a file; one that was named must be taken.
 
     Raises:
-        ConfigError: it was named and is not.
+        ConfigError: it was named and is not, or it does not have the columns that are wanted.
     """
-    if data.split_by is not None and format_name in ("text", "fasta", "image"):
+    reader = READERS[format_name]
+    if data.split_by is not None and reader.columns is not None:
         raise ConfigError(f"data.split_by = {data.split_by}: {file.url} has no fields ({format_name}); leave it out")
-    if kind in KINDS[format_name]:
+    kinds = {column.takes.kind for column in columns}
+    holds_them = bool(kinds & set(reader.contents)) and kinds <= {*reader.contents, *reader.beside}
+    if holds_them and (len(columns) == 1 or not reader.is_one_document):
+        _check_columns(file, format_name, reader, columns)
         return True
-    if not file.found:
-        works = "rgb works" if kind == "text" else "bytes works"
+    if file.found:
+        return False
+    if holds_them:
         raise ConfigError(
-            f"data.tokenizer = {data.tokenizer} takes no {format_name} file, which {file.url} is; {works}"
+            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works"
         )
-    return False
+    works = next(name for name, make in TOKENIZERS.items() if make().takes.kind in reader.contents)
+    raise ConfigError(f"{_tokenizer_settings(data)} takes no {format_name} file, which {file.url} is; {works} works")
+
+
+def _check_columns(file: SourceFile, format_name: FormatName, reader: Reader, columns: Sequence[Column]) -> None:
+    """Whether files of a kind whose columns are known have those that are wanted."""
+    for column in columns:
+        if reader.columns and column.name not in (None, *reader.columns):
+            raise ConfigError(
+                f"{column.setting} = {column.name}: {file.url} ({format_name}) has other columns;"
+                f" {' or '.join(reader.columns)} works"
+            )
+
+
+def _tokenizer_settings(data: DataConfig) -> str:
+    """The tokenizers as the user set them."""
+    fields = data.record_fields.items()
+    return ", ".join(f"{data.setting_of(name, 'tokenizer')} = {about.tokenizer}" for name, about in fields)
 
 
 def _parts(slices: Sequence[FileSlice]) -> Iterator[Part]:

@@ -1,67 +1,82 @@
-"""Which tokenizer a preparation uses: one that is known by its name, one that is read, or a BPE trained on its corpus."""
+"""Which tokenizer a preparation uses for a field: one that its name makes, one that is read, or a BPE that is trained."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from reformer_dist.config import DataConfig
-from reformer_dist.data.preparing.documents import read_records, splits_of
+from reformer_dist.config.data import TEXT as TEXT_FIELD
+from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part
-from reformer_dist.data.reading.formats import FileSlice
+from reformer_dist.data.reading.choice import read_records
+from reformer_dist.data.reading.columns import Wanted, wanted_of
 from reformer_dist.data.reading.records import NotText, one_by_one
-from reformer_dist.data.tokenizers.bpe import train_bpe
-from reformer_dist.data.tokenizers.choice import make_tokenizer, read_tokenizer
-from reformer_dist.data.tokenizers.tokenizer import BadDocument, Tokenizer
+from reformer_dist.data.reading.slices import FileSlice
+from reformer_dist.data.tokenizers.bpe import BPETokenizer, train_bpe
+from reformer_dist.data.tokenizers.choice import TOKENIZERS, make_tokenizer, read_tokenizer
+from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content, Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.stores import STORE_ERRORS, one_line, open_store, patiently
 
 SAMPLE_BYTES = 32 << 20
 """Text that a BPE is trained on, spread over the corpus."""
 SAMPLE_PIECE_BYTES = 1 << 20
+TRAINED: Content = BPETokenizer.takes
+"""What a tokenizer that is still to be trained will take."""
 
 
-def chosen_tokenizer(data: DataConfig) -> Tokenizer | None:
-    """The tokenizer that `data` names; None for a BPE that is still to be trained.
+def chosen_tokenizer(data: DataConfig, field: str = TEXT_FIELD) -> Tokenizer | None:
+    """The tokenizer that `data` names for a field; None for a BPE that is still to be trained.
 
     Raises:
-        ConfigError: `data.tokenizer_file` cannot be read or is none.
+        ConfigError: the field's tokenizer_file cannot be read or is none, or there is no such field.
     """
-    if data.tokenizer != "bpe":
-        return make_tokenizer(data.tokenizer)
-    if data.tokenizer_file is None:
+    if field not in data.record_fields:
+        raise ConfigError(f"data.fields has no field {field}, which is needed; it has {', '.join(data.record_fields)}")
+    chosen = data.record_fields[field]
+    if chosen.tokenizer in TOKENIZERS:
+        return make_tokenizer(chosen.tokenizer)
+    if chosen.tokenizer_file is None:
         return None
+    given = f"{data.setting_of(field, 'tokenizer_file')} = {chosen.tokenizer_file}"
     try:
-        store = open_store(data.tokenizer_file)
+        store = open_store(chosen.tokenizer_file)
         with patiently(lambda: store.filesystem.open_input_stream(store.path, compression=None)) as stream:
             tokenizer = read_tokenizer(stream.read().decode())
     except (*STORE_ERRORS, ValueError) as error:
-        raise ConfigError(f"data.tokenizer_file = {data.tokenizer_file} cannot be read: {one_line(error)}") from None
-    if tokenizer.name != "bpe":
-        raise ConfigError(
-            f"data.tokenizer_file = {data.tokenizer_file} is of data.tokenizer = {tokenizer.name}, which works without it"
-        )
+        raise ConfigError(f"{given} cannot be read: {one_line(error)}") from None
+    if tokenizer.name != chosen.tokenizer:
+        works = f"{data.setting_of(field, 'tokenizer')} = {tokenizer.name}"
+        raise ConfigError(f"{given} is of {works}, which works without it")
     return tokenizer
 
 
-def planned_vocab_size(data: DataConfig) -> int:
-    """Tokens that the tokenizer of a corpus will have at most, known before it is made."""
-    tokenizer = chosen_tokenizer(data)
-    return tokenizer.vocab_size if tokenizer else data.bpe_vocab_size
+def planned_vocab_size(data: DataConfig, field: str = TEXT_FIELD) -> int:
+    """Tokens that the tokenizer of a field will have at most, known before it is made."""
+    tokenizer = chosen_tokenizer(data, field)
+    return tokenizer.vocab_size if tokenizer else data.record_fields[field].bpe_vocab_size
 
 
-def trained_tokenizer(parts: Sequence[Part], data: DataConfig) -> Tokenizer:
-    """A BPE trained on a sample of the documents, a function of the sources alone.
+def trained_tokenizers(
+    parts: Sequence[Part], data: DataConfig, tokenizers: Mapping[str, Tokenizer | None]
+) -> dict[str, Tokenizer]:
+    """The same tokenizers, those that are missing trained on their fields."""
+    return {name: tokenizer or trained_tokenizer(parts, data, name) for name, tokenizer in tokenizers.items()}
+
+
+def trained_tokenizer(parts: Sequence[Part], data: DataConfig, field: str = TEXT_FIELD) -> Tokenizer:
+    """A BPE trained on a sample of a field of the documents, a function of the sources alone.
 
     Documents that a hash of their name holds out are left out, unless there are no others.
     """
     slices = [piece for part in parts for piece in part.slices]
-    texts = _sample(slices, data, held_out=False)
+    texts = _sample(slices, data, field, held_out=False)
     first = next(texts, None)
-    texts = _sample(slices, data, held_out=True) if first is None else chain([first], texts)
-    return train_bpe(texts, data.bpe_vocab_size)
+    texts = _sample(slices, data, field, held_out=True) if first is None else chain([first], texts)
+    return train_bpe(texts, data.record_fields[field].bpe_vocab_size)
 
 
-def _sample(slices: Sequence[FileSlice], data: DataConfig, *, held_out: bool) -> Iterator[str]:
+def _sample(slices: Sequence[FileSlice], data: DataConfig, field: str, *, held_out: bool) -> Iterator[str]:
     """Texts of every so many slices, the first of each, SAMPLE_BYTES altogether."""
     sizes = [(piece.stop or piece.file.size or SAMPLE_PIECE_BYTES) - piece.start for piece in slices]
     total = sum(sizes)
@@ -70,18 +85,19 @@ def _sample(slices: Sequence[FileSlice], data: DataConfig, *, held_out: bool) ->
         limit = min(total // len(slices) + 1, max(SAMPLE_PIECE_BYTES, SAMPLE_BYTES // len(slices)))
     step = max(1, len(slices) * limit // SAMPLE_BYTES) if total > SAMPLE_BYTES else 1
     for piece in slices[::step]:
-        yield from _texts(piece, data, limit, held_out)
+        wanted = wanted_of(data, piece.file.source, {field: TRAINED})
+        yield from _texts(piece, data, wanted, limit, held_out)
 
 
-def _texts(piece: FileSlice, data: DataConfig, limit: int, held_out: bool) -> Iterator[str]:
+def _texts(piece: FileSlice, data: DataConfig, wanted: Wanted, limit: int, held_out: bool) -> Iterator[str]:
     """The texts of a slice, up to `limit` bytes; what is bad is found when it is tokenised."""
     taken = 0
     try:
-        for record in one_by_one(read_records(piece, data, "text")):
+        for record in one_by_one(read_records(piece, wanted)):
             is_train = splits_of([record.group or record.name], data)[0] == SPLITS.index("train")
             if record.problem or not (is_train or held_out):
                 continue
-            text = record.content
+            text = record.contents[0]
             text = (
                 text.decode("utf-8", "ignore") if isinstance(text, bytes) else text.encode("utf-8", "ignore").decode()
             )

@@ -1,12 +1,22 @@
 """Which tokenizer a name or a definition means: the one file that knows them all."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 
 from reformer_dist.config.data import TokenizerName
 from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+
+TOKENIZERS: dict[TokenizerName, Callable[[], Tokenizer]] = {
+    "bytes": BytesTokenizer,
+    "amino_acids": AminoAcidTokenizer,
+    "rgb": partial(PixelTokenizer, "rgb"),
+    "grey": partial(PixelTokenizer, "grey"),
+}
+"""Tokenizers that their name makes: all but bpe, which is trained or read."""
 
 
 def make_tokenizer(name: TokenizerName) -> Tokenizer:
@@ -15,14 +25,9 @@ def make_tokenizer(name: TokenizerName) -> Tokenizer:
     Raises:
         ValueError: an unknown name.
     """
-    match name:
-        case "bytes":
-            return BytesTokenizer()
-        case "amino_acids":
-            return AminoAcidTokenizer()
-        case "rgb" | "grey":
-            return PixelTokenizer(name)
-    raise ValueError(f"data.tokenizer = {name!r} is not known by its name alone; 'bytes' works")
+    if name not in TOKENIZERS:
+        raise ValueError(f"data.tokenizer = {name!r} is not known by its name alone; 'bytes' works")
+    return TOKENIZERS[name]()
 
 
 def read_tokenizer(text: str) -> Tokenizer:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from reformer_dist.config.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import (
     BadDocument,
+    Content,
     Encoded,
-    Kind,
     definition_of,
     join_encoded,
 )
@@ -19,7 +19,6 @@ from reformer_dist.data.tokenizers.tokenizer import (
 class PixelTokenizer:
     """One token a level of an image, row after row; for RGB red, green and blue of a pixel follow each other."""
 
-    kind: Kind = "image"
     vocab_size = 257
     boundary = 256
     dtype: np.dtype[Any] = np.dtype(np.uint16)
@@ -28,6 +27,7 @@ class PixelTokenizer:
         self.name: TokenizerName = name
         self.unit = "subpixel" if name == "rgb" else "pixel"
         self.num_channels = 3 if name == "rgb" else 1
+        self.takes = Content("image", "RGB" if name == "rgb" else "L")
 
     @property
     def vocabulary(self) -> list[str]:

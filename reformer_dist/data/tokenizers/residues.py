@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import BadDocument, Encoded, Kind, definition_of, join_bytes, to_bytes
+from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, definition_of, join_bytes, to_bytes
 
 RESIDUES = "ABCDEFGHIKLMNPQRSTVWYZUOXJ*-"
 """FASTA's codes for amino acids: the twenty, ambiguous and rare ones, a stop and a gap."""
@@ -17,7 +17,7 @@ class AminoAcidTokenizer:
     """One token a residue of a protein; letters of either case, white space between them is left out."""
 
     name: TokenizerName = "amino_acids"
-    kind: Kind = "text"
+    takes = TEXT
     unit = "residue"
     vocab_size = len(RESIDUES) + 1
     boundary = 0

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import Encoded, Kind, definition_of, join_bytes, to_bytes
+from reformer_dist.data.tokenizers.tokenizer import TEXT, Encoded, definition_of, join_bytes, to_bytes
 
 
 class BytesTokenizer:
     """One token a byte. NUL, which text does not contain, marks where a document starts and ends."""
 
     name: TokenizerName = "bytes"
-    kind: Kind = "text"
+    takes = TEXT
     unit = "byte"
     vocab_size = 256
     boundary = 0

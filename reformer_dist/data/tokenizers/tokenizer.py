@@ -1,12 +1,12 @@
 """What a tokenizer is: a document in, token ids out, and back. Each also writes itself down, for corpora and checkpoints.
 
-A document is text (str or bytes) or an image (uint8 levels). Every tokenizer has one token that no document contains
+What a document is, a tokenizer declares: text or an image's levels. Every tokenizer has one token that no document contains
 and that marks where a document starts and ends, its boundary.
 """
 
 import json
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.data import TokenizerName
 
-Kind = Literal["text", "image"]
-"""What a tokenizer takes."""
+
+class Content(NamedTuple):
+    """What a tokenizer takes, which a record reader gives it.
+
+    Attributes:
+        kind: "text" (str or bytes) or "image" (whole numbers from 0 to 255); another kind is a line in `reading/contents`.
+        mode: of an image, how a picture file is decoded, in Pillow's words: RGB, or L for grey levels.
+    """
+
+    kind: str
+    mode: str = ""
+
+
+TEXT = Content("text")
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 """Documents end to end: their token ids [n], and how many each document has."""
 
@@ -29,7 +41,7 @@ class Tokenizer(Protocol):
 
     Attributes:
         name: as in `data.tokenizer`.
-        kind: what its documents are.
+        takes: what its documents are.
         unit: what a token is, for readers of figures.
         vocab_size: number of different tokens, the boundary included.
         boundary: id of the token that marks a document's start and end.
@@ -41,7 +53,7 @@ class Tokenizer(Protocol):
         """As in `data.tokenizer`."""
 
     @property
-    def kind(self) -> Kind:
+    def takes(self) -> Content:
         """What its documents are."""
 
     @property

@@ -5,7 +5,8 @@ In: the two streams [B, T, E]. Out: logits [B, T, V], or the sum of the tokens' 
 Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from reformer_dist.model.budget import Budget
 from reformer_dist.model.reversible.recomputation import map_tokens, sum_tokens
 
 IGNORED = -100  # label of tokens that are not scored
+Observer = Callable[[Tensor, Tensor], None]
+"""Takes logits [B, t, V] and labels [B, t] of a stretch of tokens."""
 
 
 class OutputLayer(nn.Module):
@@ -28,6 +31,16 @@ class OutputLayer(nn.Module):
         self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
         self.weight = nn.Parameter(torch.empty(config.vocab_size, width)) if tied_weight is None else tied_weight
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self._observer: Observer | None = None
+
+    @contextmanager
+    def observed(self, observer: Observer) -> Iterator[None]:
+        """Show logits and labels, piece by piece, to an observer whenever a loss is computed during a block."""
+        self._observer = observer
+        try:
+            yield
+        finally:
+            self._observer = None
 
     def forward(self, first_BTE: Tensor, second_BTE: Tensor, labels_BT: Tensor | None = None) -> Tensor:
         """Logits [B, T, V] in float32 (float64 for float64 streams), or with labels the sum of losses, a scalar.
@@ -48,4 +61,6 @@ class OutputLayer(nn.Module):
 
     def _loss(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         logits = self._logits(start, inputs, parameters)
+        if self._observer is not None:
+            self._observer(logits, inputs[2])
         return cross_entropy(logits.flatten(0, 1), inputs[2].flatten(), ignore_index=IGNORED, reduction="sum")

@@ -12,7 +12,8 @@ from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import training_batches, validation_batches
 from reformer_dist.data.feeding.sequences import split_plan
 from reformer_dist.data.preparing.corpus import Corpus
-from tests.corpora import grid_config, prepare_here, random_documents, write_documents
+from reformer_dist.objectives.choice import make_objective
+from tests.corpora import NEXT_TOKEN, grid_config, prepare_here, random_documents, write_documents
 
 LENGTHS = {"a": 1, "b": 36, "c": 37, "d": 38, "e": 5, "f": 100, "g": 74, "h": 3, "i": 20, "j": 111, "k": 9, "l": 64}
 SEQUENCE_LENGTH = 37
@@ -30,7 +31,9 @@ def whole_steps(corpus: Corpus, config: Config, start_step: int = 0) -> list[dic
     """Each step's global batch, put together from what every worker got."""
     shards = config.parallel.sequence_shards
     workers = {
-        (group, shard): list(training_batches(corpus, config, group, shard, start_step))
+        (group, shard): list(
+            training_batches(corpus, config, make_objective(config.objective), group, shard, start_step)
+        )
         for group in range(config.data_groups)
         for shard in range(shards)
     }
@@ -58,10 +61,12 @@ def whole_batch(workers: dict[tuple[int, int], list[Batch]], config: Config) -> 
 
 @pytest.mark.parametrize(("data_groups", "shards"), GRIDS)
 @pytest.mark.parametrize("micro_batch_size", [1, 4])
-def test_any_grid_sees_the_same_sequences_in_the_same_steps(
-    corpus: Corpus, data_groups: int, shards: int, micro_batch_size: int
+@pytest.mark.parametrize("objective", ["next_token", "masked", "copy"])
+def test_any_grid_sees_the_same_examples_in_the_same_steps(
+    corpus: Corpus, data_groups: int, shards: int, micro_batch_size: int, objective: str
 ) -> None:
     options = {"data__sequence_length": SEQUENCE_LENGTH, "train__batch_size": 6, "train__steps": 5}
+    options |= {"objective__name": objective, "objective__masked_share": 0.4}
     alone = whole_steps(corpus, grid_config(1, 1, **options))
     config = grid_config(data_groups, shards, train__micro_batch_size=micro_batch_size, **options)
     for expected, step in zip(alone, whole_steps(corpus, config), strict=True):
@@ -71,24 +76,27 @@ def test_any_grid_sees_the_same_sequences_in_the_same_steps(
         assert (step["documents_BT"][:, SEQUENCE_LENGTH:] == -1).all()
 
 
-def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus) -> None:
-    config = grid_config(2, 2, data__sequence_length=SEQUENCE_LENGTH, train__batch_size=2, train__steps=9)
+@pytest.mark.parametrize("objective", ["next_token", "masked", "copy"])
+def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus, objective: str) -> None:
+    options = {"data__sequence_length": SEQUENCE_LENGTH, "train__batch_size": 2, "train__steps": 9}
+    config = grid_config(2, 2, objective__name=objective, **options)
     whole, resumed = whole_steps(corpus, config), whole_steps(corpus, config, start_step=4)
-    assert all(torch.equal(a["tokens_BT"], b["tokens_BT"]) for a, b in zip(whole[4:], resumed, strict=True))
+    for a, b in zip(whole[4:], resumed, strict=True):
+        assert all(torch.equal(a[name], b[name]) for name in FIELDS)
 
 
 def test_an_epoch_scores_every_token_and_every_document_end_once(corpus: Corpus) -> None:
     plan = split_plan(corpus, "train", DataConfig(sequence_length=SEQUENCE_LENGTH))
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH, train__steps=plan.num_sequences)
     labels = torch.cat([step["labels_BT"].flatten() for step in whole_steps(corpus, config)])
-    expected = Counter({token: n for token, n in enumerate(corpus.manifest.train.unigram_counts) if n})
-    expected[0] += corpus.manifest.train.documents
+    expected = Counter({token: n for token, n in enumerate(corpus.manifest.split("train").unigram_counts) if n})
+    expected[0] += corpus.manifest.split("train").documents
     assert Counter(labels[labels != -100].tolist()) == expected
 
 
 def test_inputs_and_labels_are_the_documents_between_boundaries(corpus: Corpus) -> None:
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH)
-    batches = list(validation_batches(corpus, config, 0, 0, 1))
+    batches = list(validation_batches(corpus, config, NEXT_TOKEN, 0, 0, 1))
     plan = split_plan(corpus, "validation", DataConfig(sequence_length=SEQUENCE_LENGTH))
     found = {name: np.full(LENGTHS[name] + 2, -1) for name in corpus.document_names("validation")}
     contents = list(found.values())
@@ -111,7 +119,7 @@ def test_inputs_and_labels_are_the_documents_between_boundaries(corpus: Corpus) 
 def test_positions_and_documents_follow_the_configuration(corpus: Corpus) -> None:
     def first(**options: object) -> Batch:
         config = grid_config(1, 1, data__sequence_length=300, **options)
-        return next(validation_batches(corpus, config, 0, 0, 1))
+        return next(validation_batches(corpus, config, NEXT_TOKEN, 0, 0, 1))
 
     lengths = [length for _, _, length in split_plan(corpus, "validation", DataConfig(sequence_length=300)).segments(0)]
     assert len(lengths) > 2
@@ -137,19 +145,19 @@ def test_validation_scores_everything_once_in_as_many_batches_on_every_group(
         data_groups, shards, data__sequence_length=SEQUENCE_LENGTH, train__micro_batch_size=2, train__batch_size=6
     )
     places = [(group, shard) for group in range(data_groups) for shard in range(shards)]
-    batches = {place: list(validation_batches(corpus, config, *place, data_groups)) for place in places}
+    batches = {place: list(validation_batches(corpus, config, NEXT_TOKEN, *place, data_groups)) for place in places}
     assert len({len(of_worker) for of_worker in batches.values()}) == 1
     assert all(batch.tokens_BT.shape[0] == 2 for of_worker in batches.values() for batch in of_worker)
     scored = sum(batch.num_tokens for of_worker in batches.values() for batch in of_worker)
-    assert scored == corpus.manifest.validation.tokens + corpus.manifest.validation.documents
+    assert scored == corpus.manifest.split("validation").tokens + corpus.manifest.split("validation").documents
 
 
 def test_max_sequences_are_spread_over_the_split(corpus: Corpus) -> None:
     config = grid_config(1, 1, data__sequence_length=SEQUENCE_LENGTH)
-    every = list(validation_batches(corpus, config, 0, 0, 1))
+    every = list(validation_batches(corpus, config, NEXT_TOKEN, 0, 0, 1))
     assert len(every) > 3
     for few in (1, 2, 3):
-        some = list(validation_batches(corpus, config, 0, 0, 1, max_sequences=few))
+        some = list(validation_batches(corpus, config, NEXT_TOKEN, 0, 0, 1, max_sequences=few))
         expected = [every[index * len(every) // few] for index in range(few)]
         assert [batch.tokens_BT.tolist() for batch in some] == [batch.tokens_BT.tolist() for batch in expected]
 

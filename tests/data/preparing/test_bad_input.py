@@ -11,7 +11,7 @@ from reformer_dist.data.preparing import preparation as prepare
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import DOCUMENTS, MANIFEST
 from reformer_dist.data.preparing.preparation import plan_preparation
-from reformer_dist.data.reading import files, formats, records
+from reformer_dist.data.reading import choice, files, text
 from reformer_dist.data.tokenizers.choice import make_tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.preflight import Preflight
@@ -83,7 +83,7 @@ def test_a_broken_text_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.Mon
     assert (len(documents(corpus)), corpus.manifest.bad) == (9, 1)
     monkeypatch.setattr(reading, "HELD_TOKENS", 10)
     monkeypatch.setattr(files, "BUFFER_BYTES", 64)
-    monkeypatch.setattr(records, "PIECE_BYTES", 100)
+    monkeypatch.setattr(text, "PIECE_BYTES", 100)
     again = prepare_here(source, tmp_path / "again", 0.3, skip_bad_documents=True)
     assert again.manifest == corpus.manifest, "also when some of it was written before it was known to be bad"
 
@@ -91,17 +91,17 @@ def test_a_broken_text_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_bad_text_in_slices_of_several_parts_is_left_out_of_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(formats, "SLICE_BYTES", 50)
+    monkeypatch.setattr(choice, "SLICE_BYTES", 50)
     monkeypatch.setattr(prepare, "MIN_PART_BYTES", 60)
     monkeypatch.setattr(prepare, "FILE_BYTES", 1)
-    monkeypatch.setattr(records, "PIECE_BYTES", 20)
+    monkeypatch.setattr(text, "PIECE_BYTES", 20)
     good = {"a.txt": b"MKV\n" * 50, "z.txt": b"AC\n" * 50}
     bad = {"b.txt": b"MKV\n" * 40 + b"1\n" + b"MKV\n" * 40 + b"2\n", "c.txt": b"1\n" + b"MKV\n" * 60}
     source = write_documents(tmp_path / "s", good | bad)
     with pytest.raises(OSError, match=r"b\.txt: '1' is no code .* --data\.skip_bad_documents true leaves it out"):
         prepare_here(source, tmp_path, tokenizer="amino_acids")
     corpus = prepare_here(source, tmp_path, tokenizer="amino_acids", skip_bad_documents=True)
-    assert len(corpus.manifest.token_files) > 6
+    assert len(corpus.manifest.fields["text"].token_files) > 6
     assert corpus.manifest.bad == 2
     assert corpus.tokenizer.decode(corpus.read(0, 250)) == "MKV" * 50 + "AC" * 50
     assert [corpus.document_lengths(split).tolist() for split in ("train", "validation")] == [[120, 80], [30, 20]]

@@ -6,6 +6,8 @@ from pathlib import Path
 from threading import Thread
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import xxhash
 
@@ -92,21 +94,10 @@ def test_no_manifest_another_version_and_no_json_are_told_apart(corpus: Corpus, 
         Corpus.open(corpus.folder)
 
 
-def test_unigram_bits_count_bytes_and_document_ends(tmp_path: Path) -> None:
-    # All documents alike, so both splits have the same frequencies: 15 a, 5 b and one end in each document.
-    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 5 for i in range(400)}), tmp_path)
-    num_documents = corpus.manifest.train.documents
-    total = 21 * num_documents + 256  # one is added to each of 256 counts
-    costs = {n: -np.log2((n * num_documents + 1) / total) for n in (15, 5, 1)}
-    expected = sum(n * cost for n, cost in costs.items()) / 21
-    assert corpus.unigram_bits("train") == pytest.approx(expected, rel=1e-12)
-    assert corpus.unigram_bits("validation") == pytest.approx(expected, rel=1e-12)
-
-
 def test_reading_crosses_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MIN_PART_BYTES", 300)
     corpus = prepare_here(write_documents(tmp_path / "source", DOCUMENTS), tmp_path)
-    ends = np.cumsum([file.tokens for file in corpus.manifest.token_files])
+    ends = np.cumsum([file.tokens for file in corpus.manifest.fields["text"].token_files])
     assert len(ends) > 5
     whole = b"".join(DOCUMENTS[name] for name in sorted(DOCUMENTS))
     assert corpus.read(0, len(whole)).tobytes() == whole
@@ -127,7 +118,7 @@ def test_few_documents_are_each_cut_to_hold_out_their_end(tmp_path: Path) -> Non
     corpus = prepare_here(write_documents(tmp_path / "s", texts), tmp_path, 0.1)
     assert texts_of(corpus, "train") == [b"x" * 900, b"x" * 90]
     assert texts_of(corpus, "validation") == [b"y" * 100, b"y" * 10]
-    counts = corpus.manifest.validation.unigram_counts, corpus.manifest.train.unigram_counts
+    counts = corpus.manifest.split("validation").unigram_counts, corpus.manifest.split("train").unigram_counts
     assert [(count[ord("x")], count[ord("y")]) for count in counts] == [(0, 110), (990, 0)]
 
 
@@ -186,6 +177,7 @@ def test_an_interrupted_attempt_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     def write(part: Part) -> dict[str, object]:
         return write_here(part, preparation.data, definition, str(aside))
 
+    pq.write_table(pa.table({"name": ["a"]}), aside / "part-00000.parquet")  # of another release
     first, second, third = preparation.parts[:3]
     assert [write(part)["was_there"] for part in (first, second, third, first)] == [False, False, False, True]
     (aside / "tokens-00001.parquet").write_bytes(b"half")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from reformer_dist.config import Config
 from reformer_dist.data.feeding.loader import training_batches
-from reformer_dist.data.feeding.sequences import SequenceReader
+from reformer_dist.data.feeding.sequences import SequenceReader, read_held_out
 from reformer_dist.data.preparing.corpus import Corpus
-from tests.corpora import grid_config, prepare_here, random_documents, write_documents
+from tests.corpora import NEXT_TOKEN, grid_config, prepare_here, random_documents, write_documents
 
 LENGTH, BATCH = 24, 6
 GRIDS = [(1, 1), (2, 1), (3, 1), (1, 2), (1, 3), (2, 2), (1, 4), (6, 1), (4, 1), (5, 1)]
@@ -43,7 +43,7 @@ def consumed(corpus: Corpus, config: Config, start_step: int) -> list[Tokens]:
     shards = config.parallel.sequence_shards
     steps: list[Tokens] = [Counter() for _ in range(config.train.steps - start_step)]
     for worker in range(config.train.workers):
-        batches = training_batches(corpus, config, worker // shards, worker % shards, start_step)
+        batches = training_batches(corpus, config, NEXT_TOKEN, worker // shards, worker % shards, start_step)
         for tokens, micro_batches in zip(steps, batches, strict=True):
             for batch in micro_batches:
                 rows, places = np.nonzero(batch.documents_BT.numpy() >= 0)
@@ -58,7 +58,7 @@ def expected(corpus: Corpus, config: Config) -> list[Tokens]:
     reader = SequenceReader(corpus, "train", config.data, 1)
     steps = []
     for step in range(config.train.steps):
-        rows = reader.read(reader.samples(config, step), BATCH, 0)
+        rows = read_held_out(reader, NEXT_TOKEN, 0, reader.samples(config, step).tolist(), BATCH, 0)
         held = np.argwhere(rows["documents"] >= 0).tolist()
         steps.append(Counter((row, place, int(rows["tokens"][row, place])) for row, place in held))
     return steps

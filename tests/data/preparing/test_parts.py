@@ -12,7 +12,7 @@ from reformer_dist.data.preparing import token_rows
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part
 from reformer_dist.data.preparing.token_rows import ROW_TOKENS, TokenRows
-from reformer_dist.data.reading.formats import FileSlice
+from reformer_dist.data.reading.slices import FileSlice
 from reformer_dist.data.reading.sources import SourceFile
 from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
@@ -75,7 +75,7 @@ def test_small_documents_are_the_same_together_as_one_by_one(tmp_path: Path, mon
     fields = {"tokenizer": "amino_acids", "skip_bad_documents": True}
     together = prepare_here(source, tmp_path / "together", **fields)
     assert together.manifest.bad == 10
-    assert together.manifest.train.documents + together.manifest.validation.documents == 90
+    assert together.manifest.split("train").documents + together.manifest.split("validation").documents == 90
     monkeypatch.setattr(reading, "BATCH_BYTES", 1)
     monkeypatch.setattr(token_rows, "BUFFERED_TOKENS", 1)
     assert prepare_here(source, tmp_path / "alone", **fields).manifest == together.manifest
@@ -84,4 +84,4 @@ def test_small_documents_are_the_same_together_as_one_by_one(tmp_path: Path, mon
 def test_tiny_files_are_divided_by_what_opening_them_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "MIN_PART_BYTES", 40 * preparing.FILE_BYTES)
     source = write_documents(tmp_path / "s", {f"{i:03d}.txt": b"tiny" for i in range(100)})
-    assert len(prepare_here(source, tmp_path).manifest.token_files) == 3
+    assert len(prepare_here(source, tmp_path).manifest.fields["text"].token_files) == 3

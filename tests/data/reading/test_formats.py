@@ -17,17 +17,21 @@ from PIL import Image
 
 from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.data.preparing.documents import read_records
 from reformer_dist.data.preparing.manifest import SPLITS
-from reformer_dist.data.reading import formats, records
-from reformer_dist.data.reading.formats import FileSlice, format_of, slices_of
+from reformer_dist.data.reading import choice, delimited, text
+from reformer_dist.data.reading import jsonl as jsonl_reader
+from reformer_dist.data.reading.choice import format_of, read_records, slices_of
+from reformer_dist.data.reading.columns import wanted_of
 from reformer_dist.data.reading.records import one_by_one
+from reformer_dist.data.reading.slices import FileSlice
 from reformer_dist.data.reading.sources import SourceFile
+from reformer_dist.data.tokenizers.tokenizer import TEXT
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents
 
 TEXTS = [f'text {i}, "quoted" and é\n' * (i % 5 + 1) for i in range(40)]
 PROTEINS = ["MKV" * (i + 20) for i in range(40)]
+WANTED = wanted_of(DataConfig(), 0, {"text": TEXT})
 PICTURES = np.random.default_rng(1).integers(0, 256, (30, 4, 6, 3), np.uint8)
 
 
@@ -120,7 +124,7 @@ def test_a_folder_of_pictures_leaves_other_files_out(tmp_path: Path) -> None:
     assert corpus.manifest.binary == 2
     assert len(documents(corpus)) == len(PICTURES)
     grey = prepare_here(tmp_path / "s", tmp_path, 0.3, tokenizer="grey")
-    assert grey.manifest.train.tokens * 3 == corpus.manifest.train.tokens
+    assert grey.manifest.split("train").tokens * 3 == corpus.manifest.split("train").tokens
 
 
 def test_documents_of_one_group_stay_together(tmp_path: Path) -> None:
@@ -145,7 +149,7 @@ def test_lines_that_only_the_standard_library_takes_are_read(tmp_path: Path) -> 
 
 
 def test_a_line_longer_than_what_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "PIECE_BYTES", 7)
+    monkeypatch.setattr(delimited, "BLOCK_BYTES", 7)
     texts = ["x" * 100, "y", "z" * 50]
     write_documents(tmp_path, {"a.jsonl": jsonl(texts)})
     assert [content.decode() for _, content in sliced(tmp_path / "a.jsonl", DataConfig(), 1000)] == texts
@@ -172,8 +176,9 @@ def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, by
     for start in cuts:
         stop = None if start == cuts[-1] else start + slice_bytes
         piece = FileSlice(file, format_of(path.name, data), start, stop)
-        for record in one_by_one(read_records(piece, data, "text")):
-            content = record.content.encode() if isinstance(record.content, str) else record.content
+        for record in one_by_one(read_records(piece, wanted_of(data, 0, {"text": TEXT}))):
+            (content,) = record.contents
+            content = content.encode() if isinstance(content, str) else content
             if record.continues:
                 found[-1] = (found[-1][0], found[-1][1] + content)
             else:
@@ -197,20 +202,22 @@ def test_slices_hold_each_document_once(
     if not folder.exists():
         write_documents(folder, contents)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "PIECE_BYTES", piece_bytes)
-        patch.setattr(records, "CUT_WINDOW", window)
+        patch.setattr(text, "PIECE_BYTES", piece_bytes)
+        patch.setattr(delimited, "BLOCK_BYTES", piece_bytes)
+        patch.setattr(text, "CUT_WINDOW", window)
         for name in contents:
             size = (folder / name).stat().st_size
             whole = sliced(folder / name, DataConfig(), size)
             assert sliced(folder / name, DataConfig(), max(slice_bytes, size // 40)) == whole
             if name == "b.txt":
                 file = SourceFile(name, str(folder / name), size, None)
-                for record in one_by_one(read_records(FileSlice(file, "text", 0, slice_bytes), DataConfig(), "text")):
-                    record.content.decode()  # no character is cut
+                piece = FileSlice(file, "text", 0, slice_bytes)
+                for record in one_by_one(read_records(piece, WANTED)):
+                    record.contents[0].decode()  # no character is cut
 
 
 def test_large_files_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "SLICE_BYTES", 10)
+    monkeypatch.setattr(choice, "SLICE_BYTES", 10)
     file = SourceFile("a.txt", "/a.txt", 25, None)
     assert [(s.start, s.stop) for s in slices_of(file, "text")] == [(0, 10), (10, 20), (20, None)]
     assert len(list(slices_of(file, "csv"))) == 1
@@ -225,6 +232,8 @@ def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeyp
     source = write_documents(tmp_path / "s", {"a.jsonl": "".join(lines).encode()})
     fields = {"split_by": "group", "validation_fraction": 0.5}
     together = prepare_here(source, tmp_path / "together", **fields)
-    assert together.manifest.train.documents + together.manifest.validation.documents == len(texts) - 1
-    monkeypatch.setattr(records, "_plain_lines", lambda *_: None)
+    assert (
+        together.manifest.split("train").documents + together.manifest.split("validation").documents == len(texts) - 1
+    )
+    monkeypatch.setattr(jsonl_reader, "_plain_lines", lambda *_: None)
     assert prepare_here(source, tmp_path / "alone", **fields).manifest == together.manifest

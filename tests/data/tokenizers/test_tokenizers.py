@@ -26,7 +26,7 @@ def test_each_is_read_back_from_what_it_writes(bpe: BPETokenizer) -> None:
     for tokenizer in all_tokenizers(bpe):
         copy = read_tokenizer(tokenizer.to_json())
         assert copy.to_json() == tokenizer.to_json()
-        facts = [(t.name, t.vocab_size, t.boundary, t.dtype, t.kind) for t in (tokenizer, copy)]
+        facts = [(t.name, t.vocab_size, t.boundary, t.dtype, t.takes) for t in (tokenizer, copy)]
         assert facts[0] == facts[1]
         assert len(set(copy.vocabulary)) == copy.vocab_size
         assert 0 <= copy.boundary < copy.vocab_size <= np.iinfo(copy.dtype).max + 1

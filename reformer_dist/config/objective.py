@@ -1,0 +1,28 @@
+"""The objective section: what a model learns."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from reformer_dist.config.section import Section
+
+
+class ObjectiveConfig(Section):
+    """What a model learns from its documents."""
+
+    name: str = "next_token"
+    """next_token (each token from those before it), masked (BERT's: hidden tokens from both sides, with model.causal false), or copy (the second half of a document from the first)."""
+    masked_share: float = Field(0.15, gt=0.0, lt=1.0)
+    """With masked: share of the tokens that are to be predicted."""
+    masked_hidden: float = Field(0.8, ge=0.0, le=1.0)
+    """With masked: share of these that the model reads as the mask token."""
+    masked_random: float = Field(0.1, ge=0.0, le=1.0)
+    """With masked: share of these that it reads as a random token; the rest it reads as they are."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.masked_hidden + self.masked_random > 1.0:
+            raise ValueError(
+                f"objective.masked_hidden = {self.masked_hidden} and objective.masked_random = {self.masked_random} are more than all; 0.8 and 0.1 work"
+            )
+        return self

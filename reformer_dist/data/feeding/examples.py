@@ -1,0 +1,80 @@
+"""What feeding asks of an objective: a stretch of a document in, what a model reads there and is scored on out.
+
+Feeding knows this interface and no objective. An example is a pure function of what is given here, so every worker, and
+every training that was resumed, makes the same ones. Ray Data's tasks call it, so nothing here needs torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+
+IGNORED_LABEL = -100
+"""Label of a position that is not scored."""
+HELD_OUT = -1
+"""Step of an example that is not trained on; its draws are the same whenever it is scored."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which example it is, whatever worker makes it: the key of its random draws.
+
+    Attributes:
+        seed: `train.seed`.
+        step: training step, or HELD_OUT.
+        row: row of the step's global batch; of a held-out example, the index of its sequence in the split.
+    """
+
+    seed: int
+    step: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Neighbouring positions of one field of a document, which lie in one sequence and on one shard.
+
+    A document of n tokens has n + 2 entries, a boundary, its tokens and a boundary, and n + 1 positions: all entries but
+    the last, which is nothing but the label of the one before.
+
+    Attributes:
+        entries: [positions + 1], the entries at these positions and the one behind them.
+        offset: index in the document of the first position.
+        num_positions: positions of the whole document.
+        first_position: index in the whole sequence of the first position.
+        tokenizer: what made the tokens.
+    """
+
+    entries: NDArray[Any]
+    offset: int
+    num_positions: int
+    first_position: int
+    tokenizer: Tokenizer
+
+    @property
+    def positions(self) -> NDArray[np.int64]:
+        """Index in the whole sequence of each position, int64 [positions]."""
+        return np.arange(self.first_position, self.first_position + len(self.entries) - 1)
+
+
+class Examples(Protocol):
+    """The part of an objective that feeding calls."""
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Fields of a record that an example is made of."""
+
+    def example(self, fields: Mapping[str, Stretch], place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
+        """What a model reads at the positions of a stretch, and the labels there.
+
+        Args:
+            fields: the stretch of each field.
+            place: which example it is.
+
+        Returns:
+            tokens and labels, both [positions] of integers; a label of IGNORED_LABEL is not scored.
+        """

@@ -1,0 +1,64 @@
+"""What is wanted of a record: a column for each field, and what each should hold."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from reformer_dist.config.data import DataConfig
+from reformer_dist.data.tokenizers.tokenizer import Content
+
+
+class Column(NamedTuple):
+    """Where a field is in a file.
+
+    Attributes:
+        name: of the column, key or array; None where the file's kind decides.
+        takes: what it should hold.
+        setting: the setting that named it, for messages.
+    """
+
+    name: str | None
+    takes: Content
+    setting: str = "data.field"
+
+    @property
+    def key(self) -> str:
+        """Its name, in files that have no column without one."""
+        return self.name or "text"
+
+
+class Wanted(NamedTuple):
+    """What a reader looks for in a file.
+
+    Attributes:
+        columns: one for each field.
+        split_by: column whose equal values keep documents in one split.
+    """
+
+    columns: tuple[Column, ...]
+    split_by: str | None = None
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of all columns that are read, each once, that of `split_by` too."""
+        names = [column.key for column in self.columns]
+        return list(dict.fromkeys([*names, self.split_by] if self.split_by is not None else names))
+
+    @property
+    def settings(self) -> str:
+        """The settings that named the columns, for messages."""
+        return ", ".join(column.setting for column in self.columns)
+
+
+def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wanted:
+    """What is wanted of the files of a source.
+
+    Args:
+        data: columns by field.
+        source: index of the source.
+        takes: the fields that are wanted, and what the tokenizer of each takes.
+    """
+    columns = (
+        Column(data.column_of(field, source), content, data.setting_of(field, "column"))
+        for field, content in takes.items()
+    )
+    return Wanted(tuple(columns), data.split_by)

@@ -1,0 +1,86 @@
+"""Predicting tokens: what objectives share whose labels are tokens at some of the positions.
+
+In: a model and a batch with such labels. Out: the cross entropy and how many labels are the likeliest token.
+
+Legend: B batch, T tokens of this shard, V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from reformer_dist.config import ObjectiveConfig
+from reformer_dist.config.data import TEXT
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from reformer_dist.data.feeding.batch import Batch
+    from reformer_dist.model.reformer import ReformerLM
+
+
+@dataclass(frozen=True)
+class TokenPrediction:
+    """The loss, scores and metrics of an objective whose labels are tokens of the text.
+
+    Attributes:
+        settings: the objective section.
+    """
+
+    settings: ObjectiveConfig
+    num_extra_tokens: ClassVar[int] = 0
+    baseline_name: ClassVar[str] = "a unigram model"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The text alone."""
+        return (TEXT,)
+
+    @property
+    def num_scores(self) -> int:
+        """Loss, labels, labels that are right."""
+        return 3
+
+    def unit(self, token: str) -> str:
+        """A token."""
+        return token
+
+    def loss(self, model: "ReformerLM", batch: "Batch", step: int) -> "Tensor":
+        """Summed cross entropy in nats."""
+        loss_sum, _ = model.loss(
+            batch.tokens_BT,
+            batch.labels_BT,
+            batch.positions_BT,
+            batch.documents_BT,
+            step=step,
+            first_row=batch.first_row,
+            first_position=batch.first_position,
+        )
+        return loss_sum
+
+    def scores(self, model: "ReformerLM", batch: "Batch") -> "Tensor":
+        """Summed cross entropy, labels, and labels that are the likeliest token; [3] float64."""
+        import torch
+
+        num_right = torch.zeros((), dtype=torch.float64, device=batch.tokens_BT.device)
+
+        def count(logits_BTV: "Tensor", labels_BT: "Tensor") -> None:
+            num_right.add_(
+                (logits_BTV.argmax(-1) == labels_BT).sum()
+            )  # what is not scored has a label below all tokens
+
+        with model.output.observed(count):
+            loss_sum = self.loss(model, batch, step=0)
+        num_labels = torch.full_like(num_right, batch.num_tokens)
+        return torch.stack([loss_sum.double(), num_labels, num_right])
+
+    def loss_metrics(self, loss: float) -> dict[str, float]:
+        """The loss in nats and in bits."""
+        return {"loss": loss, "bits_per_token": loss / math.log(2)}
+
+    def metrics(self, sums: Sequence[float]) -> dict[str, float]:
+        """Also the accuracy, the share of labels that are right."""
+        loss_sum, num_labels, num_right = sums
+        number = max(1.0, num_labels)
+        return {**self.loss_metrics(loss_sum / number), "accuracy": num_right / number}

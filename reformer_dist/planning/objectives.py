@@ -1,0 +1,32 @@
+"""What is learned: whether the objective goes with the model, and whether there are the fields that it reads."""
+
+from reformer_dist.config import Config
+from reformer_dist.data.feeding.sequences import check_fields
+from reformer_dist.errors import ConfigError
+from reformer_dist.objectives.choice import check_objective, make_objective
+from reformer_dist.planning.known import Known
+
+
+def goes_with_model(config: Config, known: Known) -> None:
+    """Whether there is such an objective, and whether it can mean anything for the model."""
+    check_objective(config)
+
+
+def goes_with_records(config: Config, known: Known) -> None:
+    """Whether records have the fields that examples are made of; of a prepared corpus see `fields`."""
+    if config.data.prepared is not None or goes_with_model in known.failed:
+        return
+    missing = [field for field in make_objective(config.objective).fields if field not in config.data.record_fields]
+    if missing:
+        names = ", ".join(config.data.record_fields)
+        raise ConfigError(
+            f"data.fields = {names} has no {missing[0]}, which objective.name = {config.objective.name} reads;"
+            f' {{"{missing[0]}": {{"tokenizer": "bytes"}}}} works, or leave data.fields out'
+        )
+
+
+def fields(config: Config, known: Known) -> None:
+    """Whether the corpus has the fields that examples are made of; then the size of its vocabulary is known."""
+    assert known.corpus is not None
+    check_fields(make_objective(config.objective), known.corpus)
+    known.vocab_size = known.corpus.tokenizer_of().vocab_size
