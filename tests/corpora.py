@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from reformer_dist.config import Config, DataConfig, ObjectiveConfig, load_config
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.finishing import write_manifest
 from reformer_dist.data.preparing.parts import Part, write_part

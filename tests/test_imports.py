@@ -25,7 +25,7 @@ LAYERS = (
 )
 """A module imports its own name in this table and names of lines above it, never one beside or below it."""
 HOMES = {
-    "deepspeed": "reformer_dist/training/deepspeed_setup.py",
+    "deepspeed": "reformer_dist/training/engine/deepspeed_setup.py",
     "mlflow": "reformer_dist/tracking/client.py",
     "ray.train": "reformer_dist/training/ray_trainer.py",
     "optuna": "reformer_dist/tuning/search.py",

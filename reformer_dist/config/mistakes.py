@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from reformer_dist.config.configuration import Config
-from reformer_dist.config.data import FieldConfig
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.data import FieldConfig
+from reformer_dist.config.sections.section import Section
 from reformer_dist.errors import ConfigError
 
 _ENTRIES: dict[str, type[Section]] = {"data.fields": FieldConfig}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from reformer_dist.config import Config, ObjectiveConfig
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.copy import Copy
 from reformer_dist.objectives.masked import Masked

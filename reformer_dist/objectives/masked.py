@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.examples import IGNORED_LABEL, Place, Stretch
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName

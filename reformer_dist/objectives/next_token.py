@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from numpy.typing import NDArray
 
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.examples import Place, Stretch
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName

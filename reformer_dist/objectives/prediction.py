@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from reformer_dist.config import ObjectiveConfig
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reformer_dist.model.attention.exchange import Exchange
-from reformer_dist.model.attention.lsh_call import LSHCall
+from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.context import Context
 from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all
 

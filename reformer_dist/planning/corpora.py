@@ -1,7 +1,7 @@
 """What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
 
 from reformer_dist.config import Config
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation

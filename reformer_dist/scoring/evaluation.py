@@ -12,7 +12,7 @@ import torch
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import validation_batches
 from reformer_dist.data.feeding.sequences import check_fields, split_plan

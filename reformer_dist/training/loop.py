@@ -10,11 +10,11 @@ import torch.distributed as dist
 
 from reformer_dist.config import Config
 from reformer_dist.data.feeding.batch import Batch
-from reformer_dist.model.attention import hash_health
+from reformer_dist.model.attention.lsh import hash_health
 from reformer_dist.parallel.collectives import Traffic
-from reformer_dist.training.engine import Engine
+from reformer_dist.training.engine.engine import Engine
+from reformer_dist.training.engine.optimizer import learning_rate
 from reformer_dist.training.meter import Meter, in_split, peak_memory
-from reformer_dist.training.optimizer import learning_rate
 from reformer_dist.training.watch import Watch, Wish
 
 Report = Callable[[int, dict[str, float]], object]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from reformer_dist.parallel.collectives import Traffic
-from reformer_dist.training.engine import Engine
+from reformer_dist.training.engine.engine import Engine
 
 
 def in_split(split: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -15,12 +15,13 @@ from reformer_dist.config import Config
 from reformer_dist.data.feeding import loader
 from reformer_dist.data.feeding.sequences import SequenceReader
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.model.backends.choice import explain_model
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
-from reformer_dist.training.engine import Engine
+from reformer_dist.training.engine.engine import Engine
 from reformer_dist.training.loop import train
 from reformer_dist.training.watch import Diverged, Wish
 
@@ -28,6 +29,8 @@ Message = str | int | tuple[int, dict[str, float]] | FloatingPointError
 """What a worker tells: a text, the step that training starts from, (step, metrics), or that training diverged."""
 
 SAMPLES_SHOWN = 8
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16}
+"""Of queries, keys and values, by `train.dtype`."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def work(
     engine, traffic, path, step = _begin(job, config, topology, device)
     if config != job.config:
         tell(f"workers: {topology.world_size}, as {topology.data_groups} x {topology.sequence_shards} sequence shards")
+    tell(explain_model(config.model, device, DTYPES[config.train.dtype]))
     if path is not None:
         tell(f"continuing from step {step} of {path}")
     tell(step)

@@ -20,7 +20,7 @@ from reformer_dist.benchmarks.learning.duplication import evaluate, prepared, tr
 from reformer_dist.benchmarks.learning.duplication_report import Point, Score, steps_to_learn, tables
 from reformer_dist.benchmarks.learning.duplication_task import SIZES, Size, attention, documents, keys_seen
 from reformer_dist.data.feeding.loader import validation_batches
-from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.attention.lsh.attention import lsh_attention
 from reformer_dist.model.backends.description import unit_keys
 from reformer_dist.objectives.choice import make_objective
 from tests.corpora import grid_config, prepare_here

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist import Config, ReformerLM, load_config
-from reformer_dist.model.attention import hash_health
+from reformer_dist.model.attention.lsh import hash_health
 from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.buckets.routing import Router

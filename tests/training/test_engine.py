@@ -12,8 +12,8 @@ from torch import nn
 from reformer_dist.config import Config, ModelConfig, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.training.engine import Engine
-from reformer_dist.training.optimizer import learning_rate, make_optimizer
+from reformer_dist.training.engine.engine import Engine
+from reformer_dist.training.engine.optimizer import learning_rate, make_optimizer
 from tests.corpora import NEXT_TOKEN
 from tests.ranks import run_ranks
 

@@ -13,7 +13,7 @@ from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
-from reformer_dist.training.engine import Engine
+from reformer_dist.training.engine.engine import Engine
 from reformer_dist.training.loop import validate
 from tests.corpora import prepare_here, random_documents, write_documents
 from tests.ranks import run_ranks

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.attention.lsh.attention import lsh_attention
 
 NUM_DOCUMENTS = 16_384
 

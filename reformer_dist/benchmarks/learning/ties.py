@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.generation import decoding
-from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.reformer import ReformerLM
 
 LENGTHS = {"small": 1024, "paper": 8192}

@@ -27,7 +27,7 @@ from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.tokenizers.choice import make_tokenizer
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.objectives.choice import make_objective
-from reformer_dist.training.engine import Engine
+from reformer_dist.training.engine.engine import Engine
 
 WIDTHS = {"small": 512, "paper": 1024}
 LENGTH = 256

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.packing import Int64s, SequencePlan, pack_together, plan_sequences
 from reformer_dist.data.feeding.sequences import split_plan
 from reformer_dist.data.preparing.corpus import Corpus

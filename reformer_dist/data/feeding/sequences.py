@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, Examples, Place, Stretch
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.preparing.manifest import (
     SPLITS,
     TOKENIZER,

@@ -9,7 +9,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from reformer_dist.config.data import DataConfig
+from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.token_rows import TokenRows
 from reformer_dist.data.preparing.waiting import WaitingDocuments

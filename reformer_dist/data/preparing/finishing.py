@@ -9,7 +9,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import TEXT
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.preparing.documents import tokens_column
 from reformer_dist.data.preparing.held_out import Int64s, SplitLengths, count_ends, hold_out
 from reformer_dist.data.preparing.manifest import (

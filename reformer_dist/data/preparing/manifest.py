@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reformer_dist.config.data import TEXT, TokenizerName
+from reformer_dist.config.sections.data import TEXT, TokenizerName
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.hashed_files import StoredFile
 from reformer_dist.storage.stores import Store, one_line

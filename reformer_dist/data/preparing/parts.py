@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import xxhash
 
-from reformer_dist.config.data import DataConfig
+from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.preparing.documents import Documents
 from reformer_dist.data.preparing.manifest import TokenFile, file_name
 from reformer_dist.data.preparing.token_rows import TokenRows

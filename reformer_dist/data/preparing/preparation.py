@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 import xxhash
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import TEXT, FormatName
+from reformer_dist.config.sections.data import TEXT, FormatName
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_of
 from reformer_dist.data.preparing.parts import Part

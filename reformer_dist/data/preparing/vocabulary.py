@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import TEXT as TEXT_FIELD
+from reformer_dist.config.sections.data import TEXT as TEXT_FIELD
 from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part

@@ -6,10 +6,10 @@ The one file that knows all kinds of files.
 import posixpath
 from collections.abc import Iterator
 
-from reformer_dist.config.data import DataConfig, FormatName
-from reformer_dist.data.reading import arrays, csv, fasta, images, jsonl, parquet, text
+from reformer_dist.config.sections.data import DataConfig, FormatName
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.files import compression_of
+from reformer_dist.data.reading.kinds import arrays, csv, fasta, images, jsonl, parquet, text
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record, Records
 from reformer_dist.data.reading.slices import FileSlice

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from reformer_dist.config.data import DataConfig
+from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.tokenizers.tokenizer import Content
 
 

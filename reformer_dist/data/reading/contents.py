@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from reformer_dist.data.reading.columns import Column, Wanted
-from reformer_dist.data.reading.images import image_of
+from reformer_dist.data.reading.kinds.images import image_of
+from reformer_dist.data.reading.kinds.text import text_of
 from reformer_dist.data.reading.records import Record, group_of
-from reformer_dist.data.reading.text import text_of
 from reformer_dist.data.tokenizers.tokenizer import BadDocument
 
 CONTENTS: dict[str, Callable[[Any, str], Any]] = {"text": text_of, "image": image_of}

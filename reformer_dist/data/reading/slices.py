@@ -3,7 +3,7 @@
 import io
 from typing import NamedTuple
 
-from reformer_dist.config.data import FormatName
+from reformer_dist.config.sections.data import FormatName
 from reformer_dist.data.reading.files import StoreError, compression_of, open_bytes
 from reformer_dist.data.reading.sources import SourceFile
 

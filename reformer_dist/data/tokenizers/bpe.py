@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from reformer_dist.config.data import TokenizerName
+from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, join_encoded
 
 BOUNDARY = "<|document|>"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 
-from reformer_dist.config.data import TokenizerName
+from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer

@@ -6,14 +6,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reformer_dist.config.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import (
-    BadDocument,
-    Content,
-    Encoded,
-    definition_of,
-    join_encoded,
-)
+from reformer_dist.config.sections.data import TokenizerName
+from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content, Encoded, definition_of, join_encoded
 
 
 class PixelTokenizer:

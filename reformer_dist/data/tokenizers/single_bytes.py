@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from reformer_dist.config.data import TokenizerName
+from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import TEXT, Encoded, definition_of, join_bytes, to_bytes
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
-from reformer_dist.config.data import TokenizerName
+from reformer_dist.config.sections.data import TokenizerName
 
 
 class Content(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from reformer_dist.model.attention.lsh_call import LSHCall
+from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 

@@ -3,6 +3,6 @@
 from reformer_dist.model.attention.full_kind import FullKind
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.local_kind import LocalKind
-from reformer_dist.model.attention.lsh_kind import LSHKind
+from reformer_dist.model.attention.lsh.kind import LSHKind
 
 KINDS: dict[str, type[Kind]] = {"local": LocalKind, "lsh": LSHKind, "full": FullKind}

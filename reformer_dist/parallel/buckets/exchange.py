@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.attention.exchange import Exchange
-from reformer_dist.model.attention.lsh_call import LSHCall
+from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.backends.rules import Rule, window_rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.randomness import pair_keep, scramble, token_hash

@@ -11,7 +11,8 @@ from reformer_dist.data.preparing import preparation as prepare
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import DOCUMENTS, MANIFEST
 from reformer_dist.data.preparing.preparation import plan_preparation
-from reformer_dist.data.reading import choice, files, text
+from reformer_dist.data.reading import choice, files
+from reformer_dist.data.reading.kinds import text
 from reformer_dist.data.tokenizers.choice import make_tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.preflight import Preflight

@@ -63,7 +63,7 @@ def test_lines_of_two_fields_come_back(tmp_path: Path) -> None:
 def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = translations(tmp_path)
     together = prepare_here(source, tmp_path / "together", fields=TRANSLATION, split_by="id")
-    monkeypatch.setattr("reformer_dist.data.reading.jsonl._plain_lines", lambda *_: None)
+    monkeypatch.setattr("reformer_dist.data.reading.kinds.jsonl._plain_lines", lambda *_: None)
     monkeypatch.setattr("reformer_dist.data.preparing.documents.BATCH_BYTES", 1)
     assert prepare_here(source, tmp_path / "alone", fields=TRANSLATION, split_by="id").manifest == together.manifest
 

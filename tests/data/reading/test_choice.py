@@ -3,7 +3,7 @@
 from typing import get_args
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.data import FormatName, TokenizerName
+from reformer_dist.config.sections.data import FormatName, TokenizerName
 from reformer_dist.data.reading.choice import READERS, SUFFIXES, format_of
 from reformer_dist.data.reading.contents import CONTENTS
 from reformer_dist.data.tokenizers.bpe import BPETokenizer

@@ -18,10 +18,11 @@ from PIL import Image
 from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SPLITS
-from reformer_dist.data.reading import choice, delimited, text
-from reformer_dist.data.reading import jsonl as jsonl_reader
+from reformer_dist.data.reading import choice, delimited
 from reformer_dist.data.reading.choice import format_of, read_records, slices_of
 from reformer_dist.data.reading.columns import wanted_of
+from reformer_dist.data.reading.kinds import jsonl as jsonl_reader
+from reformer_dist.data.reading.kinds import text
 from reformer_dist.data.reading.records import one_by_one
 from reformer_dist.data.reading.slices import FileSlice
 from reformer_dist.data.reading.sources import SourceFile

@@ -12,7 +12,7 @@ from reformer_dist.model.attention import layer as attention
 from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.local_kind import LocalKind
-from reformer_dist.model.attention.lsh_kind import LSHKind
+from reformer_dist.model.attention.lsh.kind import LSHKind
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from tests.model.models import draw_tokens, make_model

@@ -5,7 +5,7 @@ from typing import Literal
 import pytest
 import torch
 
-from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.backends import choice
 from reformer_dist.model.backends.backend import Work
 from reformer_dist.model.backends.choice import BACKENDS

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer_dist.model.attention.hashing import hash_buckets
 from reformer_dist.model.attention.local import local_attention
-from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.attention.lsh.attention import lsh_attention
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.backends.choice import BACKENDS
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.backends.native.backend import Native

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import PositiveInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class EvaluationConfig(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import NonNegativeInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class TrackingConfig(Section):

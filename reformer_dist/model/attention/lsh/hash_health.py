@@ -17,9 +17,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.layer import Attention
-from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
+from reformer_dist.model.attention.lsh.hashing import draw_rotations, hash_buckets
+from reformer_dist.model.attention.lsh.kind import Hashed, LSHKind
 from reformer_dist.model.backends.description import PADDING, unit_keys
 from reformer_dist.model.randomness import Use, make_key
 

@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class ObjectiveConfig(Section):

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
-from reformer_dist.model.attention.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.kind import Kind
-from reformer_dist.model.attention.lsh_call import LSHCall
-from reformer_dist.model.attention.lsh_memory import BucketMemory
+from reformer_dist.model.attention.lsh.call import LSHCall
+from reformer_dist.model.attention.lsh.hashing import draw_rotations, hash_buckets
+from reformer_dist.model.attention.lsh.memory import BucketMemory
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key

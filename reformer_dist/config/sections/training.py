@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class TrainConfig(Section):

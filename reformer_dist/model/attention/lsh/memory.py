@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.attention.memory import GrowingRows
 from reformer_dist.model.backends.description import unit_keys
 

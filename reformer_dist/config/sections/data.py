@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
 FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "image"]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class OptimizerConfig(Section):

@@ -2,7 +2,7 @@
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class GenerationConfig(Section):

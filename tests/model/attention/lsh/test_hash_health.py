@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from reformer_dist import ModelConfig, ReformerLM
-from reformer_dist.model.attention import hash_health
 from reformer_dist.model.attention.exchange import NoExchange
-from reformer_dist.model.attention.hashing import hash_buckets
-from reformer_dist.model.attention.lsh import lsh_attention
-from reformer_dist.model.attention.lsh_kind import Hashed, LSHKind
+from reformer_dist.model.attention.lsh import hash_health
+from reformer_dist.model.attention.lsh.attention import lsh_attention
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
+from reformer_dist.model.attention.lsh.kind import Hashed, LSHKind
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 

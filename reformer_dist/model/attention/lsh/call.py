@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.model.attention.lsh import lsh_attention
+from reformer_dist.model.attention.lsh.attention import lsh_attention
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 
 
 class ParallelConfig(Section):

@@ -23,8 +23,8 @@ from reformer_dist.config import Config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.objectives.objective import Objective
-from reformer_dist.training.deepspeed_setup import gathered, initialize
-from reformer_dist.training.optimizer import learning_rate, make_optimizer
+from reformer_dist.training.engine.deepspeed_setup import gathered, initialize
+from reformer_dist.training.engine.optimizer import learning_rate, make_optimizer
 
 
 class ModelCall(nn.Module):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 from pydantic_settings import CliToggleFlag
 
-from reformer_dist.config.section import Section
+from reformer_dist.config.sections.section import Section
 from reformer_dist.config.space import parse_space
 from reformer_dist.errors import ConfigError
 

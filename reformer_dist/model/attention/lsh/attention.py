@@ -20,7 +20,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from reformer_dist.model.attention.hashing import hash_buckets
+from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.backends.backend import KernelName
 from reformer_dist.model.backends.choice import choose_for
 from reformer_dist.model.backends.description import AttentionDropout, OrderedTokens
@@ -77,14 +77,13 @@ def lsh_attention(
     """
     factors = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window)
     context = context or Context(documents_BT=documents_BT)
+    T = qk_BTHD.shape[1]
     if buckets_BHRT is None:
         buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors, kernel, budget)
-    T = qk_BTHD.shape[1]
-    rule = _rule(mode, window, neighbours, causal, T, padded_length)
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
     blocks = OrderedTokens(
-        rule=rule,
+        rule=_rule(mode, window, neighbours, causal, T, padded_length),
         budget=budget or Budget(),
         dropout=dropout,
         context=context,
