@@ -19,8 +19,7 @@ from reformer_dist.ray_session import will_join
 
 Result = TypeVar("Result")
 
-# Every check there is, in the order in which a user would mend what they tell. What a worker's memory holds belongs behind
-# the workers in BEFORE_RAY and OF_TRIAL.
+# Every check there is, in the order in which a user would mend what they tell.
 BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
     objectives.goes_with_model: ("objective", "model"),
     objectives.goes_with_records: ("objective", "data"),
@@ -31,6 +30,7 @@ BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
     corpora.vocabulary: ("data", "model.vocab_size", "objective"),
     corpora.sources: ("data", "train.storage"),
     workers.machine: ("train.workers", "train.use_gpu"),
+    workers.memory: ("data", "model", "parallel", "train"),
 }
 """Checks, and the sections or fields that each reads, which must be right for themselves."""
 ON_CLUSTER: tuple[Check, ...] = (workers.cluster,)
@@ -52,6 +52,7 @@ OF_TRIAL: tuple[Check, ...] = (
     corpora.tokenizer,
     corpora.vocabulary,
     workers.machine,
+    workers.memory,
 )
 
 

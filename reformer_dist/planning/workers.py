@@ -2,11 +2,14 @@
 
 import os
 
+import psutil
 import torch
 
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.known import Known
+from reformer_dist.planning.memory import held_memory, step_memory
+from reformer_dist.planning.parts import Work
 
 WORKERS_PER_CORE = 4
 """Workers that may share a core; those of an elastic training have one each, so that Ray can count them."""
@@ -30,6 +33,43 @@ def cluster(config: Config, known: Known) -> None:
         _gpu_problem(config, gpus, "the cluster") if config.train.use_gpu else None,
         _core_problem(config, cpus, "the cluster's", "CPUs", ""),
     )
+
+
+def memory(config: Config, known: Known) -> None:
+    """Whether this machine's memory holds a step of all workers on its CPU, as far as the formula counts such a model.
+
+    What is counted is the least that they take: processes hold more than tensors.
+    """
+    if known.joins or config.train.use_gpu or machine in known.failed:
+        return
+    available, length = psutil.virtual_memory().total, config.data.sequence_length
+    needed = _least_memory(config)
+    if needed is None or needed <= available:
+        return
+    fitting = length // 2
+    while fitting and (_least_memory(_with_length(config, fitting)) or 0) > available:
+        fitting //= 2
+    works = f"data.sequence_length = {fitting} works" if fitting else "a smaller model works"
+    raise ConfigError(
+        f"data.sequence_length = {length}: a step of {config.train.min_workers} workers takes at least"
+        f" {needed / 2**30:,.1f} GiB of memory, and this machine has {available / 2**30:,.1f}; {works},"
+        " or join a cluster with RAY_ADDRESS"
+    )
+
+
+def _least_memory(config: Config) -> int | None:
+    """Bytes that the workers of a training take together, without what a process holds besides; None if not counted."""
+    workers = config.train.min_workers
+    try:
+        at_least = config.with_workers(workers)
+        step = step_memory(Work.of(at_least)).parts.total
+    except ValueError:  # a model or a grid that the formula does not count
+        return None
+    return workers * (step + held_memory(at_least).total)
+
+
+def _with_length(config: Config, length: int) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"sequence_length": length})})
 
 
 def _raise(*problems: str | None) -> None:

@@ -55,6 +55,10 @@ ONE_MISTAKE: Mapping[str, tuple[dict[str, object], str]] = {
     "sources": ({"data__sources": "/nowhere"}, "data.sources = /nowhere: no such file"),
     "kind of sources": ({"data__tokenizer": "rgb", "model__vocab_size": 257}, "data.sources = .*: no images there"),
     "workers": ({"train__workers": 4096, "train__batch_size": 4096}, "train.workers = 4096 is more than 4 for each of"),
+    "memory": (
+        {"model__max_length": 1 << 34, "data__sequence_length": 1 << 34},
+        r"data.sequence_length = 17179869184: a step of 1 workers takes at least .*; data.sequence_length = \d+ works",
+    ),
     "GPU": ({"train__use_gpu": True}, "train.use_gpu = true, but this machine has no GPU; false works"),
 }
 

@@ -136,7 +136,7 @@ def bucket_elements(config: Config) -> tuple[int, int]:
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
     model = ReformerLM(config.model)
     num_weights = sum(weight.numel() for weight in model.parameters())
-    return Engine(model, config, torch.device("cpu")).deepspeed.optimizer.reduce_bucket_size, num_weights
+    return Engine(model, NEXT_TOKEN, config, torch.device("cpu")).deepspeed.optimizer.reduce_bucket_size, num_weights
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
