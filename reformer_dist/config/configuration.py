@@ -160,7 +160,7 @@ class Config(Section):
         if parallel.sequence_shards == parallel.head_degree:
             return
         needs_whole = {
-            "model.layers": "full" if "full" in model.layers else None,
+            "model.layers": next((kind for kind in model.layers if kind not in ("local", "lsh")), None),
             "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
             "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
         }
