@@ -67,6 +67,14 @@ def test_several_documents_are_what_each_is(bpe: BPETokenizer) -> None:
         AminoAcidTokenizer().encode_all(["MKV", "1"])
 
 
+def test_what_is_no_token_is_left_out(bpe: BPETokenizer) -> None:
+    """A model may know more tokens than its tokenizer, and draw one of those."""
+    for tokenizer in all_tokenizers(bpe):
+        ids = tokenizer.encode(DOCUMENTS[tokenizer.name][0]).tolist()
+        drawn = [tokenizer.boundary, *ids, tokenizer.vocab_size, tokenizer.vocab_size + 99]
+        assert tokenizer.decode(drawn) == tokenizer.decode(ids)
+
+
 def test_bpe_takes_utf8_alone(bpe: BPETokenizer) -> None:
     for document in (b"\xff\xfe", "\ud800"):
         with pytest.raises(BadDocument, match="no UTF-8"):
