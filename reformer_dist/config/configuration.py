@@ -159,6 +159,7 @@ class Config(Section):
         parallel, model = self.parallel, self.model
         if parallel.sequence_shards == parallel.head_degree:
             return
+        # A kind needs whole sequences unless it is named here.
         needs_whole = {
             "model.layers": next((kind for kind in model.layers if kind not in ("local", "lsh")), None),
             "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
