@@ -1,4 +1,4 @@
-"""What the pages say exists: files, modules, fields, commands, and what they link to.
+"""What the pages say exists: files, modules, tests, fields, commands, and what they link to.
 
 `make docs` checks links and anchors of all pages; here a dead one is shown to end the build. The lab log is history and may
 name what is gone.
@@ -23,6 +23,11 @@ FOLDERS = (ROOT, ROOT / "reformer_dist")
 """Where a path in a page may start, beside the page's own folder."""
 PAGES = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("cluster/*.md")} - {ROOT / "docs/lab_log.md"})
 FIELDS = set(field_names())
+TESTS = {
+    name
+    for path in ROOT.glob("tests/**/test_*.py")
+    for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+}
 FILE = re.compile(
     r"(?<![\w./*-])(?:[\w.-]+/)*[\w.-]+\.(?:py|md|cpp|h|sh|toml)\b|(?<![\w./*-])(?:cluster|jobs)/[\w/-]+\.yaml\b"
 )
@@ -42,6 +47,11 @@ def missing_files(text: str, folder: Path) -> Iterator[str]:
     names += [code for code in in_backticks(text) if FOLDER.fullmatch(code)]
     names += re.findall(r"(?<![\w/])jobs/[\w/]+\.(?:py|yaml)", text)
     yield from (name for name in names if not any((start / name).exists() for start in (*FOLDERS, folder)))
+
+
+def missing_tests(text: str) -> Iterator[str]:
+    """Names of tests in backticks that no test has."""
+    yield from (code for code in in_backticks(text) if re.fullmatch(r"test_\w+", code) and code not in TESTS)
 
 
 def missing_modules(text: str) -> Iterator[str]:
@@ -67,10 +77,18 @@ def missing_fields(text: str) -> Iterator[str]:
     yield from (name for name in names if name not in FIELDS)
 
 
+def missing(text: str, folder: Path) -> Iterator[str]:
+    """Whatever a page of that folder names and that is not there."""
+    yield from missing_files(text, folder)
+    yield from missing_modules(text)
+    yield from missing_tests(text)
+    yield from missing_fields(text)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_what_a_page_names_exists(page: Path) -> None:
     text = page.read_text()
-    assert [*missing_files(text, page.parent), *missing_modules(text), *missing_fields(text)] == []
+    assert [*missing(text, page.parent)] == []
 
 
 @pytest.mark.parametrize(
@@ -83,11 +101,12 @@ def test_what_a_page_names_exists(page: Path) -> None:
         "`reformer_dist.gone`",
         "`reformer_dist.generation.gone`",
         "`model.gone: 4`",
+        "copy `test_what_is_gone`",
         "```\npython jobs/train.py --model.gone 4\n```",
     ],
 )
 def test_what_does_not_exist_is_seen(text: str) -> None:
-    assert len([*missing_files(text, ROOT), *missing_modules(text), *missing_fields(text)]) == 1
+    assert len([*missing(text, ROOT)]) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,7 +119,7 @@ def test_what_does_not_exist_is_seen(text: str) -> None:
     ],
 )
 def test_what_exists_is_taken(text: str) -> None:
-    assert [*missing_files(text, ROOT), *missing_modules(text), *missing_fields(text)] == []
+    assert [*missing(text, ROOT)] == []
 
 
 def test_every_room_is_in_the_table_of_rooms() -> None:

@@ -159,8 +159,9 @@ class Config(Section):
         parallel, model = self.parallel, self.model
         if parallel.sequence_shards == parallel.head_degree:
             return
+        # A kind needs whole sequences unless it is named here.
         needs_whole = {
-            "model.layers": "full" if "full" in model.layers else None,
+            "model.layers": next((kind for kind in model.layers if kind not in ("local", "lsh")), None),
             "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
             "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
         }

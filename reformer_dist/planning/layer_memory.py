@@ -7,6 +7,7 @@ counted for GELU. Legend: E model dimension, F feed-forward width, V vocabulary,
 """
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.attention.kinds import KINDS
 from reformer_dist.planning.parts import Parts, Work
 
 INDEX = 8
@@ -21,7 +22,7 @@ def attention_weights(model: ModelConfig, kind: str) -> int:
 
 def num_projections(kind: str) -> int:
     """Queries, keys and values; of LSH, queries-keys and values."""
-    return 2 if kind == "lsh" else 3
+    return len(KINDS[kind].projections)
 
 
 def feed_forward_weights(model: ModelConfig) -> int:

@@ -107,6 +107,7 @@ def _undo_attention(work: Work, kind: str) -> list[Parts]:
 def _check(work: Work) -> None:
     model = work.model
     for field, is_counted, works in (
+        ("layers", {*model.layers} <= {"local", "lsh", "full"}, "local,lsh"),
         ("reversible", model.reversible, "true"),
         ("lsh_mode", model.lsh_mode != "paper" or "lsh" not in model.layers, "window"),
         ("attention_kernel", model.attention_kernel == "auto", "auto"),

@@ -15,7 +15,7 @@ from reformer_dist.config import Config
 from reformer_dist.data.feeding import loader
 from reformer_dist.data.feeding.sequences import SequenceReader
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.model.backends.choice import explain_model
+from reformer_dist.model.attention.kinds import explain_model
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic

@@ -53,6 +53,10 @@ def problems(**fields: object) -> tuple[str, ...]:
              "parallel__sequence_shards": 2, "parallel__attention": "buckets"},
             ["model.layers = full", "model.lsh_mode = paper", "model.lsh_window = 9999", "train.workers = 3"],
         ),
+        (
+            {"objective__masked_hidden": 0.95, "objective__masked_random": 0.1, "parallel__head_shards": 2},
+            ["objective.masked_hidden = 0.95", "parallel.head_shards = 2"],
+        ),
         (  # within one and between others
             {"tune__objectives": "loss,loss", "data__sequence_length": 9999, "train__batch_size": 0},
             ["train.batch_size = 0", "tune.objectives = loss,loss", "data.sequence_length = 9999"],

@@ -41,7 +41,7 @@ def test_the_names_are_those_of_the_objectives() -> None:
             "model.vocab_size = 256 is less than data.tokenizer = bytes needs with objective.name = masked; 257 works",
         ),
         ({"model__vocab_size": 100}, "model.vocab_size = 100 is less than data.tokenizer = bytes needs; 256 works"),
-        ({"objective__name": "nonsense"}, "objective.name = nonsense is none of next_token, masked, copy;"),
+        ({"objective__name": "nonsense"}, f"objective.name = nonsense is none of {', '.join(OBJECTIVES)};"),
     ],
 )
 def test_what_cannot_mean_anything_is_one_line(tmp_path: Path, fields: dict[str, object], line: str) -> None:

@@ -17,12 +17,10 @@ from tests.parallel.test_sequence_shards import loss_and_gradients, make_config
 from tests.ranks import run_ranks
 
 MODES = [
-    {"layers": "local", "local_mode": "window"},
+    *({"layers": name} for name in KINDS),
     {"layers": "local", "local_mode": "chunked"},
-    {"layers": "lsh", "lsh_mode": "window"},
     {"layers": "lsh", "lsh_mode": "chunked"},
     {"layers": "lsh", "lsh_mode": "paper"},
-    {"layers": "full"},
 ]
 
 
@@ -37,6 +35,15 @@ def test_the_configuration_refuses_what_needs_whole_sequences(changes: dict[str,
             make_config(2, 64, {"attention": "buckets"}, **changes)
     else:
         make_config(2, 64, {"attention": "buckets"}, **changes)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_each_kind_equals_one_process(name: str) -> None:
+    loss, _, expected = loss_and_gradients(make_config(1, 47, layers=f"{name},{name}"))
+    for found, _, gradients in run_ranks(loss_and_gradients, 2, make_config(2, 47, layers=f"{name},{name}")):
+        assert found == pytest.approx(loss, rel=1e-12)
+        for parameter, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[parameter], rtol=1e-10, atol=1e-10, msg=parameter)
 
 
 def _side_by_side(config: Config) -> tuple[float, int, dict[str, Tensor]]:

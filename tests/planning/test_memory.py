@@ -98,6 +98,12 @@ def test_what_is_not_counted_is_refused(changes: dict[str, Any]) -> None:
         step_memory(make_work(**changes))
 
 
+def test_a_kind_that_is_not_counted_is_refused() -> None:
+    work = make_work()
+    with pytest.raises(ValueError, match=r"model\.layers = .* is not in the memory formula; local,lsh works"):
+        step_memory(replace(work, model=work.model.model_copy(update={"layers": ("lsh", "mean")})))
+
+
 def test_bfloat16_is_refused() -> None:
     config = load_config(None, {"train": {"dtype": "bfloat16"}})
     with pytest.raises(ValueError, match=r"train\.dtype = bfloat16"):

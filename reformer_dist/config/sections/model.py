@@ -8,6 +8,9 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reformer_dist.config.sections.section import Section
 
+LayerName = Literal["local", "lsh", "full"]
+"""Kinds of attention, as model/attention/kinds.py has them."""
+
 
 class ModelConfig(Section):
     """A Reformer: local, LSH and full attention layers with reversible residuals."""
@@ -38,7 +41,7 @@ class ModelConfig(Section):
         "linear",
     ] = "gelu"
     """Non-linearity of the feed-forward layers. gelu_tanh: GELU by its tanh approximation; relu2: ReLU squared."""
-    layers: tuple[Literal["local", "lsh", "full"], ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
+    layers: tuple[LayerName, ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
     """Attention of each layer, first to last, separated by commas: local (a sliding window), lsh, or full."""
     max_length: PositiveInt = 4096
     """Longest sequence the position embeddings cover; any length up to it works, in training too."""

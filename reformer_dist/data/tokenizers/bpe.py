@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from reformer_dist.config.sections.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, join_encoded
+from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, join_encoded, without_boundaries
 
 BOUNDARY = "<|document|>"
 BOUNDARIES = (BOUNDARY, "<|endoftext|>", "</s>", "[SEP]", "<eos>")
@@ -67,7 +67,7 @@ class BPETokenizer:
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n]; boundaries are left out."""
-        text: str = self._tokenizer.decode([token for token in np.asarray(ids).tolist() if token != self.boundary])
+        text: str = self._tokenizer.decode(without_boundaries(self, ids).tolist())
         return text
 
     def to_json(self) -> str:

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.sections.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content, Encoded, definition_of, join_encoded
+from reformer_dist.data.tokenizers.tokenizer import (
+    BadDocument,
+    Content,
+    Encoded,
+    definition_of,
+    join_encoded,
+    without_boundaries,
+)
 
 
 class PixelTokenizer:
@@ -49,13 +56,12 @@ class PixelTokenizer:
 
     def decode(self, ids: ArrayLike) -> str:
         """Levels of token ids [n] as numbers with spaces after them, which `encode` takes."""
-        return "".join(f"{token} " for token in np.asarray(ids).ravel().tolist() if token != self.boundary)
+        return "".join(f"{token} " for token in without_boundaries(self, ids).tolist())
 
     def image(self, ids: ArrayLike, height: int, width: int) -> NDArray[np.uint8]:
         """Levels uint8 [height, width, 3] or [height, width] of the first image's tokens; what is missing is black."""
-        tokens = np.asarray(ids)
         levels = np.zeros(height * width * self.num_channels, np.uint8)
-        given = tokens[tokens != self.boundary][: levels.size]
+        given = without_boundaries(self, ids)[: levels.size]
         levels[: given.size] = given
         return levels.reshape((height, width, 3) if self.num_channels == 3 else (height, width))
 

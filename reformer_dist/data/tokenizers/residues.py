@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.sections.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, definition_of, join_bytes, to_bytes
+from reformer_dist.data.tokenizers.tokenizer import (
+    TEXT,
+    BadDocument,
+    Encoded,
+    definition_of,
+    join_bytes,
+    to_bytes,
+    without_boundaries,
+)
 
 RESIDUES = "ABCDEFGHIKLMNPQRSTVWYZUOXJ*-"
 """FASTA's codes for amino acids: the twenty, ambiguous and rare ones, a stop and a gap."""
@@ -48,7 +56,7 @@ class AminoAcidTokenizer:
     def decode(self, ids: ArrayLike) -> str:
         """Letters of token ids [n]."""
         vocabulary = self.vocabulary
-        return "".join(vocabulary[token] for token in np.asarray(ids).ravel().tolist() if token != self.boundary)
+        return "".join(vocabulary[token] for token in without_boundaries(self, ids).tolist())
 
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""

@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.sections.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import TEXT, Encoded, definition_of, join_bytes, to_bytes
+from reformer_dist.data.tokenizers.tokenizer import (
+    TEXT,
+    Encoded,
+    definition_of,
+    join_bytes,
+    to_bytes,
+    without_boundaries,
+)
 
 
 class BytesTokenizer:
@@ -34,9 +41,8 @@ class BytesTokenizer:
         return join_bytes(documents)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of token ids [n] (any integer type, 0-255); boundaries are left out, broken UTF-8 becomes U+FFFD."""
-        tokens = np.asarray(ids)
-        data: bytes = tokens[tokens != self.boundary].astype(np.uint8).tobytes()
+        """Text of token ids [n] (any integer type); boundaries are left out, broken UTF-8 becomes U+FFFD."""
+        data: bytes = without_boundaries(self, ids).astype(np.uint8).tobytes()
         return data.decode("utf-8", "replace")
 
     def to_json(self) -> str:

@@ -83,7 +83,7 @@ class Tokenizer(Protocol):
         """What `encode` makes of several documents. Raises BadDocument if one of them has no tokens, not saying which."""
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of token ids [n]; boundaries are left out."""
+        """Text of token ids [n]; boundaries and what is no token are left out, as `without_boundaries` does."""
 
     def to_json(self) -> str:
         """What `read_tokenizer` makes the same tokenizer of."""
@@ -92,6 +92,12 @@ class Tokenizer(Protocol):
 def join_encoded(documents: Sequence[NDArray[Any]]) -> Encoded:
     """Several documents, each as `encode` gives it, at least one."""
     return np.concatenate(documents), np.array(list(map(len, documents)), np.int64)
+
+
+def without_boundaries(tokenizer: Tokenizer, ids: ArrayLike) -> NDArray[Any]:
+    """Token ids [n] without boundaries and without numbers past the vocabulary, which a model with a larger one may draw."""
+    tokens = np.asarray(ids).ravel()
+    return tokens[(tokens != tokenizer.boundary) & (tokens < tokenizer.vocab_size)]
 
 
 def definition_of(tokenizer: Tokenizer) -> str:

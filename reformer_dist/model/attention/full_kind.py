@@ -28,6 +28,10 @@ class FullKind(Kind):
         dropout = self.dropout(context, training)
         return full_attention(*tensors, causal=self.config.causal, context=context, dropout=dropout), None
 
+    def explain(self, device: torch.device, dtype: torch.dtype) -> str:
+        """See `Kind`."""
+        return "torch's scaled_dot_product_attention"
+
     def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
         """See `Kind`."""
         return NewestTokens(lambda q, k, v: full_attention(q, k, v), lambda position: 0)

@@ -81,6 +81,10 @@ class Kind(ABC):
 
         """
 
+    def explain(self, device: torch.device, dtype: torch.dtype) -> str:
+        """What computes it in training with vectors of this device and dtype, in words."""
+        return "torch code of its own"
+
     @property
     def dropout_probability(self) -> float:
         """Of an attention weight, in training."""

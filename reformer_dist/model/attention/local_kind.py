@@ -10,6 +10,8 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.memory import NewestTokens
+from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.context import Context
 
 
@@ -58,6 +60,11 @@ class LocalKind(Kind):
             budget=self.budget,
         )
         return out, None
+
+    def explain(self, device: torch.device, dtype: torch.dtype) -> str:
+        """See `Kind`."""
+        dropout, kernel = self.dropout_probability > 0, self.config.attention_kernel
+        return explain(Work(device, dtype, self.config.head_width, dropout=dropout, kernel=kernel))
 
     def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
         """See `Kind`."""

@@ -6,10 +6,8 @@ first backend of `BACKENDS` that serves it, or the choice in words.
 A new backend is a file with a `Backend` in it and a line in `BACKENDS`.
 """
 
-import torch
 from torch import Tensor
 
-from reformer_dist.config import ModelConfig
 from reformer_dist.model.backends.backend import Backend, KernelName, Work
 from reformer_dist.model.backends.description import OrderedBlocks
 from reformer_dist.model.backends.fused import Fused
@@ -40,29 +38,6 @@ def explain(work: Work) -> str:
     """The choice and its reason: "compiled: float32 on a CPU with AVX512"."""
     name, backend, reasons = _choice(work)
     return f"{name}: {'; '.join(reasons) or backend.strength(work)}"
-
-
-def explain_model(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> str:
-    """What computes the attention of a model in training, in one line.
-
-    Args:
-        config: the model's.
-        device: where it is trained.
-        dtype: of queries, keys and values: under autocast its dtype.
-
-    """
-    layers: dict[str, list[str]] = {}
-    for kind in dict.fromkeys(config.layers):
-        dropout = config.attention_dropout
-        if kind == "local" and config.local_attention_dropout is not None:
-            dropout = config.local_attention_dropout
-        once = kind == "lsh" and config.lsh_mode == "paper"
-        if kind == "full":
-            words = "torch's scaled_dot_product_attention"
-        else:
-            words = explain(Work(device, dtype, config.head_width, once, dropout > 0, config.attention_kernel))
-        layers.setdefault(words, []).append(kind)
-    return " | ".join(f"attention of {' and '.join(kinds)} layers: {words}" for words, kinds in layers.items())
 
 
 def _choice(work: Work) -> tuple[str, Backend, list[str]]:

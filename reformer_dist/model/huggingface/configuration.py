@@ -162,10 +162,11 @@ def _default_buckets(length: int, chunk: int, max_length: int) -> int | tuple[in
 
 
 def _check_writable(config: ModelConfig) -> None:
-    if "full" in config.layers:
-        raise ConfigError(
-            f"model.layers = {config.layers}: Hugging Face's Reformer has no full layers; local and lsh work"
-        )
+    for layer in config.layers:
+        if layer not in ("local", "lsh"):
+            raise ConfigError(
+                f"model.layers = {config.layers}: Hugging Face's Reformer has no {layer} layers; local and lsh work"
+            )
     if config.tie_embeddings:
         raise ConfigError(
             "model.tie_embeddings = True: Hugging Face's Reformer has output weights of its own; False works"

@@ -12,7 +12,7 @@ from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.data.feeding.loader import training_batches, validation_batches
 from reformer_dist.data.feeding.sequences import split_plan
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.objectives.choice import make_objective
+from reformer_dist.objectives.choice import OBJECTIVES, make_objective
 from tests.corpora import NEXT_TOKEN, grid_config, prepare_here, random_documents, write_documents
 
 LENGTHS = {"a": 1, "b": 36, "c": 37, "d": 38, "e": 5, "f": 100, "g": 74, "h": 3, "i": 20, "j": 111, "k": 9, "l": 64}
@@ -61,7 +61,7 @@ def whole_batch(workers: dict[tuple[int, int], list[Batch]], config: Config) -> 
 
 @pytest.mark.parametrize(("data_groups", "shards"), GRIDS)
 @pytest.mark.parametrize("micro_batch_size", [1, 4])
-@pytest.mark.parametrize("objective", ["next_token", "masked", "copy"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_any_grid_sees_the_same_examples_in_the_same_steps(
     corpus: Corpus, data_groups: int, shards: int, micro_batch_size: int, objective: str
 ) -> None:
@@ -76,7 +76,7 @@ def test_any_grid_sees_the_same_examples_in_the_same_steps(
         assert (step["documents_BT"][:, SEQUENCE_LENGTH:] == -1).all()
 
 
-@pytest.mark.parametrize("objective", ["next_token", "masked", "copy"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus, objective: str) -> None:
     options = {"data__sequence_length": SEQUENCE_LENGTH, "train__batch_size": 2, "train__steps": 9}
     config = grid_config(2, 2, objective__name=objective, **options)

@@ -1,10 +1,12 @@
 """Each tokenizer gives back what it took, knows its vocabulary, and writes itself down."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from reformer_dist.data.tokenizers.bpe import BPETokenizer, train_bpe
-from reformer_dist.data.tokenizers.choice import make_tokenizer, read_tokenizer
+from reformer_dist.data.tokenizers.choice import TOKENIZERS, make_tokenizer, read_tokenizer
 from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
@@ -13,13 +15,24 @@ from reformer_dist.data.tokenizers.tokenizer import BadDocument, Tokenizer
 TEXT = "Twas brillig, and the slithy toves did gyre and gimble in the wabe: größer, 漢字.\n\n  <|document|>\n" * 3
 
 
+PICTURES = list(np.random.default_rng(0).integers(0, 256, (3, 2, 5, 3), np.uint8))
+DOCUMENTS: dict[str, list[Any]] = {
+    "bytes": ["a", b"", TEXT],
+    "amino_acids": ["MK v\n", b"", b"A"],
+    "rgb": PICTURES,
+    "grey": [picture[..., 0] for picture in PICTURES],
+    "bpe": ["a", b"", TEXT],
+}
+"""Some that each tokenizer takes."""
+
+
 @pytest.fixture(scope="module")
 def bpe() -> BPETokenizer:
     return train_bpe([TEXT], 300)
 
 
 def all_tokenizers(bpe: BPETokenizer) -> list[Tokenizer]:
-    return [make_tokenizer("bytes"), make_tokenizer("amino_acids"), make_tokenizer("rgb"), make_tokenizer("grey"), bpe]
+    return [*(make_tokenizer(name) for name in TOKENIZERS), bpe]
 
 
 def test_each_is_read_back_from_what_it_writes(bpe: BPETokenizer) -> None:
@@ -43,15 +56,8 @@ def test_text_comes_back(bpe: BPETokenizer) -> None:
 
 
 def test_several_documents_are_what_each_is(bpe: BPETokenizer) -> None:
-    pictures = list(np.random.default_rng(0).integers(0, 256, (3, 2, 5, 3), np.uint8))
-    documents = {
-        "bytes": ["a", b"", TEXT],
-        "amino_acids": ["MK v\n", b"", b"A"],
-        "rgb": pictures,
-        "bpe": ["a", b"", TEXT],
-    }
     for tokenizer in all_tokenizers(bpe):
-        some = documents.get(tokenizer.name, [picture[..., 0] for picture in pictures])
+        some = DOCUMENTS[tokenizer.name]
         each = [tokenizer.encode(document) for document in some]
         tokens, lengths = tokenizer.encode_all(some)
         assert tokens.dtype == tokenizer.dtype
@@ -59,6 +65,14 @@ def test_several_documents_are_what_each_is(bpe: BPETokenizer) -> None:
         assert lengths.tolist() == [len(ids) for ids in each]
     with pytest.raises(BadDocument):
         AminoAcidTokenizer().encode_all(["MKV", "1"])
+
+
+def test_what_is_no_token_is_left_out(bpe: BPETokenizer) -> None:
+    """A model may know more tokens than its tokenizer, and draw one of those."""
+    for tokenizer in all_tokenizers(bpe):
+        ids = tokenizer.encode(DOCUMENTS[tokenizer.name][0]).tolist()
+        drawn = [tokenizer.boundary, *ids, tokenizer.vocab_size, tokenizer.vocab_size + 99]
+        assert tokenizer.decode(drawn) == tokenizer.decode(ids)
 
 
 def test_bpe_takes_utf8_alone(bpe: BPETokenizer) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.attention.kinds import explain_model
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.backends import choice
 from reformer_dist.model.backends.backend import Work
-from reformer_dist.model.backends.choice import BACKENDS, choose, explain, explain_model
+from reformer_dist.model.backends.choice import BACKENDS, choose, explain
 from reformer_dist.model.backends.description import OrderedTokens
 from reformer_dist.model.backends.native import build
 from reformer_dist.model.backends.plain.backend import Plain
@@ -31,6 +32,13 @@ def everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "is_loaded", lambda: True)
     monkeypatch.setattr(build, "capability", lambda: "AVX512")
     monkeypatch.setattr(launch, "is_available", lambda: True)
+
+
+@pytest.fixture(autouse=True)
+def there_are_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The words below are about these, whatever else there is to choose from."""
+    four = ("compiled", "triton", "fused torch code", "plain")
+    monkeypatch.setattr(choice, "BACKENDS", {name: BACKENDS[name] for name in four})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ class _Doubling(Plain):
 def test_a_new_backend_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = torch.randn(3, 1, 20, 2, 4, dtype=torch.float64).unbind()
     before = local_attention(q, k, v, kernel="plain")
-    monkeypatch.setattr(choice, "BACKENDS", {"doubling": _Doubling(), **BACKENDS})
+    monkeypatch.setattr(choice, "BACKENDS", {"doubling": _Doubling(), **choice.BACKENDS})
     torch.testing.assert_close(local_attention(q, k, v), 2 * before)
     assert explain(replace(SINGLE, dtype=torch.float64)) == "doubling: float64 on a CPU"
     assert explain(SINGLE) == "compiled: float32 is not served by the doubling code"

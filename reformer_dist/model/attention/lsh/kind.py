@@ -16,6 +16,8 @@ from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.attention.lsh.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.lsh.memory import BucketMemory
+from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.randomness import Use, make_key
@@ -66,6 +68,11 @@ class LSHKind(Kind):
                 self.observer(self, Hashed(qk_BTHD, buckets_BHRT, rotations, context, exchange.gather))
             found = exchange.find_order(call, buckets_BHRT)
         return exchange.attend_in_order(call, found), found
+
+    def explain(self, device: torch.device, dtype: torch.dtype) -> str:
+        """See `Kind`."""
+        once, dropout = self.config.lsh_mode == "paper", self.dropout_probability > 0
+        return explain(Work(device, dtype, self.config.head_width, once, dropout, self.config.attention_kernel))
 
     def make_memory(self, heads: slice, dtype: torch.dtype) -> BucketMemory:
         """See `Kind`."""
