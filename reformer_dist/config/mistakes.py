@@ -4,6 +4,7 @@ In: what pydantic says of the values. Out: `WrongValues`.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from reformer_dist.config.sections.data import FieldConfig
 from reformer_dist.config.sections.section import Section
 from reformer_dist.errors import ConfigError
 
+_ANY_PASSWORD = re.compile(r"(\w+://[^/@:\s]*):[^/@\s]+(@)")
+"""A password in a URL anywhere in a line, which shows the value that was given."""
 _ENTRIES: dict[str, type[Section]] = {"data.fields": FieldConfig}
 """Fields that are dictionaries of sections, and which."""
 
@@ -49,7 +52,7 @@ def wrong_values(error: ValidationError, tree: Mapping[str, Any]) -> WrongValues
     if wrong:
         problems += config.problems_between(right)
     hidden = {field for field, _ in config.passwords(Config.model_fields)}  # no later line may show them
-    found = WrongValues(*problems)
+    found = WrongValues(*(_ANY_PASSWORD.sub(r"\1:...\2", problem) for problem in problems))
     found.config, found.right = config, right - hidden - {field.partition(".")[0] for field in hidden}
     return found
 

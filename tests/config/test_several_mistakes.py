@@ -104,3 +104,13 @@ def test_the_command_line_tells_all_of_them(tmp_path: Path, capsys: pytest.Captu
         "model.num_heads = 0 should be greater than 0; 4 works",
         "unknown field train.stepps; did you mean train.steps?",
     ]
+
+
+def test_no_line_shows_a_password() -> None:
+    with pytest.raises(WrongValues) as refused:
+        load_config(
+            None, {"data.tokenizer_file": "https://me:hush@host/tokenizer.json", "train.steps": "s3://K:hush@b"}
+        )
+    assert len(refused.value.problems) >= 2
+    assert "hush" not in str(refused.value)
+    assert "https://me:...@host/tokenizer.json" in str(refused.value)
