@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from reformer_dist.config import ModelConfig, load_config, parse_command_line
+from reformer_dist.config.mistakes import WrongValues
 from reformer_dist.errors import ConfigError
 
 
