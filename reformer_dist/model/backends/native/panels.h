@@ -19,7 +19,7 @@ constexpr uint64_t kGolden = 0x9E3779B97F4A7C15;
 
 enum class Compare : int64_t { kAny, kEarlier, kUpTo, kOther };
 
-// Who sees whom; see `Rule` in plans.py.
+// Who sees whom; see `Rule` in rules.py.
 struct Rule {
   int64_t chunk = 0;  // chunk length, or 0 where the reach rules
   int64_t before = 0, after = 0;  // chunks
