@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from reformer_dist import Config, __version__, load_config
 from reformer_dist.config import parse_command_line
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 LAUNCHER_FILES = ("aws.yaml", "gcp.yaml")
 KUBERNETES_FILES = ("rayjob.yaml", "raycluster.yaml")
