@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.generation import decoding
+from reformer_dist.generation.decoding import Decoder
+from reformer_dist.model.attention.lsh import memory
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.reformer import ReformerLM
 
@@ -46,8 +47,8 @@ def _watched(model: ReformerLM, stretches: list[Tensor]) -> tuple[list[Tensor], 
         found.append(hash_buckets(*arguments))
         return found[-1]
 
-    with mock.patch.object(decoding, "hash_buckets", hash_and_keep):
-        decoder = decoding.Decoder(model)
+    with mock.patch.object(memory, "hash_buckets", hash_and_keep):
+        decoder = Decoder(model)
         logits = torch.cat([decoder.read(stretch) for stretch in stretches], dim=1)
     layers = model.config.layers.count("lsh")
     return [torch.cat(found[layer::layers], dim=-1) for layer in range(layers)], logits
