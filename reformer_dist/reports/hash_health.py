@@ -40,7 +40,8 @@ def health_picture(curves: Mapping[str, Points]) -> Figure:
     grouped_bars(others, list(OTHERS.values()), {f"layer {layer}": _last(curves, layer) for layer in layers})
     others.set(title="what other settings would catch, at the end", xlim=(0, 1.08))
     for axes in (caught, occupancy, others):
-        axes.legend(frameon=False, fontsize=8)
+        if axes.get_legend_handles_labels()[0]:  # a single bucket has no occupancy
+            axes.legend(frameon=False, fontsize=8)
     return figure
 
 
