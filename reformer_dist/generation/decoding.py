@@ -4,7 +4,7 @@ In: a causal model and a prompt. Out: the next token's logits, again and again. 
 an LSH layer looks at the last W keys of its bucket in every round, a local layer at the last W tokens. (A full layer looks
 at everything.)
 
-What a layer remembers is made by its attention kinds (model/attention/memory.py, lsh_memory.py).
+What a layer remembers is made by its attention kinds (model/attention/memory.py, lsh/memory.py).
 
 Legend: B batch, T tokens, V vocabulary.
 """

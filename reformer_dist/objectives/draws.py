@@ -27,11 +27,11 @@ def bits(*counters: Counter) -> NDArray[np.uint64]:
     """Mix counters into 64 bits (splitmix64, Steele et al. 2014); arrays of counters broadcast."""
     state = np.zeros(1, np.uint64)
     for counter in counters:
-        state = mix(state + _unsigned(counter) + _GOLDEN)
+        state = scramble(state + _unsigned(counter) + _GOLDEN)
     return state
 
 
-def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The splitmix64 finaliser; products wrap around."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 from reformer_dist.reports.learning_curve import running_mean
 from reformer_dist.reports.style import color, new_figure, tidy
 from reformer_dist.tracking.records import Point, RunRecord
+from reformer_dist.tracking.trials import CAUGHT, KEYS_SEEN, SCORE, SPEED
 
-TRAIN, HELD_OUT = "train/bits_per_token", "validation/bits_per_token"
-SPEED = "train/tokens_per_second"
-CAUGHT, KEYS = "hashing/caught", "hashing/keys_seen"
+TRAIN = "train/bits_per_token"
 OWN = ("train.run_name", "tracking.uri")
 """Parameters that differ between any two runs and say nothing."""
 STYLE = """
@@ -67,13 +66,13 @@ def figures(runs: Sequence[RunRecord]) -> list[list[str]]:
         ("status", lambda run: run.status.lower()),
         ("steps", lambda run: f"{last.step:,}" if (last := _last(run, TRAIN)) else "-"),
         ("training, bits a token", lambda run: f"{last.value:.3f}" if (last := _last(run, TRAIN)) else "-"),
-        ("held out, bits a token", lambda run: f"{last.value:.3f}" if (last := _last(run, HELD_OUT)) else "-"),
-        ("held out, best", lambda run: _format(min, run.curves.get(HELD_OUT), "{:.3f}")),
+        ("held out, bits a token", lambda run: f"{last.value:.3f}" if (last := _last(run, SCORE)) else "-"),
+        ("held out, best", lambda run: _format(min, run.curves.get(SCORE), "{:.3f}")),
         ("tokens/s, median", lambda run: _format(median, run.curves.get(SPEED), "{:,.0f}")),
         ("minutes", lambda run: f"{minutes(run)[-1]:.1f}" if run.curves.get(TRAIN) else "-"),
         ("peak MiB of the largest worker", lambda run: _format(max, _memory(run), "{:,.0f}")),
         ("attention mass caught", lambda run: f"{last.value:.3f}" if (last := _last(run, CAUGHT)) else "-"),
-        ("keys that a query sees", lambda run: f"{last.value:.1f}" if (last := _last(run, KEYS)) else "-"),
+        ("keys that a query sees", lambda run: f"{last.value:.1f}" if (last := _last(run, KEYS_SEEN)) else "-"),
     ]
     return [[name, *map(value, runs)] for name, value in rows]
 
@@ -108,7 +107,7 @@ def _draw(panels: Sequence[Axes], run: RunRecord, points: Sequence[Point], name:
         lambda point: point.step * tokens,
         lambda point: (point.milliseconds - start) / 60_000,
     ]
-    held_out = run.curves.get(HELD_OUT, [])
+    held_out = run.curves.get(SCORE, [])
     for axes, place in zip(panels, scales, strict=True):
         axes.plot([*map(place, points)], running_mean([p.value for p in points]), color=hue, alpha=0.35)
         axes.plot(

@@ -120,10 +120,6 @@ class Run:
             figure.savefig(path)
             self._client.log_artifact(self.id, str(path))
 
-    def log_folder(self, folder: Path) -> None:
-        """Keep the files of a folder as artifacts."""
-        self._client.log_artifacts(self.id, str(folder))
-
     def close_other(self, run_id: str, status: Status, stopped_at: int | None = None) -> None:
         """Close another run of the same store if it was left open; tag it as stopped early, after so many steps."""
         if stopped_at is not None:

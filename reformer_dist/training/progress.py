@@ -9,7 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from reformer_dist.config import Config
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.tokenizers.choice import make_tokenizer
+from reformer_dist.data.tokenizers.bpe import BPETokenizer
+from reformer_dist.data.tokenizers.choice import TOKENIZERS, make_tokenizer
 from reformer_dist.objectives.choice import make_objective
 
 PLAIN_INTERVAL = 5.0
@@ -22,7 +23,7 @@ class Terminal:
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._num_steps = config.train.steps
         name = config.data.record_fields[TEXT].tokenizer
-        token = "token" if name == "bpe" else make_tokenizer(name).unit
+        token = make_tokenizer(name).unit if name in TOKENIZERS else BPETokenizer.unit
         self._unit = f"bits/{make_objective(config.objective).unit(token)}"
         self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self._bar = Progress(

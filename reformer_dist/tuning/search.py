@@ -47,7 +47,7 @@ class Search:
             every = combinations(self._space)
             self._values: Iterator[dict[str, Any]] = (values for values in every if _key(values) not in known)
         else:
-            self._study = _study(tune, self._space)
+            self._study = _study(tune)
             for trial in earlier:
                 if trial.has_ended and (past := _past(trial, self._space, tune.objectives)) is not None:
                     self._study.add_trial(past)
@@ -137,7 +137,7 @@ def importance(tune: TuneConfig, trials: Sequence[Trial], objective: str) -> dic
     return dict(optuna.importance.get_param_importances(study, evaluator=evaluator, params=names))
 
 
-def _study(tune: TuneConfig, space: Mapping[str, Dimension]) -> optuna.Study:
+def _study(tune: TuneConfig) -> optuna.Study:
     if tune.searcher == "random":
         sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=tune.seed)
     else:

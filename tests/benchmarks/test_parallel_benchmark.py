@@ -14,7 +14,7 @@ def test_workers_measure_a_step() -> None:
     for step in (first, second):
         assert 0 < step.waited < step.seconds
         assert step.cpu_seconds > 0
-        assert step.peak_bytes > 0
+        assert step.peak_mib > 0
     window = (config.model.local_window - 1) * config.model.embed_dim * 4
     local_layers = config.model.layers.count("local")
     assert second.bytes_sent > 0

@@ -22,7 +22,7 @@ def test_an_array_of_counters_gives_what_each_gives() -> None:
 def test_the_finaliser_is_the_one_on_tensors() -> None:
     values = np.random.default_rng(0).integers(0, 2**64, 10_000, np.uint64)
     expected = randomness.scramble(torch.from_numpy(values.view(np.int64))).numpy().view(np.uint64)
-    assert np.array_equal(draws.mix(values), expected)
+    assert np.array_equal(draws.scramble(values), expected)
 
 
 def test_fractions_and_integers_are_spread_evenly() -> None:

@@ -17,3 +17,9 @@ def test_every_layer_and_every_other_setting_is_there() -> None:
     ]
     assert [line.get_ydata().tolist() for line in occupancy.lines] == [[0.9, 0.95]]
     assert sorted(bar.get_width() for bar in others.patches) == [0.5, 0.7, 0.75]
+
+
+def test_what_was_not_measured_has_no_legend() -> None:
+    caught, occupancy, _ = health_picture({"hashing/layer_1/caught": [(50, 0.4)]}).axes
+    assert caught.get_legend() is not None
+    assert occupancy.get_legend() is None

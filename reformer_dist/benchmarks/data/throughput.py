@@ -1,7 +1,7 @@
 """How fast and in how much memory Ray Data prepares and feeds: a 2 GB document, a million tiny ones, long sequences.
 
-What a task does is also run in this process, beside plain loops over the same files (`data_loops`), in CPU-seconds, which
-others on the machine change little. Memory is the peak of each of Ray's worker processes and of the object store.
+What a task does is also run in this process, beside plain loops over the same files (see `plain_loops`), in CPU-seconds,
+which others on the machine change little. Memory is the peak of each of Ray's worker processes and of the object store.
 """
 
 import csv
@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reformer_dist.benchmarks.data.plain_loops import rates
+from reformer_dist.benchmarks.process_memory import mib_in, status_mib
 from reformer_dist.config import DataConfig, load_config
 from reformer_dist.data.feeding.loader import batches_from, training_dataset
 from reformer_dist.data.preparing.corpus import Corpus
@@ -36,6 +37,8 @@ SAMPLE_SECONDS = 0.1
 WORDS = ("the", "sea", "was", "grey", "and", "nobody", "spoke", "of", "what", "they", "had", "seen", "there", "before")
 PREPARED = ("corpus", "MB", "listing s", "seconds", "MB/s", "worker MiB", "object store MiB", "driver MiB")
 RATES = ("corpus, MB a CPU-second of", "reading and tokenising", "reading, tokenising, writing", "a task")
+FED_LENGTHS = ((4096, 8), (65536, 1), (524288, 1))
+"""Tokens of a sequence and sequences of a step."""
 FED = ("sequence", "batch", "steps", "steps a second", "tokens a second", "seconds to the first")
 
 
@@ -69,9 +72,6 @@ def run(size: str, output: Path) -> None:
     _show(RATES, compared, output / "data_rates.csv")
     _show(FED, fed, output / "data_fed.csv")
     shutil.rmtree(folder)
-
-
-FED_LENGTHS = ((4096, 8), (65536, 1), (524288, 1))
 
 
 def _texts(num_words: int) -> list[bytes]:
@@ -113,7 +113,7 @@ def _prepare(name: str, data: DataConfig, folder: Path) -> tuple[list[Any], Prep
         seconds = time.perf_counter() - listed
     megabytes = preparation.num_bytes / 1e6
     rate = megabytes / (listed - start + seconds)
-    memory = (peaks.worker, peaks.object_store, _mebibytes(Path("/proc/self/status").read_text(), "VmHWM"))
+    memory = (peaks.worker, peaks.object_store, status_mib("VmHWM"))
     return [name, megabytes, listed - start, seconds, rate, *memory], preparation, corpus
 
 
@@ -163,9 +163,9 @@ class _Peaks:
         while not self._ended.wait(SAMPLE_SECONDS):
             for title, status in _processes():
                 if title.startswith("ray::"):
-                    self.worker = max(self.worker, _mebibytes(status, "VmHWM"))
+                    self.worker = max(self.worker, mib_in(status, "VmHWM"))
                 elif "/raylet" in title.split("\0")[0]:
-                    self.object_store = max(self.object_store, _mebibytes(status, "RssShmem"))
+                    self.object_store = max(self.object_store, mib_in(status, "RssShmem"))
 
 
 def _processes() -> Iterator[tuple[str, str]]:
@@ -175,10 +175,6 @@ def _processes() -> Iterator[tuple[str, str]]:
             yield (folder / "cmdline").read_text(errors="replace"), (folder / "status").read_text()
         except OSError:
             continue  # it has ended
-
-
-def _mebibytes(status: str, name: str) -> float:
-    return next((int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(f"{name}:")), 0.0)
 
 
 def _show(columns: Sequence[str], rows: Sequence[Sequence[Any]], path: Path) -> None:

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from reformer_dist.reports.style import COLORS, GREY, new_figure, tidy
+
 MODES = ("window", "chunked")
 TRAINED_WITH = (0, 4, 2, 1)
 """Hash rounds in training, 0 for full attention: the rows of the paper's Table 2."""
 LEARNED = 0.9
 """Held-out accuracy from which a model counts as having learnt the task; one round seldom gets to 99 %."""
-_COLORS = {0: "#444444", 4: "#12436d", 2: "#2f7fb8", 1: "#e07b39"}
+_COLORS = {0: GREY, 4: COLORS[0], 2: COLORS[5], 1: COLORS[1]}
 
 
 class Score(NamedTuple):
@@ -89,7 +91,7 @@ def write(output: Path, name: str, scores: Sequence[Score], points: Sequence[Poi
 
 def curves_figure(points: Sequence[Point], title: str) -> Figure:
     """Held-out accuracy over steps, a panel for each mode: the median of the seeds, and every seed faintly."""
-    figure = Figure(figsize=(9.0, 3.8), dpi=150, layout="constrained")
+    figure = new_figure(9.0, 3.8)
     panels = figure.subplots(1, len(MODES), sharey=True, sharex=True)
     for axes, mode in zip(panels, MODES, strict=True):
         for rounds in TRAINED_WITH:
@@ -97,8 +99,7 @@ def curves_figure(points: Sequence[Point], title: str) -> Figure:
         axes.set_title(mode, loc="left", fontweight="bold", fontsize=11)
         axes.set_xlabel("step")
         axes.set_xlim(left=0)
-        axes.grid(alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy(axes)
     panels[0].set_ylabel("held-out accuracy, %")
     panels[-1].legend(title="trained with", frameon=False, loc="center right")
     figure.suptitle(f"Duplication, {title}", x=0.01, horizontalalignment="left", fontsize=11)

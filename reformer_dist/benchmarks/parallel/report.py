@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from reformer_dist.benchmarks.parallel.figures import Memory, Time
 from reformer_dist.reports.style import COLORS, FAINT, GREY, new_figure, tidy
 
-BUDGET_MIB = 1024.0
+MEMORY_MIB = 1024.0
 """Memory of a worker for the longest sequence."""
 _COLORS = {"none": GREY, "apart": FAINT, "heads": COLORS[0], "buckets": COLORS[1]}
 
@@ -35,7 +35,7 @@ def memory_table(memories: Sequence[Memory]) -> str:
     """Peaks by exchange and workers, and what follows from them: bytes a token, and the longest sequence that would fit."""
     lengths = sorted({memory.length for memory in memories})
     columns = "".join(f"{f'MiB at {length:,}':>16}" for length in lengths)
-    lines = [f"{'exchange':<10}{'workers':>8}{columns}{'KiB a token':>13}{f'longest in {BUDGET_MIB:,.0f} MiB':>22}"]
+    lines = [f"{'exchange':<10}{'workers':>8}{columns}{'KiB a token':>13}{f'longest in {MEMORY_MIB:,.0f} MiB':>22}"]
     for (exchange, workers), peaks in _by_case(memories).items():
         per_token, longest = longest_sequence(lengths, peaks)
         row = "".join(f"{peak:>16,.0f}" for peak in peaks)
@@ -44,9 +44,9 @@ def memory_table(memories: Sequence[Memory]) -> str:
 
 
 def longest_sequence(lengths: Sequence[int], peaks: Sequence[float]) -> tuple[float, int]:
-    """MiB a token of the whole sequence, and the tokens that fit BUDGET_MIB, by the line through the two measured peaks."""
+    """MiB a token of the whole sequence, and the tokens that fit MEMORY_MIB, by the line through the two measured peaks."""
     per_token = (peaks[-1] - peaks[0]) / (lengths[-1] - lengths[0])
-    return per_token, int(lengths[-1] + (BUDGET_MIB - peaks[-1]) / per_token)
+    return per_token, int(lengths[-1] + (MEMORY_MIB - peaks[-1]) / per_token)
 
 
 def write(output: Path, times: Sequence[Time], memories: Sequence[Memory]) -> list[Path]:

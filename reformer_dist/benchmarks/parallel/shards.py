@@ -116,8 +116,8 @@ def measure_memory(size: Size) -> Iterator[Memory]:
                 config = make_config(workers, wrapped, max(size.memory_lengths), MEMORY_WIDTH, layers=MEMORY_LAYERS)
                 with start_workers(config) as group:
                     group.call(SHORT)
-                    peak = max(step.peak_bytes for step in group.call(length))
-                yield Memory(exchange, workers, length, peak / 2**20)
+                    peak = max(step.peak_mib for step in group.call(length))
+                yield Memory(exchange, workers, length, peak)
 
 
 def _seconds(taken: tuple[list[Step], ...]) -> float:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from reformer_dist.benchmarks.parallel.processes import Processes
+from reformer_dist.benchmarks.process_memory import restart_peak, status_mib
 from reformer_dist.config import Config
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
@@ -34,7 +34,7 @@ class Step:
     """Of `seconds`, seconds spent waiting for attention's exchanges."""
     bytes_sent: int
     """By attention's exchanges."""
-    peak_bytes: int
+    peak_mib: float
     """Largest size of the process during the step above its size before."""
 
 
@@ -55,7 +55,7 @@ class Worker:
         tokens, labels = torch.randint(self._config.model.vocab_size, (2, 1, part), generator=generator)
         self._model.zero_grad()
         dist.barrier()
-        sent, waited, before = self._traffic.bytes_sent, self._traffic.seconds_waiting, _restart_peak()
+        sent, waited, before = self._traffic.bytes_sent, self._traffic.seconds_waiting, restart_peak()
         start, cpu_start = time.perf_counter(), time.process_time()
         loss_sum, _ = self._model.loss(tokens, labels, first_position=first)
         (loss_sum / length).backward()
@@ -66,7 +66,7 @@ class Worker:
             cpu_seconds=time.process_time() - cpu_start,
             waited=self._traffic.seconds_waiting - waited,
             bytes_sent=self._traffic.bytes_sent - sent,
-            peak_bytes=_status_bytes("VmHWM") - before,
+            peak_mib=status_mib("VmHWM") - before,
         )
 
 
@@ -77,15 +77,3 @@ def start_workers(config: Config) -> Processes:
 
 def _start(config: Config) -> Callable[[int], Step]:
     return Worker(config).step
-
-
-def _restart_peak() -> int:
-    """Let Linux forget the largest size of this process so far; its size now, in bytes."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(name: str) -> int:
-    """A size from /proc/self/status; a child's ru_maxrss, for one, starts at its parent's peak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1]) * 1024

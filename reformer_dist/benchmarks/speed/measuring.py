@@ -3,26 +3,24 @@
 In: cases, each a function that makes a step of some length. Out: CPU-seconds and peak memory of every case.
 
 CPU-seconds are user and system time of all threads of the process. Peak memory is what the process held at most during
-the step above what it held before, by VmHWM of /proc (Linux): a child's ru_maxrss would start at its parent's peak. Cases
-are measured in turns, so that a machine that drifts drifts for all of them; threads that wait sleep, so that CPU-seconds are
-work and not a busy machine's idling.
+the step above what it held before (see `process_memory`). Cases are measured in turns, so that a machine that drifts drifts
+for all of them; threads that wait sleep, so that CPU-seconds are work and not a busy machine's idling.
 """
 
-import ctypes
 import multiprocessing
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 from unittest import mock
 
 import torch
 
+from reformer_dist.benchmarks.process_memory import restart_peak, status_mib
+
 NUM_THREADS = 2
-MIB = 2**20
 _SHORT = 256  # tokens of the step that loads code and starts threads
 _ENOUGH_SECONDS = 3.0  # CPU-seconds after which a process takes no further sample
 _MOST_SAMPLES = 6
@@ -119,16 +117,3 @@ def _child(case: Case, sender: Connection) -> None:
         seconds.append(time.perf_counter() - started)
         peak = peak or (status_mib("VmHWM") - before)
     sender.send(_Samples(cpu_seconds, seconds, peak))
-
-
-def restart_peak() -> float:
-    """Give freed memory back, let the peak start anew, and return the process's size in MiB."""
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return status_mib("VmRSS")
-
-
-def status_mib(field: str) -> float:
-    """A size of this process from /proc/self/status: VmRSS now, or VmHWM, the largest since `restart_peak`."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(float(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))

@@ -7,11 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from reformer_dist.benchmarks.process_memory import MIB
 from reformer_dist.benchmarks.speed import report as speed_report
-from reformer_dist.benchmarks.speed.measuring import MIB, Case, Measurement, measure
+from reformer_dist.benchmarks.speed.measuring import Case, Measurement, measure
 from reformer_dist.benchmarks.speed.model import Kind, our_model
 
-BUDGET = 16 * 2**30  # bytes of the longest sequence that is named
+MEMORY = 16 * 2**30  # bytes of the longest sequence that is named
 
 
 class Shape(NamedTuple):
@@ -53,7 +54,7 @@ def table(shapes: list[Shape], measurements: list[Measurement]) -> str:
         lines.append(
             f"{shape.embed_dim:>6}{shape.num_layers:>8}{shape.length:>11,}{m.seconds / 60:>9.2f}{m.peak_mib:>10,.0f}"
             f"{a_token:>15,.0f}{streams:>14,}{a_token - streams:>8,.0f}{a_token / streams * 4:>12.1f}"
-            f"{BUDGET / a_token:>18,.0f}"
+            f"{MEMORY / a_token:>18,.0f}"
         )
     return "\n".join(lines)
 

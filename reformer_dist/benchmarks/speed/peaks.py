@@ -22,7 +22,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 
-from reformer_dist.benchmarks.speed.measuring import MIB, restart_peak, status_mib
+from reformer_dist.benchmarks.process_memory import MIB, restart_peak, status_mib
 from reformer_dist.config import Config, load_config
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize

@@ -1,4 +1,4 @@
-"""Packing: document lengths in, a plan of which pieces of which documents make up each sequence out.
+"""Packing: document lengths in, a plan of which segments of which documents make up each sequence out.
 
 Documents of one length are cut and packed by `plan_sequences`. Documents of several lengths, one for each *track* (a source
 and its target, say), are packed whole by `pack_together`. A plan is a pure function of the lengths and the sequence
@@ -87,7 +87,7 @@ def join_plans(plans: Sequence[SequencePlan]) -> SequencePlan:
 
 
 def plan_sequences(document_lengths: Int64s, sequence_length: int) -> SequencePlan:
-    """Cut documents into pieces of `sequence_length` positions and pack what remains of each into shared sequences.
+    """Cut documents into segments of `sequence_length` positions and pack what remains of each into shared sequences.
 
     Args:
         document_lengths: int64 [documents], positions of each document (its tokens and one boundary), all positive.
@@ -107,7 +107,7 @@ def plan_sequences(document_lengths: Int64s, sequence_length: int) -> SequencePl
     documents = np.concatenate([full_documents, left_over])
     offsets = np.concatenate([full_offsets, num_full[left_over] * sequence_length])
     lengths = np.concatenate([np.full(len(full_documents), sequence_length), remainders[left_over]])
-    # A bin takes the place of its first document's piece, which is the first that np.unique meets.
+    # A bin takes the place of its first document's segment, which is the first that np.unique meets.
     _, firsts, members = np.unique(bins, return_index=True, return_inverse=True)
     leaders = np.concatenate([np.arange(len(full_documents)), len(full_documents) + firsts[members]])
     order = np.lexsort((documents, leaders, offsets[leaders], documents[leaders]))

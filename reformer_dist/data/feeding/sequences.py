@@ -47,7 +47,7 @@ class SequenceReader:
     """Reads one shard of any sequences of a split.
 
     Attributes:
-        plan: where each sequence's pieces lie.
+        plan: where each sequence's segments lie.
         source_sizes: sequences of each source, in the plan's order; one number unless `data.weights` is set.
         shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
     """

@@ -35,6 +35,8 @@ FILE_BYTES = 4096
 """Bytes that a smaller file counts as: opening it takes as long."""
 UNKNOWN_SIZE = 1 << 20
 """Bytes that a file is taken to have, for dividing the work, when its store does not say."""
+MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fraction", "test_fraction")
+"""Settings of the data section that decide what is prepared, beside sources, fields and tokenizers."""
 
 
 def prepare(data: DataConfig, storage: str, report: Callable[[str], None] = print) -> Corpus:
@@ -160,10 +162,6 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         sum(file.size or 0 for file in files),
         len(listed) - len(files),
     )
-
-
-MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fraction", "test_fraction")
-"""Settings of the data section that decide what is prepared, beside sources, fields and tokenizers."""
 
 
 def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], files: Sequence[SourceFile]) -> str:

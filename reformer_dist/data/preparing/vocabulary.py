@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.sections.data import TEXT as TEXT_FIELD
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part
@@ -25,7 +25,7 @@ TRAINED: Content = BPETokenizer.takes
 """What a tokenizer that is still to be trained will take."""
 
 
-def chosen_tokenizer(data: DataConfig, field: str = TEXT_FIELD) -> Tokenizer | None:
+def chosen_tokenizer(data: DataConfig, field: str = TEXT) -> Tokenizer | None:
     """The tokenizer that `data` names for a field; None for a BPE that is still to be trained.
 
     Raises:
@@ -51,7 +51,7 @@ def chosen_tokenizer(data: DataConfig, field: str = TEXT_FIELD) -> Tokenizer | N
     return tokenizer
 
 
-def planned_vocab_size(data: DataConfig, field: str = TEXT_FIELD) -> int:
+def planned_vocab_size(data: DataConfig, field: str = TEXT) -> int:
     """Tokens that the tokenizer of a field will have at most, known before it is made."""
     tokenizer = chosen_tokenizer(data, field)
     return tokenizer.vocab_size if tokenizer else data.record_fields[field].bpe_vocab_size
@@ -64,7 +64,7 @@ def trained_tokenizers(
     return {name: tokenizer or trained_tokenizer(parts, data, name) for name, tokenizer in tokenizers.items()}
 
 
-def trained_tokenizer(parts: Sequence[Part], data: DataConfig, field: str = TEXT_FIELD) -> Tokenizer:
+def trained_tokenizer(parts: Sequence[Part], data: DataConfig, field: str = TEXT) -> Tokenizer:
     """A BPE trained on a sample of a field of the documents, a function of the sources alone.
 
     Documents that a hash of their name holds out are left out, unless there are no others.

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from reformer_dist.config.sections.data import TokenizerName
-from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument, Encoded, join_encoded, without_boundaries
+from reformer_dist.data.tokenizers.tokenizer import TEXT_CONTENT, BadDocument, Encoded, join_encoded, without_boundaries
 
 BOUNDARY = "<|document|>"
 BOUNDARIES = (BOUNDARY, "<|endoftext|>", "</s>", "[SEP]", "<eos>")
@@ -21,7 +21,7 @@ class BPETokenizer:
     """A tokenizer of the `tokenizers` library, whatever it is made of; text must be UTF-8."""
 
     name: TokenizerName = "bpe"
-    takes = TEXT
+    takes = TEXT_CONTENT
     unit = "token"
 
     def __init__(self, definition: str) -> None:

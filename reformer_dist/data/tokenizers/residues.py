@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import (
-    TEXT,
+    TEXT_CONTENT,
     BadDocument,
     Encoded,
     definition_of,
@@ -25,7 +25,7 @@ class AminoAcidTokenizer:
     """One token a residue of a protein; letters of either case, white space between them is left out."""
 
     name: TokenizerName = "amino_acids"
-    takes = TEXT
+    takes = TEXT_CONTENT
     unit = "residue"
     vocab_size = len(RESIDUES) + 1
     boundary = 0

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import (
-    TEXT,
+    TEXT_CONTENT,
     Encoded,
     definition_of,
     join_bytes,
@@ -21,7 +21,7 @@ class BytesTokenizer:
     """One token a byte. NUL, which text does not contain, marks where a document starts and ends."""
 
     name: TokenizerName = "bytes"
-    takes = TEXT
+    takes = TEXT_CONTENT
     unit = "byte"
     vocab_size = 256
     boundary = 0

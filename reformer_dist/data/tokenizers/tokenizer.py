@@ -27,7 +27,7 @@ class Content(NamedTuple):
     mode: str = ""
 
 
-TEXT = Content("text")
+TEXT_CONTENT = Content("text")
 Encoded = tuple[NDArray[Any], NDArray[np.int64]]
 """Documents end to end: their token ids [n], and how many each document has."""
 

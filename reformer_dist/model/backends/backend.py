@@ -131,7 +131,7 @@ class Backend(ABC):
         """
 
     def hash(self, qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int], budget: Budget) -> Tensor:
-        """Bucket of every token [B, H, R, T]; see `hash_buckets` of model/attention/hashing.py."""
+        """Bucket of every token [B, H, R, T]; see `hash_buckets` of model/attention/lsh/hashing.py."""
         return hash_by_rotations(qk_BTHD, rotations, factors, budget.rotated_elements)
 
     def take_rows(self, parts: list[Tensor], rows: Tensor) -> Tensor:

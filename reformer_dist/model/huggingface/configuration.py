@@ -1,7 +1,7 @@
 """Hugging Face's config.json of a Reformer, as a ModelConfig and back.
 
 In: the fields of config.json. Out: a validated ModelConfig in `chunked` mode, or a ConfigError that names Hugging Face's
-field. And the way back.
+field; or the other way round.
 """
 
 import math

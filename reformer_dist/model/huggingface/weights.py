@@ -1,8 +1,8 @@
 """Hugging Face's Reformer checkpoints, read into a ReformerLM and written from one.
 
 In: a folder with config.json and model.safetensors (or its shards and model.safetensors.index.json) of a
-ReformerModelWithLMHead or a ReformerForMaskedLM. Out: a ReformerLM with the same logits, buckets and gradients. And the
-way back. Only safetensors are read, never pickles.
+ReformerModelWithLMHead or a ReformerForMaskedLM. Out: a ReformerLM with the same logits, buckets and gradients; or the
+other way round. Only safetensors are read, never pickles.
 
 Legend: E model dimension, V vocabulary.
 """

@@ -17,7 +17,7 @@ PieceFunction = Callable[[int, Sequence[Tensor], Sequence[Tensor]], Tensor]
 """(first token, inputs of the piece [B, t, ...], parameters) -> output of the piece."""
 
 
-def replay_autocast(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
+def autocast_of_now(device_type: str) -> Callable[[], AbstractContextManager[Any]]:
     """A maker of contexts with the autocast state of now; inside a Function's backward autocast is otherwise off."""
     enabled, dtype = torch.is_autocast_enabled(device_type), torch.get_autocast_dtype(device_type)
     return lambda: torch.autocast(device_type, dtype=dtype, enabled=enabled)
@@ -40,7 +40,7 @@ class _Pieces(torch.autograd.Function):
     ) -> Tensor:
         inputs, parameters = tensors[:num_inputs], tensors[num_inputs:]
         ctx.function, ctx.length, ctx.total, ctx.num_inputs = function, length, total, num_inputs
-        ctx.autocast = replay_autocast(tensors[0].device.type)
+        ctx.autocast = autocast_of_now(tensors[0].device.type)
         ctx.save_for_backward(*tensors)
         pieces = ((start, function(start, piece, parameters)) for start, piece in _cut(inputs, length))
         return torch.stack([x for _, x in pieces]).sum(0) if total else _join(pieces, inputs[0].shape[1])

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from reformer_dist.model.context import Context
 from reformer_dist.model.reversible.layer import Layer
-from reformer_dist.model.reversible.recomputation import replay_autocast
+from reformer_dist.model.reversible.recomputation import autocast_of_now
 from reformer_dist.model.reversible.undoing import Addition
 
 Head = Callable[[Tensor, Tensor], Tensor]
@@ -99,7 +99,7 @@ class _Reversible(torch.autograd.Function):
         head: Head | None,
     ) -> tuple[Tensor, Tensor] | Tensor:
         ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, [(None, None)] * len(blocks)
-        ctx.autocast = replay_autocast(x1.device.type)
+        ctx.autocast = autocast_of_now(x1.device.type)
         ctx.streams = streams = _Streams(x1, x2)
         _walk_forward(ctx, streams)
         if head is not None:

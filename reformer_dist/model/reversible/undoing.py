@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reformer_dist.model.reversible.recomputation import replay_autocast
+from reformer_dist.model.reversible.recomputation import autocast_of_now
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def defer(work: Work, anchor: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 class _Deferred(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, work: Work, anchor: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.work, ctx.autocast = work, replay_autocast(anchor.device.type)
+        ctx.work, ctx.autocast = work, autocast_of_now(anchor.device.type)
         ctx.save_for_backward(*parameters)
         return torch.zeros_like(anchor)
 

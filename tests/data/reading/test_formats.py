@@ -26,13 +26,13 @@ from reformer_dist.data.reading.kinds import text
 from reformer_dist.data.reading.records import one_by_one
 from reformer_dist.data.reading.slices import FileSlice
 from reformer_dist.data.reading.sources import SourceFile
-from reformer_dist.data.tokenizers.tokenizer import TEXT
+from reformer_dist.data.tokenizers.tokenizer import TEXT_CONTENT
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents
 
 TEXTS = [f'text {i}, "quoted" and é\n' * (i % 5 + 1) for i in range(40)]
 PROTEINS = ["MKV" * (i + 20) for i in range(40)]
-WANTED = wanted_of(DataConfig(), 0, {"text": TEXT})
+WANTED = wanted_of(DataConfig(), 0, {"text": TEXT_CONTENT})
 PICTURES = np.random.default_rng(1).integers(0, 256, (30, 4, 6, 3), np.uint8)
 
 
@@ -177,7 +177,7 @@ def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, by
     for start in cuts:
         stop = None if start == cuts[-1] else start + slice_bytes
         piece = FileSlice(file, format_of(path.name, data), start, stop)
-        for record in one_by_one(read_records(piece, wanted_of(data, 0, {"text": TEXT}))):
+        for record in one_by_one(read_records(piece, wanted_of(data, 0, {"text": TEXT_CONTENT}))):
             (content,) = record.contents
             content = content.encode() if isinstance(content, str) else content
             if record.continues:

@@ -13,7 +13,7 @@ from reformer_dist.data.reading.contents import record_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record
 from reformer_dist.data.reading.slices import FileSlice, open_slice
-from reformer_dist.data.tokenizers.tokenizer import TEXT, BadDocument
+from reformer_dist.data.tokenizers.tokenizer import TEXT_CONTENT, BadDocument
 
 
 def read_arrays(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
@@ -40,7 +40,7 @@ def _members(archive: Mapping[str, Any], wanted: Wanted) -> tuple[list[NDArray[A
     """The wanted arrays of an archive and that of `data.split_by`, all of one length."""
     columns = list(wanted.columns)
     if wanted.split_by is not None:
-        columns.append(Column(wanted.split_by, TEXT, "data.split_by"))
+        columns.append(Column(wanted.split_by, TEXT_CONTENT, "data.split_by"))
     arrays = [_member(archive, column) for column in columns]
     lengths = [len(array) if array.ndim else 0 for array in arrays]
     for column, length in zip(columns, lengths, strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def hash_by_rotations(qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int], elements: int) -> Tensor:
-    """Bucket of every token [B, H, R, T], so many rotated elements at a time; see `hash_buckets` of attention/hashing.py."""
+    """Bucket of every token [B, H, R, T], `elements` of rotated vectors at a time; see attention/lsh/hashing.py."""
     B, T, H, _ = qk_BTHD.shape
     R, width = rotations.shape[-2:]
     dtype = torch.int16 if math.prod(factors) < 2**15 else torch.int32
