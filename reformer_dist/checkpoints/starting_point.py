@@ -11,6 +11,8 @@ from reformer_dist.storage.stores import open_store
 
 SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
 """Fields of the model section that change its memory and speed but not what it is."""
+START_ONLY = {"embedding_std", "output_scale"}
+"""Those that change only the weights that a training begins with."""
 ANEW = "train.resume none starts anew"
 
 
@@ -106,5 +108,5 @@ def _changes(section: str, now: Section, then: Section) -> str:
     return ", ".join(
         f"{section}.{name} = {getattr(now, name)}, was {getattr(then, name)}"
         for name in type(now).model_fields
-        if name not in SPEED_ONLY and getattr(now, name) != getattr(then, name)
+        if name not in SPEED_ONLY | START_ONLY and getattr(now, name) != getattr(then, name)
     )

@@ -160,7 +160,7 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
 
     assert decide() == starting_point.Place(folder, path, 5, "r")
-    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5}).start == path
+    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5, "model.output_scale": 0.5}).start == path
     anew = decide(**{"train.resume": "none"})
     assert (anew.start, anew.run_id) == (None, None)
     assert anew.folder != folder
@@ -180,18 +180,22 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         decide()
 
 
-def test_a_checkpoint_from_before_there_were_objectives_is_one_of_next_token(tmp_path: Path) -> None:
-    path = write(str(tmp_path / "run"), 7, make_config(str(tmp_path)))
+def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
+    """Before there were objectives next_token was the only one, and before rotary positions there were none."""
+    config = make_config(str(tmp_path), **{"model.rotary": False, "model.embedding_std": 0.02})
+    path = write(str(tmp_path / "run"), 7, config)
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
     del tree["config"]["objective"]
+    for name in ("rotary", "rotary_base", "embedding_std", "output_scale", "norm", "gated"):
+        del tree["config"]["model"][name]
     state.write_text(json.dumps(tree))
     files = json.loads(manifest.read_text())
     files["state.json"] = {"size": state.stat().st_size, "xxh3": hash_file(open_store(path), "state.json")}
     manifest.write_text(json.dumps(files))
-    _, config, _ = checkpoints.read_model(path)
-    assert config.objective.name == "next_token"
-    assert config == make_config(str(tmp_path))
+    model, read_config, _ = checkpoints.read_model(path)
+    assert read_config == config
+    assert not model.config.is_rotary
 
 
 def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ def test_the_formula_predicts_what_steps_take() -> None:
     [
         {},
         {"layers": ("full", "lsh"), "head_dim": 8, "num_heads": 3, "embed_dim": 64},
-        {"positions": "learned", "max_length": 128, "tie_embeddings": True},
+        {"positions": "learned", "max_length": 128, "tie_embeddings": True, "norm": "rms"},
+        {"positions": "none", "gated": True, "query_key_norm": True},
         {"axial_shape": (8, 8, 8), "axial_dims": (16, 16, 32), "max_length": 512, "embed_dim": 64},
     ],
 )
