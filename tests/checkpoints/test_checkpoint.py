@@ -172,6 +172,10 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     starting_point.check(make_config(str(tmp_path), **beside))
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+    other = {"optimizer.name": "muon" if config.optimizer.name == "adamw" else "adamw"}
+    for refused in (decide, lambda **changes: starting_point.check(make_config(str(tmp_path), **beside, **changes))):
+        with pytest.raises(ConfigError, match=rf"^{path} .* optimizer\.name {config.optimizer.name} works, or .*anew$"):
+            refused(**other)
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
         starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path

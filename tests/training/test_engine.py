@@ -9,11 +9,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import Config, ModelConfig, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.engine.engine import Engine
-from reformer_dist.training.engine.optimizer import learning_rate, make_optimizer
+from reformer_dist.training.engine.optimizer import make_optimizer, set_learning_rates
 from tests.corpora import NEXT_TOKEN
 from tests.ranks import run_ranks
 
@@ -23,7 +24,7 @@ MODEL = ModelConfig(
 )
 
 
-def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
+def make_config(stage: int, dtype: str, workers: int = 2, optimizer: str = "adamw") -> Config:
     settings = {
         "model": MODEL.model_dump(),
         "data.sequence_length": 16,
@@ -35,7 +36,7 @@ def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
             "dtype": dtype,
         },
         "parallel.zero_stage": stage,
-        "optimizer": {"warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
+        "optimizer": {"name": optimizer, "warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
     }
     return load_config(None, settings)
 
@@ -65,13 +66,12 @@ def plain_steps(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
     model = ReformerLM(config.model)
     if config.train.dtype == "float64":
         model.double()
-    optimizer = make_optimizer(model, config.optimizer)
+    optimizer = make_optimizer(model, config.optimizer, lambda: optimizer_state.whole(model))
     norms = []
     for step in range(NUM_STEPS):
         batches = [batch for rank in range(2) for batch in make_batches(step, rank)]
         num_tokens = sum(batch.num_tokens for batch in batches)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, step, NUM_STEPS)
+        set_learning_rates(optimizer, config.optimizer, step, NUM_STEPS)
         optimizer.zero_grad()
         for batch in batches:
             loss_sum, _ = model.loss(
@@ -115,10 +115,11 @@ def engine_steps(config: Config, start: int, stop: int, load: Path | None, save:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-10)])
-def test_steps_equal_plain_adamw(stage: int, dtype: str, tolerance: float) -> None:
+def test_steps_equal_plain_torch(stage: int, dtype: str, tolerance: float, optimizer: str) -> None:
     """Uneven tokens, accumulation and clipping. In float64 only the factor of clipping is float32."""
-    config = make_config(stage, dtype)
+    config = make_config(stage, dtype, optimizer=optimizer)
     expected, expected_norms = plain_steps(config)
     (weights, norms), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)
     assert min(expected_norms) > config.optimizer.max_grad_norm, "clipping must be at work"

@@ -31,6 +31,7 @@ def deepspeed_config(config: Config, num_weights: int) -> dict[str, Any]:
         zero["reduce_scatter"] = False  # DeepSpeed's own is float32 at most
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
+        zero["sub_group_size"] = max(1_000_000_000, num_weights)  # Muon steps with all matrices at once
     if config.parallel.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.train.use_gpu}
     return {
@@ -39,6 +40,7 @@ def deepspeed_config(config: Config, num_weights: int) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too, and needs no compiler
+        "zero_allow_untested_optimizer": True,  # Muon is ours
         "steps_per_print": None,
     }
 
