@@ -1,4 +1,7 @@
-"""Twenty steps give one curve and the same weights on every grid of workers, by every exchange, ZeRO stage, objective and optimizer."""
+"""Twenty steps give one curve and the same weights on every grid of workers.
+
+By every exchange and ZeRO stage, for every objective and optimizer.
+"""
 
 import os
 from typing import Any

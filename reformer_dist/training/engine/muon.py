@@ -103,14 +103,10 @@ class Muon(torch.optim.Optimizer):
         for flat in group["params"]:
             self._moment(flat).lerp_(flat.grad, 1.0 - group["momentum"])
             flat.mul_(1.0 - group["lr"] * group["weight_decay"])
-        directions = {
-            share.name: self._direction(share, group["momentum"])
-            for share in self._shares
-            if exchange.sends(share.name)
-        }
-        whole = exchange.to_owners(directions)
-        del directions
-        updates = exchange.from_owners({name: _scaled(orthogonalize(matrix)) for name, matrix in whole.items()})
+        sent = [share for share in self._shares if exchange.sends(share.name)]
+        whole = exchange.to_owners({share.name: self._direction(share, group["momentum"]) for share in sent})
+        results = {name: _scaled(orthogonalize(whole.pop(name))) for name in list(whole)}  # no matrix is there twice
+        updates = exchange.from_owners(results)
         for share in self._shares:
             share.of(share.flat).add_(updates[share.name].to(share.flat.device), alpha=-group["lr"])
 
