@@ -80,9 +80,11 @@ def manifest_entries(files: Iterable[StoredFile]) -> dict[str, Any]:
 
 
 def read_state(path: str) -> State:
-    """The state of a checkpoint that was verified before."""
+    """The state of a checkpoint that was verified before; before optimizers had names all were AdamW."""
+    tree = read_json(open_store(path), STATE)
+    tree.get("config", {}).get("optimizer", {}).setdefault("name", "adamw")
     try:
-        return State.model_validate(read_json(open_store(path), STATE))
+        return State.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"checkpoint {path}: {STATE} is not of this release: {error.errors()[0]['msg']}") from None
 

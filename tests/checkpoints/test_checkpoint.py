@@ -184,18 +184,19 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         decide()
 
 
-def test_a_checkpoint_from_before_there_were_objectives_is_one_of_next_token(tmp_path: Path) -> None:
+def test_a_checkpoint_from_before_there_were_choices_is_one_of_next_token_and_adamw(tmp_path: Path) -> None:
     path = write(str(tmp_path / "run"), 7, make_config(str(tmp_path)))
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
-    del tree["config"]["objective"]
+    del tree["config"]["objective"], tree["config"]["optimizer"]["name"]
     state.write_text(json.dumps(tree))
     files = json.loads(manifest.read_text())
     files["state.json"] = {"size": state.stat().st_size, "xxh3": hash_file(open_store(path), "state.json")}
     manifest.write_text(json.dumps(files))
     _, config, _ = checkpoints.read_model(path)
     assert config.objective.name == "next_token"
-    assert config == make_config(str(tmp_path))
+    assert config.optimizer.name == "adamw"
+    assert config == make_config(str(tmp_path), **{"optimizer.name": "adamw"})
 
 
 def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:
