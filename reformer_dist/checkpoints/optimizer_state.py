@@ -128,7 +128,7 @@ def load(folder: Path, held: Iterator[Share], optimizer: torch.optim.Optimizer, 
             for moment in MOMENTS:
                 if stored := index.get((share.name, moment)):
                     state = optimizer.state[share.flat]
-                    state.setdefault("step", torch.tensor(float(step)))
+                    state.setdefault("step", torch.tensor(float(step)))  # AdamW's; Muon does not count
                     _fill(share, state.setdefault(moment, torch.zeros_like(share.flat)), stored)
 
 

@@ -3,8 +3,8 @@
 In: what every worker holds of each matrix. Out: an owner for each matrix, and two exchanges, each one all-to-all: every
 matrix whole at its owner, and every worker's stretches of what the owners have made of it.
 
-A worker may hold a stretch of a matrix (ZeRO 1 to 3) or all of it, as every other does (ZeRO 0). Who holds all of its own
-matrices is sent nothing in the first exchange, and in the second everyone is sent what it holds.
+A worker holds a stretch of a matrix, or nothing (ZeRO 1 to 3), or all of it, as every other worker does (ZeRO 0). An owner
+that holds all of a matrix is sent nothing of it in the first exchange; in the second every worker is sent what it holds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -86,7 +86,7 @@ class MatrixExchange:
         return [name for name, owner in self._owners.items() if owner == worker]
 
     def _gives(self, worker: int, name: str) -> bool:
-        """Whether a worker sends its stretch, if any, to the owner; to itself, too, unless another holds all."""
+        """Whether a worker has a stretch that the owner needs: its own, and the others' unless its own is everything."""
         owner, size = self._owners[name], self._shapes[name].numel()
         owner_has_all = self._held[owner].get(name) == (0, size)
         return name in self._held[worker] and (worker == owner or not owner_has_all)
