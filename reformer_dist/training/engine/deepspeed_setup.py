@@ -107,7 +107,10 @@ def _unimportable(name: str) -> Iterator[None]:
 
 @contextmanager
 def _float64(wanted: bool) -> Iterator[None]:
-    """Let ZeRO add up and reduce gradients and keep master weights in float64, for which its configuration has no word."""
+    """Let ZeRO add up and reduce gradients and keep master weights in float64, for which its configuration has no word.
+
+    With the optimizer's state offloaded the norm, and so the factor of clipping, stays float32.
+    """
     if not wanted:
         yield
         return
