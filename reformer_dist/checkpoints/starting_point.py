@@ -34,12 +34,12 @@ class Place:
 
 
 def check(config: Config) -> None:
-    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model.
+    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model and optimizer.
 
     Its files are not compared with their hashes yet.
 
     Raises:
-        ConfigError: there is none, or it is of another model.
+        ConfigError: there is none, or it is of another model or optimizer.
     """
     path = config.train.resume
     if path in ("auto", "none"):
@@ -49,15 +49,14 @@ def check(config: Config) -> None:
         state = checkpoints.read_state(path)
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
-    if problem := _model_problem(config, path, state):
-        raise ConfigError(problem)
+    _raise(_model_problem(config, path, state), _optimizer_problem(config, path, state))
 
 
 def decide(config: Config, corpus: Corpus) -> Place:
     """Follow `train.resume`.
 
     Raises:
-        ConfigError: the checkpoint is damaged or of another model, corpus or tokenizer.
+        ConfigError: the checkpoint is damaged or of another model, optimizer, corpus or tokenizer.
     """
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
@@ -80,8 +79,15 @@ def decide(config: Config, corpus: Corpus) -> Place:
 
 
 def _check(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> None:
-    """Whether a checkpoint is of this model and of this corpus: what is wrong with each of the two."""
-    problems = (_model_problem(config, path, state), _corpus_problem(config, corpus, path, state))
+    """Whether a checkpoint is of this model, of this optimizer and of this corpus: what is wrong with each of the three."""
+    _raise(
+        _model_problem(config, path, state),
+        _optimizer_problem(config, path, state),
+        _corpus_problem(config, corpus, path, state),
+    )
+
+
+def _raise(*problems: str | None) -> None:
     if found := [problem for problem in problems if problem is not None]:
         raise ConfigError(*found)
 
@@ -89,6 +95,13 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoints.State) 
 def _model_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
     changed = _changes("model", config.model, state.config.model)
     return f"{path} is of another model ({changed}); {ANEW}" if changed else None
+
+
+def _optimizer_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
+    now, then = config.optimizer.name, state.config.optimizer.name
+    if now != then:
+        return f"{path} has the state of optimizer.name = {then}, not of {now}; optimizer.name {then} works, or {ANEW}"
+    return None
 
 
 def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> str | None:

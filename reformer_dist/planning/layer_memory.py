@@ -57,6 +57,12 @@ def embedding_weights(model: ModelConfig) -> int:
     return model.vocab_size * model.embed_dim + positions
 
 
+def matrix_weights(model: ModelConfig) -> int:
+    """Parameters of the layers' matrices, those that Muon trains."""
+    inner, E, F = model.num_heads * model.head_width, model.embed_dim, model.feed_forward_dim
+    return sum((num_projections(kind) + 1) * inner * E + 2 * E * F for kind in model.layers)
+
+
 def num_weights(model: ModelConfig) -> int:
     """All parameters of the model."""
     layers = sum(attention_weights(model, kind) + feed_forward_weights(model) for kind in model.layers)

@@ -172,6 +172,10 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     starting_point.check(make_config(str(tmp_path), **beside))
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+    other = {"optimizer.name": "muon" if config.optimizer.name == "adamw" else "adamw"}
+    for refused in (decide, lambda **changes: starting_point.check(make_config(str(tmp_path), **beside, **changes))):
+        with pytest.raises(ConfigError, match=rf"^{path} .* optimizer\.name {config.optimizer.name} works, or .*anew$"):
+            refused(**other)
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
         starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
@@ -181,12 +185,13 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
 
 
 def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
-    """Before there were objectives next_token was the only one, and before rotary positions there were none."""
-    config = make_config(str(tmp_path), **{"model.rotary": False, "model.embedding_std": 0.02})
+    """Before there were choices next_token and AdamW were all there was, without rotary positions."""
+    old = {"model.rotary": False, "model.embedding_std": 0.02, "optimizer.name": "adamw"}
+    config = make_config(str(tmp_path), **old)
     path = write(str(tmp_path / "run"), 7, config)
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
-    del tree["config"]["objective"]
+    del tree["config"]["objective"], tree["config"]["optimizer"]["name"]
     for name in ("rotary", "rotary_base", "embedding_std", "output_scale", "norm", "gated"):
         del tree["config"]["model"][name]
     state.write_text(json.dumps(tree))
