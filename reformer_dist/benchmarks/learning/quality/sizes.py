@@ -1,0 +1,46 @@
+"""How large the suites are: small takes minutes, paper makes the documented figures."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Size:
+    """Lengths, times and seeds."""
+
+    lengths: tuple[int, ...]
+    """Tokens of a sequence, the most telling first."""
+    seconds: float
+    """CPU-seconds of a training."""
+    tuning_seconds: float
+    """CPU-seconds of a training that only chooses a learning rate, with the first seed."""
+    scales: tuple[float, ...]
+    """Learning rates to choose from, as multiples of the recipe's."""
+    seeds: tuple[int, ...]
+    """Trainings of each variant."""
+    held_out_blocks: int
+    """Blocks of held-out bytes."""
+    tokens_per_step: int = 16_384
+    """Tokens of a batch, whatever the length."""
+
+
+SIZES = {
+    "small": Size(
+        lengths=(1024,),
+        seconds=40,
+        tuning_seconds=10,
+        scales=(0.5, 1.0, 2.0),
+        seeds=(0,),
+        held_out_blocks=4,
+        tokens_per_step=4096,
+    ),
+    "paper": Size(
+        lengths=(4096, 16_384, 1024),
+        seconds=600,
+        tuning_seconds=120,
+        scales=(0.5, 1.0, 2.0),
+        seeds=(0, 1, 2),
+        held_out_blocks=16,
+    ),
+}
+ABLATION_LENGTH = {"small": 1024, "paper": 4096}
+"""Tokens of a sequence in `--suite ablation`."""

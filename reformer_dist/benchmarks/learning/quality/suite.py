@@ -1,0 +1,78 @@
+"""Which attention learns most in the same time? Variants at several lengths, each at its own learning rate.
+
+In: a size and a corpus. Out: tables, CSV files and pictures of held-out bits a byte over CPU-seconds, over tokens, and by
+position in the sequence. It can be ended and started again: trainings that were finished are not repeated.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from reformer_dist.benchmarks.learning.quality import report
+from reformer_dist.benchmarks.learning.quality.corpora import Corpus, standard_library, text_file
+from reformer_dist.benchmarks.learning.quality.recipes import VARIANTS
+from reformer_dist.benchmarks.learning.quality.results import Results
+from reformer_dist.benchmarks.learning.quality.sizes import SIZES, Size
+from reformer_dist.benchmarks.learning.quality.training import Outcome, Task
+
+
+def run(
+    size_name: Literal["small", "paper"], output: Path, text: Path | None = None, seeds: tuple[int, ...] = ()
+) -> None:
+    """Train what is not yet trained, and after each length write the report of all that is.
+
+    Writes quality-SIZE-CORPUS.jsonl, CSV files and pictures into `output`, and prints the tables at the end.
+
+    Args:
+        size_name: lengths, times and seeds.
+        output: a folder, made if need be.
+        text: a file to learn, its end held out; by default the standard library's source.
+        seeds: instead of the size's.
+    """
+    torch.set_num_threads(1)
+    size = SIZES[size_name]
+    corpus = text_file(text, size.held_out_blocks) if text else standard_library(size.held_out_blocks)
+    name = f"quality-{size_name}-{corpus.name}"
+    results = Results(output / f"{name}.jsonl")
+    rows: list[tuple[Task, Outcome]] = []
+    for seed in seeds or size.seeds:
+        for length in size.lengths:
+            for variant in VARIANTS:
+                task = tuned(size, corpus, length, variant, seed, results)
+                rows.append((task, results.finished(task, corpus)))
+            paths = report.write(output, name, rows)
+    print(report.tables(rows, corpus.name))
+    print(*paths, sep="\n")
+
+
+def tuned(size: Size, corpus: Corpus, length: int, variant: str, seed: int, results: Results) -> Task:
+    """The task of a variant at the learning rate that was best for a short time, which is trained for if need be."""
+    scale = 1.0
+    if len(size.scales) > 1:
+        short = {task.scale: task for task in tuning_tasks(size, corpus, length, variant)}
+        scale = min(short, key=lambda scale: results.finished(short[scale], corpus).bits)
+    return make_task(size, corpus, length, variant, seed, scale)
+
+
+def tuning_tasks(size: Size, corpus: Corpus, length: int, variant: str) -> Iterator[Task]:
+    """Short trainings with the first seed, one for each learning rate."""
+    for scale in size.scales:
+        yield make_task(size, corpus, length, variant, size.seeds[0], scale, size.tuning_seconds)
+
+
+def make_task(
+    size: Size, corpus: Corpus, length: int, variant: str, seed: int, scale: float, seconds: float | None = None
+) -> Task:
+    """A variant's training, for the size's time unless another is given."""
+    return Task(
+        corpus=f"{corpus.name} {corpus.digest}",
+        length=length,
+        name=variant,
+        fields=VARIANTS[variant],
+        seconds=seconds or size.seconds,
+        seed=seed,
+        scale=scale,
+        tokens_per_step=size.tokens_per_step,
+    )
