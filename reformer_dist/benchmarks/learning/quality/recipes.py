@@ -115,7 +115,8 @@ def make_optimizers(model: nn.Module, fields: Fields, scale: float) -> list[torc
         is_matrix = settings["name"] == "muon" and parameter.ndim == 2 and name.startswith(("stack.", "layers."))
         (matrices if is_matrix else others).append(parameter)
     rate = scale * settings["learning_rate"]
-    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizers: list[torch.optim.Optimizer] = [adamw]
     if matrices:
         rate = scale * settings["matrix_learning_rate"]
         optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01))

@@ -5,6 +5,7 @@ position in the sequence. It can be ended and started again: trainings that were
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -59,19 +60,18 @@ def tuned(size: Size, corpus: Corpus, length: int, variant: str, seed: int, resu
 def tuning_tasks(size: Size, corpus: Corpus, length: int, variant: str) -> Iterator[Task]:
     """Short trainings with the first seed, one for each learning rate."""
     for scale in size.scales:
-        yield make_task(size, corpus, length, variant, size.seeds[0], scale, size.tuning_seconds)
+        task = make_task(size, corpus, length, variant, size.seeds[0], scale)
+        yield replace(task, seconds=size.tuning_seconds, num_points=1)
 
 
-def make_task(
-    size: Size, corpus: Corpus, length: int, variant: str, seed: int, scale: float, seconds: float | None = None
-) -> Task:
-    """A variant's training, for the size's time unless another is given."""
+def make_task(size: Size, corpus: Corpus, length: int, variant: str, seed: int, scale: float) -> Task:
+    """A variant's training for all of the size's time."""
     return Task(
         corpus=f"{corpus.name} {corpus.digest}",
         length=length,
         name=variant,
         fields=VARIANTS[variant],
-        seconds=seconds or size.seconds,
+        seconds=size.seconds,
         seed=seed,
         scale=scale,
         tokens_per_step=size.tokens_per_step,

@@ -50,6 +50,8 @@ class Task:
     """Learning rates as a multiple of the fields'."""
     tokens_per_step: int
     """Tokens of a batch."""
+    num_points: int = len(SCORED_AT)
+    """How often it is scored; the last time at the end."""
 
 
 class Point(NamedTuple):
@@ -99,7 +101,7 @@ def train(task: Task, corpus: Corpus) -> Outcome:
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     _load_code(model, corpus, min(task.length, 256))
     clock, draws = Clock(task.seconds), np.random.default_rng(task.seed)
-    shares, curve, num_steps = list(SCORED_AT), list[Point](), 0
+    shares, curve, num_steps = list(SCORED_AT[-task.num_points :]), list[Point](), 0
     while shares:
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * learning_rate_factor(clock.share)
