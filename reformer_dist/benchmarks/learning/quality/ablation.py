@@ -34,7 +34,7 @@ def run(
     for seed in seeds or size.seeds:
         for change, fields in CHANGES.items():
             corpus_name = f"{corpus.name} {corpus.digest}"
-            task = Task(corpus_name, length, change, fields, size.seconds, seed, 1.0, size.tokens_per_step)
+            task = Task(corpus_name, length, change, fields, size.seconds, seed, 1.0, size.tokens_per_step(length))
             rows.append((task, results.finished(task, corpus)))
             path = report.write_table(output, name, rows)
     print(f"{corpus.name}, {length:,} tokens, {size.seconds:g} CPU-s a training; against the base")

@@ -19,8 +19,12 @@ class Size:
     """Trainings of each variant."""
     held_out_blocks: int
     """Blocks of held-out bytes."""
-    tokens_per_step: int = 16_384
-    """Tokens of a batch, whatever the length."""
+    least_tokens: int = 4096
+    """Tokens of a batch, or one sequence where that is longer: in short trainings many small steps learn more than few large ones."""
+
+    def tokens_per_step(self, length: int) -> int:
+        """Tokens of a batch of sequences of that length."""
+        return max(length, self.least_tokens)
 
 
 SIZES = {
@@ -31,7 +35,6 @@ SIZES = {
         scales=(0.5, 1.0, 2.0),
         seeds=(0,),
         held_out_blocks=4,
-        tokens_per_step=4096,
     ),
     "paper": Size(
         lengths=(4096, 16_384, 1024),

@@ -74,5 +74,5 @@ def make_task(size: Size, corpus: Corpus, length: int, variant: str, seed: int, 
         seconds=size.seconds,
         seed=seed,
         scale=scale,
-        tokens_per_step=size.tokens_per_step,
+        tokens_per_step=size.tokens_per_step(length),
     )
