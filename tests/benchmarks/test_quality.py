@@ -231,7 +231,7 @@ def test_each_variant_is_trained_at_its_best_learning_rate(tmp_path: Path, monke
 
     def fake_train(task: Task, corpus: Corpus) -> Outcome:
         trained.append(task)
-        best = {"local,lsh": 0.5, "full": 2.0}.get(task.name, 1.0)
+        best = {"local,lsh": 0.5, "full": 4.0}.get(task.name, 1.0)
         return outcome(2.0 + abs(task.scale - best))
 
     monkeypatch.setattr(results, "train", fake_train)
@@ -242,21 +242,24 @@ def test_each_variant_is_trained_at_its_best_learning_rate(tmp_path: Path, monke
     long = [task for task in trained if task.seconds == 3.0]
     assert {(task.name, task.scale) for task in long} == {
         ("local,lsh", 0.5),
-        ("full", 2.0),
+        ("full", 4.0),
         ("local", 1.0),
         ("lsh", 1.0),
         ("transformer", 1.0),
     }
     assert [task.seed for task in long] == [0] * 5 + [1] * 5
     short = [task for task in trained if task.seconds == 1.0]
-    assert [task.num_points for task in short] == [1] * 5 * 3
+    assert {task.num_points for task in short} == {1}
+    tried = [task.scale for task in short if task.name == "full"]
+    assert tried == [1.0, 0.5, 2.0, 4.0, 8.0], "until neither half nor double is better"
+    assert [task.scale for task in short if task.name == "lsh"] == [1.0, 0.5, 2.0]
     assert len(trained) == len(long) + len(short)
     assert {path.name for path in tmp_path.iterdir()} == {
         f"quality-small-fox{end}"
         for end in (".jsonl", ".csv", "-curves.csv", "-curves.png", "-positions.csv", "-positions.png")
     }
     suite.run("small", tmp_path)
-    assert len(trained) == 25
+    assert len(trained) == 10 + len(short)
 
 
 def test_the_ablation_changes_one_thing_at_a_time(

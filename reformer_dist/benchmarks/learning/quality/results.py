@@ -47,14 +47,14 @@ class Results:
             self._lines.append(json.loads(json.dumps(line)))
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"{json.dumps(line)}\n")
-            _tell(task, outcome)
+            _tell(corpus.name, task, outcome)
         return outcome
 
 
-def _tell(task: Task, outcome: Outcome) -> None:
+def _tell(corpus: str, task: Task, outcome: Outcome) -> None:
     speed = outcome.tokens / outcome.cpu_seconds
     print(
-        f"{task.corpus} {task.length:,} tokens, {task.name}, seed {task.seed}, learning rate x {task.scale:g}: "
+        f"{corpus}, {task.length:,} tokens, {task.name}, seed {task.seed}, learning rate x {task.scale:g}: "
         f"{outcome.bits:.3f} bits, {outcome.tokens / 1e6:.2f} M tokens in {outcome.cpu_seconds:.0f} CPU-s "
         f"({speed:,.0f} a CPU-s), {outcome.wall_seconds:.0f} s",
         flush=True,

@@ -13,14 +13,12 @@ class Size:
     """CPU-seconds of a training."""
     tuning_seconds: float
     """CPU-seconds of a training that only chooses a learning rate, with the first seed."""
-    scales: tuple[float, ...]
-    """Learning rates to choose from, as multiples of the recipe's."""
     seeds: tuple[int, ...]
     """Trainings of each variant."""
     held_out_blocks: int
     """Blocks of held-out bytes."""
     least_tokens: int = 4096
-    """Tokens of a batch, or one sequence where that is longer: in short trainings many small steps learn more than few large ones."""
+    """Tokens of a batch, or one sequence where that is longer: many small steps learn more than few large ones."""
 
     def tokens_per_step(self, length: int) -> int:
         """Tokens of a batch of sequences of that length."""
@@ -32,7 +30,6 @@ SIZES = {
         lengths=(1024,),
         seconds=40,
         tuning_seconds=10,
-        scales=(0.5, 1.0, 2.0),
         seeds=(0,),
         held_out_blocks=4,
     ),
@@ -40,7 +37,6 @@ SIZES = {
         lengths=(4096, 16_384, 1024),
         seconds=600,
         tuning_seconds=120,
-        scales=(0.5, 1.0, 2.0),
         seeds=(0, 1, 2),
         held_out_blocks=16,
     ),

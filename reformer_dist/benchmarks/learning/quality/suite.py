@@ -4,7 +4,6 @@ In: a size and a corpus. Out: tables, CSV files and pictures of held-out bits a 
 position in the sequence. It can be ended and started again: trainings that were finished are not repeated.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,9 @@ from reformer_dist.benchmarks.learning.quality.recipes import VARIANTS
 from reformer_dist.benchmarks.learning.quality.results import Results
 from reformer_dist.benchmarks.learning.quality.sizes import SIZES, Size
 from reformer_dist.benchmarks.learning.quality.training import Outcome, Task
+
+MOST_TRIED = 6
+"""Learning rates that are tried at most, about."""
 
 
 def run(
@@ -49,19 +51,20 @@ def run(
 
 
 def tuned(size: Size, corpus: Corpus, length: int, variant: str, seed: int, results: Results) -> Task:
-    """The task of a variant at the learning rate that was best for a short time, which is trained for if need be."""
-    scale = 1.0
-    if len(size.scales) > 1:
-        short = {task.scale: task for task in tuning_tasks(size, corpus, length, variant)}
-        scale = min(short, key=lambda scale: results.finished(short[scale], corpus).bits)
-    return make_task(size, corpus, length, variant, seed, scale)
+    """A variant's task at its best learning rate: doubled or halved for as long as that is better after a short training.
 
-
-def tuning_tasks(size: Size, corpus: Corpus, length: int, variant: str) -> Iterator[Task]:
-    """Short trainings with the first seed, one for each learning rate."""
-    for scale in size.scales:
-        task = make_task(size, corpus, length, variant, size.seeds[0], scale)
-        yield replace(task, seconds=size.tuning_seconds, num_points=1)
+    The short trainings have the size's first seed, and are done if need be.
+    """
+    found: dict[float, float] = {}
+    untried = [1.0]
+    while untried and len(found) < MOST_TRIED:
+        for scale in untried:
+            task = make_task(size, corpus, length, variant, size.seeds[0], scale)
+            short = replace(task, seconds=size.tuning_seconds, num_points=1)
+            found[scale] = results.finished(short, corpus).bits
+        best = min(found, key=found.__getitem__)
+        untried = [scale for scale in (best / 2, best * 2) if scale not in found]
+    return make_task(size, corpus, length, variant, seed, best)
 
 
 def make_task(size: Size, corpus: Corpus, length: int, variant: str, seed: int, scale: float) -> Task:
