@@ -302,4 +302,9 @@ def test_tables_and_pictures() -> None:
     longest = [line for line in figure.axes[0].lines if line.get_label() == "local,lsh"]
     assert list(longest[0].get_xdata()) == [1, 2, 4]
     assert longest[0].get_ydata()[-1] == pytest.approx(2.45)
-    assert len(report.positions_figure(rows, "fox").axes) == 2
+    near = [(replace(each, name="local"), replace(found, bits=9.0)) for each, found in rows[:2]]
+    panels = report.positions_figure(rows + near, "fox").axes
+    assert [list(line.get_ydata()) for line in panels[2].lines] == [
+        pytest.approx(gains) for gains in ([0, 0], [0.5, 0.5], [0, 0])
+    ]
+    assert not panels[3].lines, "no such variant at that length"

@@ -16,6 +16,8 @@ from reformer_dist.benchmarks.learning.quality.training import Outcome, Task
 from reformer_dist.reports.style import GREY, color, new_figure, tidy
 
 Row = tuple[Task, Outcome]
+SHORT_SIGHTED = "local"
+"""The variant that sees least, with which others are compared by position."""
 
 
 class Line(NamedTuple):
@@ -143,21 +145,33 @@ def curves_figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def positions_figure(rows: Sequence[Row], title: str) -> Figure:
-    """Held-out bits by position in the sequence, a panel for each length: means over the seeds."""
+    """Held-out bits by position in the sequence, a column for each length: means over the seeds.
+
+    Below, what is left after taking away those of SHORT_SIGHTED: some stretches are harder than others, for all alike, and
+    a line that falls shows what comes from further away than that one sees.
+    """
     lengths = sorted(_lengths(rows))
-    figure = new_figure(max(6.0, 4.0 * len(lengths)), 3.9)
-    panels = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
-    for axes, length in zip(panels, lengths, strict=True):
-        for name, buckets in position_means(rows, length).items():
+    figure = new_figure(max(6.0, 4.0 * len(lengths)), 7.2)
+    panels = figure.subplots(2, len(lengths), sharex="col", sharey="row", squeeze=False)
+    for (top, bottom), length in zip(panels.T, lengths, strict=True):
+        means = position_means(rows, length)
+        for name, buckets in means.items():
             middles = [(max(start, end / 2) * end) ** 0.5 for start, end, _ in buckets]
-            bits = [bits for _, _, bits in buckets]
-            axes.plot(middles, bits, color=_color(name, rows), marker="o", markersize=3, linewidth=1.4, label=name)
-        axes.set_xscale("log", base=2)
-        axes.set_title(f"sequences of {length:,}", loc="left", fontsize=10)
-        axes.set_xlabel("position in the sequence")
-        tidy(axes)
-    panels[0].set_ylabel("held-out bits a byte")
-    panels[-1].legend(frameon=False, fontsize=8, loc="upper right")
+            style = {"color": _color(name, rows), "marker": "o", "markersize": 3, "linewidth": 1.4, "label": name}
+            top.plot(middles, [bits for _, _, bits in buckets], **style)
+            if SHORT_SIGHTED in means:
+                gains = [own[2] - other[2] for own, other in zip(buckets, means[SHORT_SIGHTED], strict=True)]
+                bottom.plot(middles, gains, **style)
+        top.set_title(f"sequences of {length:,}", loc="left", fontsize=10)
+        bottom.set_xscale("log", base=2)
+        ticks = [end for _, end, _ in buckets][::2]
+        bottom.set_xticks(ticks, [f"{tick:,}" for tick in ticks], fontsize=8)
+        bottom.set_xlabel("position in the sequence")
+        tidy(top)
+        tidy(bottom)
+    panels[0][0].set_ylabel("held-out bits a byte")
+    panels[1][0].set_ylabel(f"the same minus those of {SHORT_SIGHTED}")
+    panels[0][-1].legend(frameon=False, fontsize=8, loc="upper right")
     figure.suptitle(title, x=0.01, horizontalalignment="left", fontsize=11)
     return figure
 
