@@ -2,7 +2,10 @@
 
 import argparse
 import importlib
+from functools import partial
 from pathlib import Path
+
+from reformer_dist.cli import answer
 
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
@@ -38,7 +41,7 @@ def main() -> None:
         parser.error(f"--{next(iter(given))} does not go with --suite {other}; {of} take it")
     for suite in arguments.suite:
         module = importlib.import_module(f"reformer_dist.benchmarks.{SUITES[suite]}")
-        module.run(arguments.size, arguments.output, **given)
+        answer(partial(module.run, arguments.size, arguments.output, **given))
 
 
 if __name__ == "__main__":

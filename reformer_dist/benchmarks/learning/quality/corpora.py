@@ -98,10 +98,9 @@ def text_file(path: Path, num_blocks: int) -> Corpus:
     Raises:
         ConfigError: no such file, or one that is too short.
     """
-    try:
-        text = np.frombuffer(open_bytes(str(path), compression_of(path.name)).read(), np.uint8)
-    except OSError as error:
-        raise ConfigError(f"--text {path}: {error}; the path of a text file works") from None
+    if not path.is_file():
+        raise ConfigError(f"--text {path}: no such file; the path of a text file works")
+    text = np.frombuffer(open_bytes(str(path), compression_of(path.name)).read(), np.uint8)
     num_held_out = num_blocks * BLOCK + 1
     if len(text) < 4 * num_held_out:
         raise ConfigError(f"--text {path} has {len(text):,} bytes; one of {4 * num_held_out:,} works")
