@@ -9,7 +9,7 @@ from reformer_dist.cli import answer
 
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
-    **{name: f"speed.{name}" for name in (*SPEED, "kernels", "peaks")},
+    **{name: f"speed.{name}" for name in (*SPEED, "kernels", "peaks", "optimizer")},
     **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
     "quality": "learning.quality.suite",
     "ablation": "learning.quality.ablation",
