@@ -17,7 +17,6 @@ from reformer_dist.benchmarks.learning.quality import (
     ablation,
     clock,
     corpora,
-    recipes,
     report,
     results,
     sizes,
@@ -30,8 +29,9 @@ from reformer_dist.benchmarks.learning.quality.recipes import (
     VARIANTS,
     Fields,
     make_model,
-    make_optimizers,
+    make_optimizer_of,
     num_parameters,
+    optimizer_config,
     with_equal_parameters,
 )
 from reformer_dist.benchmarks.learning.quality.results import Results
@@ -153,11 +153,12 @@ def test_a_loss_that_is_not_finite_ends_the_training() -> None:
 def test_muon_has_the_layers_matrices_and_adamw_all_else() -> None:
     for fields in ({**TINY, "architecture": "transformer"}, TINY):
         model = make_model(fields, 64, 0)
-        adamw, muon = make_optimizers(model, fields, scale=2.0)
-        assert len(muon.param_groups[0]["params"]) == (2 * 6 if "architecture" in fields else 6 + 5), "LSH: no keys"
-        assert sum(len(each.param_groups[0]["params"]) for each in (adamw, muon)) == len(list(model.parameters()))
-        assert (adamw.param_groups[0]["lr"], muon.param_groups[0]["lr"]) == (0.02, 0.04)
-        assert len(make_optimizers(model, {"optimizer.name": "adamw"}, scale=1.0)) == 1
+        *adamw, muon = make_optimizer_of(model, optimizer_config(fields, scale=2.0)).param_groups
+        assert len(muon["params"]) == (2 * 6 if "architecture" in fields else 6 + 5), "LSH: no keys"
+        assert sum(len(group["params"]) for group in (*adamw, muon)) == len(list(model.parameters()))
+        assert [group["peak_lr"] for group in (*adamw, muon)] == [0.02, 0.02, 0.04]
+        alone = make_optimizer_of(model, optimizer_config({"optimizer.name": "adamw"}, scale=1.0))
+        assert isinstance(alone, torch.optim.AdamW)
 
 
 def test_bits_by_position_sum_to_the_total() -> None:
@@ -278,9 +279,9 @@ def test_the_ablation_changes_one_thing_at_a_time(
 
 def test_every_change_is_a_configuration() -> None:
     for fields in (*VARIANTS.values(), *CHANGES.values()):
-        assert set(fields) <= {"architecture", *(f"model.{name}" for name in ModelConfig.model_fields)} | {
-            key for key in recipes.BASE if key.startswith("optimizer.")
-        }
+        make_model({**TINY, **fields}, 64, 0)
+        optimizer_config(fields, 1.0)
+        assert {key.split(".")[0] for key in fields} <= {"architecture", "model", "optimizer"}
 
 
 def test_tables_and_pictures() -> None:

@@ -4,14 +4,17 @@ In: fields such as `model.layers`. Out: a model, with as many parameters as the 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from reformer_dist.benchmarks.learning.quality.transformer import Transformer
-from reformer_dist.config import ModelConfig
+from reformer_dist.checkpoints import optimizer_state
+from reformer_dist.config import ModelConfig, OptimizerConfig
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.training.engine.optimizer import make_optimizer
 
 Fields = Mapping[str, Any]
 """Values by dotted name, of the sections model and optimizer; `architecture` is reformer (default) or transformer."""
@@ -41,15 +44,24 @@ VARIANTS: dict[str, Fields] = {
 CHANGES: dict[str, Fields] = {
     "base": {},
     "AdamW alone": {"optimizer.name": "adamw", "optimizer.learning_rate": 0.004},
-    "squared ReLU": {"model.activation": "relu2"},
-    "not reversible": {"model.reversible": False},
+    "no rotary positions": {"model.rotary": False},
+    "rotary positions alone": {"model.positions": "none"},
+    "query-key norm": {"model.query_key_norm": True},
+    "outputs start at zero": {"model.output_scale": 0.0},
+    "embeddings of std 0.02": {"model.embedding_std": 0.02},
+    "GELU": {"model.activation": "gelu"},
+    "SwiGLU": {"model.gated": True, "model.activation": "silu"},
+    "RMSNorm": {"model.norm": "rms"},
     "one hash round": {"model.num_hashes": 1},
     "four hash rounds": {"model.num_hashes": 4},
+    "local,local,local,lsh": {"model.layers": "local,local,local,lsh"},
     "LSH window 128": {"model.lsh_window": 128},
     "local window 128": {"model.local_window": 128},
-    "eight heads": {"model.num_heads": 8},
+    "logit cap 15": {"model.logit_cap": 15.0},
+    "weight decay 0.1": {"optimizer.weight_decay": 0.1},
     "tied embeddings": {"model.tie_embeddings": True},
-    "local,local,local,lsh": {"model.layers": "local,local,local,lsh"},
+    "eight heads": {"model.num_heads": 8},
+    "not reversible": {"model.reversible": False},
 }
 """Those of `--suite ablation`, each by itself, as changes of BASE; the base comes first."""
 
@@ -100,24 +112,13 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def make_optimizers(model: nn.Module, fields: Fields, scale: float) -> list[torch.optim.Optimizer]:
-    """Muon for matrices inside the layers and AdamW for all else, or AdamW for all.
+def make_optimizer_of(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The trainer's optimizer for a model that is whole in this process; its groups have their peak rate as `peak_lr`."""
+    return make_optimizer(model, config, partial(optimizer_state.whole, model))
 
-    Args:
-        model: whose weights are learned.
-        fields: changes of BASE; those of the optimizer count.
-        scale: all learning rates are this many times the fields'.
-    """
-    settings = section({**BASE, **fields}, "optimizer")
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = settings["name"] == "muon" and parameter.ndim == 2 and name.startswith(("stack.", "layers."))
-        (matrices if is_matrix else others).append(parameter)
-    rate = scale * settings["learning_rate"]
-    adamw = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.01)
-    optimizers: list[torch.optim.Optimizer] = [adamw]
-    if matrices:
-        rate = scale * settings["matrix_learning_rate"]
-        optimizers.append(torch.optim.Muon(matrices, lr=rate, weight_decay=0.01))
-    return optimizers
+
+def optimizer_config(fields: Fields, scale: float) -> OptimizerConfig:
+    """Settings of BASE with these changes, and both learning rates so many times that."""
+    config = OptimizerConfig(**section({**BASE, **fields}, "optimizer"))
+    rates = {name: scale * getattr(config, name) for name in ("learning_rate", "matrix_learning_rate")}
+    return config.model_copy(update=rates)

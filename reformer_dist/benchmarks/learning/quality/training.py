@@ -19,13 +19,13 @@ from reformer_dist.benchmarks.learning.quality.recipes import (
     Fields,
     LanguageModel,
     make_model,
-    make_optimizers,
+    make_optimizer_of,
     num_parameters,
+    optimizer_config,
     with_equal_parameters,
 )
 from reformer_dist.benchmarks.learning.quality.scoring import PositionBits, by_position, held_out_bits
 
-MAX_GRAD_NORM = 1.0
 SCORED_AT = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
 """Shares of the time after which held-out bits are computed; the clock stands still meanwhile."""
 
@@ -97,23 +97,22 @@ def train(task: Task, corpus: Corpus) -> Outcome:
     """Train until the time is gone, and score on what is held out, now and then and at the end."""
     module = make_model(with_equal_parameters(task.fields, task.length), task.length, task.seed)
     model = cast(LanguageModel, module)
-    optimizers = make_optimizers(module, task.fields, task.scale)
-    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
+    config = optimizer_config(task.fields, task.scale)
+    optimizer = make_optimizer_of(module, config)
     _load_code(model, corpus, min(task.length, 256))
     clock, draws = Clock(task.seconds), np.random.default_rng(task.seed)
     shares, curve, num_steps = list(SCORED_AT[-task.num_points :]), list[Point](), 0
     while shares:
-        for optimizer, peak in zip(optimizers, peaks, strict=True):
-            optimizer.param_groups[0]["lr"] = peak * learning_rate_factor(clock.share)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * learning_rate_factor(clock.share)
         with clock.running():
             tokens, labels = corpus.batch(task.length, task.tokens_per_step, draws)
             loss_sum, num_tokens = model.loss(tokens, labels, step=num_steps)
             loss = loss_sum / num_tokens
             loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), MAX_GRAD_NORM)
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
         num_steps += 1
         is_lost = not math.isfinite(loss.item())
         if is_lost or clock.share >= shares[0]:

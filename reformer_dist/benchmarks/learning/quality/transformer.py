@@ -34,7 +34,7 @@ class Transformer(nn.Module):
         E, width = config.embed_dim, config.num_heads * config.head_width
         self.num_heads = config.num_heads
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, E))
-        self.layers = nn.ModuleList(Block(E, width, config.feed_forward_dim) for _ in config.layers)
+        self.stack = nn.ModuleList(Block(E, width, config.feed_forward_dim) for _ in config.layers)
         self.output = nn.Parameter(torch.empty(config.vocab_size, E))
         self.register_buffer("angles_TD", angles(config.max_length, config.head_width), persistent=False)
         self._draw_weights(config.seed)
@@ -42,7 +42,7 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, *, step: int = 0) -> Tensor:
         """Logits [B, T, V] of the next token; `step` says nothing here, since nothing is drawn."""
         x = normed(functional.embedding(tokens, self.embedding))
-        for layer in self.layers:
+        for layer in self.stack:
             x = layer(x, self.angles_TD[: tokens.shape[1]], self.num_heads)
         return linear(normed(x), self.output)
 
