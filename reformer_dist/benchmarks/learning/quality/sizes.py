@@ -35,8 +35,8 @@ SIZES = {
     ),
     "paper": Size(
         lengths=(4096, 16_384, 1024),
-        seconds=600,
-        tuning_seconds=120,
+        seconds=150,
+        tuning_seconds=30,
         seeds=(0, 1, 2),
         held_out_blocks=16,
     ),
