@@ -57,6 +57,12 @@ class State(BaseModel):
     config: Config
 
 
+_MEANT_BEFORE: dict[str, dict[str, Any]] = {
+    "model": {"rotary": False, "embedding_std": 0.02},
+    "optimizer": {"name": "adamw"},
+}
+"""What configurations of older releases meant by leaving out fields that they did not have, where that is no default now."""
+
 Metrics = tuple[int, dict[str, float]]
 """Metrics by name after a number of steps."""
 
@@ -81,8 +87,12 @@ def manifest_entries(files: Iterable[StoredFile]) -> dict[str, Any]:
 
 def read_state(path: str) -> State:
     """The state of a checkpoint that was verified before."""
+    tree = read_json(open_store(path), STATE)
+    for section, meant in _MEANT_BEFORE.items():
+        if isinstance(given := tree.get("config", {}).get(section), dict):
+            tree["config"][section] = meant | given
     try:
-        return State.model_validate(read_json(open_store(path), STATE))
+        return State.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"checkpoint {path}: {STATE} is not of this release: {error.errors()[0]['msg']}") from None
 

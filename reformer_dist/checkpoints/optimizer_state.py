@@ -1,6 +1,7 @@
 """The optimizer's state by parameter name, whatever the ZeRO stage and the number of workers.
 
-In: a DeepSpeed engine and its AdamW. Out: tensors for one safetensors file a worker, and the same state in another engine.
+In: a DeepSpeed engine and its optimizer. Out: tensors for one safetensors file a worker, or the same state in another
+engine.
 
 ZeRO flattens parameters and gives every worker a stretch of the flat tensor. A *share* is what a worker has of one
 parameter: the values from element `start` on. Each worker writes its shares; on reading, a worker takes from all files
@@ -19,8 +20,8 @@ import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-"""AdamW's tensors, each of its parameter's shape."""
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+"""AdamW's two tensors and Muon's, each of its parameter's shape."""
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,23 @@ class Share:
         return state.view(-1)[self.offset : self.offset + self.size]
 
 
-def shares(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Share]:
-    """All shares of this worker, in the order of the model's parameters; frozen parameters have none.
+def whole(model: nn.Module) -> Iterator[Share]:
+    """What a worker has without ZeRO: all of every parameter; frozen ones have no share."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            yield Share(name, 0, parameter.numel(), parameter, 0)
 
-    At stage 0 every worker has everything; each is given an equal part, so that all is written once.
-    """
+
+def shares(model: nn.Module, deepspeed: Any, stage: int) -> Iterator[Share]:
+    """All shares of this worker, in the order of the model's parameters; frozen parameters have none."""
+    if stage == 0:
+        yield from whole(model)
+        return
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         place = cast(Any, parameter)
-        if stage == 0:
-            yield Share(name, 0, parameter.numel(), parameter, 0)
-        elif stage == 3:
+        if stage == 3:
             zero = deepspeed.optimizer
             group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
             start = dist.get_rank() * size
@@ -80,11 +86,11 @@ def copy_to(copies: dict[str, Tensor], name: str, value: Tensor) -> None:
 def snapshot(
     held: Iterator[Share], optimizer: torch.optim.Optimizer, replicated: bool, copies: dict[str, Tensor]
 ) -> None:
-    """Copy this worker's shares of AdamW's moments to the CPU, for a safetensors file of its own.
+    """Copy this worker's shares of the moments to the CPU, for a safetensors file of its own.
 
     Args:
         held: this worker's shares.
-        optimizer: AdamW, which may not have stepped yet.
+        optimizer: AdamW or Muon, which may not have stepped yet.
         replicated: every worker holds all (stage 0): this one gives its share of each.
         copies: the result, with what an earlier call has left there.
     """
@@ -105,7 +111,7 @@ def load(folder: Path, held: Iterator[Share], optimizer: torch.optim.Optimizer, 
     Args:
         folder: of files with what `snapshot` copied, of any number of workers at any stage.
         held: this worker's shares.
-        optimizer: AdamW.
+        optimizer: AdamW or Muon, the one whose moments are stored.
         step: optimizer steps done.
 
     Raises:
@@ -122,7 +128,7 @@ def load(folder: Path, held: Iterator[Share], optimizer: torch.optim.Optimizer, 
             for moment in MOMENTS:
                 if stored := index.get((share.name, moment)):
                     state = optimizer.state[share.flat]
-                    state.setdefault("step", torch.tensor(float(step)))
+                    state.setdefault("step", torch.tensor(float(step)))  # AdamW's; Muon does not count
                     _fill(share, state.setdefault(moment, torch.zeros_like(share.flat)), stored)
 
 

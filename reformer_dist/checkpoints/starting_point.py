@@ -11,6 +11,8 @@ from reformer_dist.storage.stores import open_store
 
 SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
 """Fields of the model section that change its memory and speed but not what it is."""
+START_ONLY = {"embedding_std", "output_scale"}
+"""Those that change only the weights that a training begins with."""
 ANEW = "train.resume none starts anew"
 
 
@@ -32,12 +34,12 @@ class Place:
 
 
 def check(config: Config) -> None:
-    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model.
+    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model and optimizer.
 
     Its files are not compared with their hashes yet.
 
     Raises:
-        ConfigError: there is none, or it is of another model.
+        ConfigError: there is none, or it is of another model or optimizer.
     """
     path = config.train.resume
     if path in ("auto", "none"):
@@ -47,15 +49,14 @@ def check(config: Config) -> None:
         state = checkpoints.read_state(path)
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
-    if problem := _model_problem(config, path, state):
-        raise ConfigError(problem)
+    _raise(_model_problem(config, path, state), _optimizer_problem(config, path, state))
 
 
 def decide(config: Config, corpus: Corpus) -> Place:
     """Follow `train.resume`.
 
     Raises:
-        ConfigError: the checkpoint is damaged or of another model, corpus or tokenizer.
+        ConfigError: the checkpoint is damaged or of another model, optimizer, corpus or tokenizer.
     """
     store = open_store(config.train.storage)
     storage, name = store.url(store.path), config.train.run_name
@@ -78,8 +79,15 @@ def decide(config: Config, corpus: Corpus) -> Place:
 
 
 def _check(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> None:
-    """Whether a checkpoint is of this model and of this corpus: what is wrong with each of the two."""
-    problems = (_model_problem(config, path, state), _corpus_problem(config, corpus, path, state))
+    """Whether a checkpoint is of this model, of this optimizer and of this corpus: what is wrong with each of the three."""
+    _raise(
+        _model_problem(config, path, state),
+        _optimizer_problem(config, path, state),
+        _corpus_problem(config, corpus, path, state),
+    )
+
+
+def _raise(*problems: str | None) -> None:
     if found := [problem for problem in problems if problem is not None]:
         raise ConfigError(*found)
 
@@ -87,6 +95,13 @@ def _check(config: Config, corpus: Corpus, path: str, state: checkpoints.State) 
 def _model_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
     changed = _changes("model", config.model, state.config.model)
     return f"{path} is of another model ({changed}); {ANEW}" if changed else None
+
+
+def _optimizer_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
+    now, then = config.optimizer.name, state.config.optimizer.name
+    if now != then:
+        return f"{path} has the state of optimizer.name = {then}, not of {now}; optimizer.name {then} works, or {ANEW}"
+    return None
 
 
 def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> str | None:
@@ -106,5 +121,5 @@ def _changes(section: str, now: Section, then: Section) -> str:
     return ", ".join(
         f"{section}.{name} = {getattr(now, name)}, was {getattr(then, name)}"
         for name in type(now).model_fields
-        if name not in SPEED_ONLY and getattr(now, name) != getattr(then, name)
+        if name not in SPEED_ONLY | START_ONLY and getattr(now, name) != getattr(then, name)
     )

@@ -51,7 +51,7 @@ class Decoder:
         was_training = model.training
         model.eval()
         positions_T = torch.arange(self.length, self.length + T, device=tokens_BT.device)
-        first = second = model.embedding(tokens_BT) + model.positions(positions_T[None])
+        first = second = model.embed(tokens_BT, positions_T[None])
         context = Context(first_position=self.length)
         for block, memories in zip(model.stack.blocks, self._memories, strict=True):
             first = first + block.attention.decode(second, context, memories)

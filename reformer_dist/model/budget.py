@@ -20,6 +20,9 @@ class Budget:
     projected_tokens: int = 1 << 11
     """Tokens of a row that are normalised and projected at a time, and that local attention works on at a time (if its
     window is longer than a quarter of that, four windows). Matrices of this many rows keep the processor's cores busy."""
+    turned_tokens: int = 1 << 10
+    """Tokens of a row whose queries or keys are turned by their positions at a time. Their angles are kept in float64, those
+    of later tokens follow from them."""
     head_elements: int = 1 << 23
     """Elements of one tensor of queries of the heads that are worked on at a time; always at least one head. Undoing an LSH
     layer holds six such tensors beside the four streams, of which a long sequence has as many elements each."""

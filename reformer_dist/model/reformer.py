@@ -18,7 +18,7 @@ from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.layers.output import IGNORED, OutputLayer
-from reformer_dist.model.layers.positions import AxialPositions, LearnedPositions
+from reformer_dist.model.layers.positions import make_positions
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.stack import ReversibleStack
 
@@ -56,11 +56,7 @@ class ReformerLM(nn.Module):
         self.config = config
         self.budget = budget or Budget.of(config)
         self.embedding = TokenEmbedding(config.vocab_size, config.embed_dim)
-        self.positions: nn.Module
-        if config.positions == "axial":
-            self.positions = AxialPositions(config.axial_factors)
-        else:
-            self.positions = LearnedPositions(config.max_length, config.embed_dim)
+        self.positions = make_positions(config)
         layers = range(len(config.layers))
         blocks = (
             {"attention": Attention(config, i, self.budget), "feed_forward": FeedForward(config, i, self.budget)}
@@ -143,7 +139,8 @@ class ReformerLM(nn.Module):
             ValueError: settings that are wrong or need other weights.
 
         """
-        config = ModelConfig(**{**self.config.model_dump(), **changes})
+        # What is chosen by other fields stays as it was when the weights learned.
+        config = ModelConfig(**{**self.config.model_dump(), "rotary": self.config.is_rotary, **changes})
         has_same_chunks = Budget.of(config) == Budget.of(self.config)
         other = ReformerLM(config, self.budget if has_same_chunks else None)
         ours = {name: x.shape for name, x in self.state_dict().items()}
@@ -152,6 +149,11 @@ class ReformerLM(nn.Module):
             raise ValueError(f"{changes} needs weights of other shapes; num_hashes, num_buckets and lsh_window do not")
         other.load_state_dict(self.state_dict(), assign=True)
         return other.train(self.training)
+
+    def embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        """Both streams at the first layer [B, T, E], without dropout."""
+        x_BTE: Tensor = self.embedding(tokens_BT)
+        return x_BTE if self.positions is None else x_BTE + self.positions(positions_BT)
 
     def _streams(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> tuple[Tensor, Tensor]:
         x_BTE = self._embed(tokens_BT, positions_BT, context)
@@ -167,7 +169,7 @@ class ReformerLM(nn.Module):
                     f"tokens up to position {context.first_position + T} are more than max_length = {self.config.max_length}"
                 )
             positions_BT = torch.arange(context.first_position, context.first_position + T, device=device)[None]
-        x_BTE = self.embedding(tokens_BT) + self.positions(positions_BT)
+        x_BTE = self.embed(tokens_BT, positions_BT)
         if self.training and self.config.hidden_dropout > 0:
             key = make_key(self.config.seed, context.step, 0, Use.EMBEDDING)
             x_BTE = dropout(x_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
@@ -175,12 +177,17 @@ class ReformerLM(nn.Module):
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
-        """Normal weights: embeddings of std 0.02, matrices of 1 / sqrt(inputs), into a stream 1 / sqrt(2 layers) of that."""
-        generator = torch.Generator().manual_seed(self.config.seed)
+        """Normal weights, matrices of standard deviation 1 / sqrt(inputs) but for those that write into a stream."""
+        config = self.config
+        embedding_std = config.embedding_std or (0.02 if config.tie_embeddings else 1.0)
+        into_streams = config.output_scale / math.sqrt(2 * len(config.layers))
+        scales = {"embedding.": embedding_std, "positions.": 0.02, "output.": config.output_scale}
+        generator = torch.Generator().manual_seed(config.seed)
         for name, parameter in self.named_parameters():
             if parameter.dim() < 2:
                 continue
-            std = 0.02 if name.startswith(("embedding", "positions")) else parameter.shape[1] ** -0.5
-            if "stack" in name and "output" in name:
-                std /= math.sqrt(2 * len(self.config.layers))
+            std = 1.0 if name.startswith(("embedding", "positions")) else parameter.shape[1] ** -0.5
+            std *= next((scale for start, scale in scales.items() if name.startswith(start)), 1.0)
+            if name.startswith("stack.") and name.endswith(".output_weight"):
+                std *= into_streams
             parameter.normal_(std=std, generator=generator)

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from reformer_dist.model.backends.rules import window_rule
-from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_projections
+from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_projections, num_turned
 from reformer_dist.planning.parts import Parts, Work
 
 _ORDER = 4
@@ -47,8 +47,10 @@ def undo_heads(work: Work, kind: str) -> list[Parts]:
     piece, projected = work.of_tokens(tokens, model.embed_dim), work.of_tokens(tokens, model.head_width * group.heads)
     weights = attention_weights(model, kind) * work.element
     before = piece if tokens < work.tokens else 0
-    # The inputs, their gradients, the result and its gradient; the last piece's contribution has not gone yet.
-    held = Parts(weight_gradients=weights, heads=(2 * inputs + 2) * group.tensor, pieces=piece)
+    # The inputs (turned ones twice), their gradients, the result and its gradient; the last piece's contribution has not
+    # gone yet.
+    tensors = 2 * inputs + 2 + num_turned(model, kind)
+    held = Parts(weight_gradients=weights, heads=tensors * group.tensor, pieces=piece)
     if work.head_workers > 1:
         # Beside what is this shard's: all tokens' inputs, their result as it came back, and its gradient.
         held += Parts(exchanged=(inputs + 2) * group.tensor)

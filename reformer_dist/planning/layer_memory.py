@@ -17,7 +17,8 @@ INDEX = 8
 def attention_weights(model: ModelConfig, kind: str) -> int:
     """Parameters of an attention layer: norm, projections, output."""
     inner = model.num_heads * model.head_width
-    return 2 * model.embed_dim + (num_projections(kind) + 1) * inner * model.embed_dim
+    temperatures = model.num_heads if model.query_key_norm else 0
+    return norm_weights(model, model.embed_dim) + temperatures + (num_projections(kind) + 1) * inner * model.embed_dim
 
 
 def num_projections(kind: str) -> int:
@@ -28,21 +29,38 @@ def num_projections(kind: str) -> int:
 def feed_forward_weights(model: ModelConfig) -> int:
     """Parameters of a feed-forward layer."""
     E, F = model.embed_dim, model.feed_forward_dim
-    return 2 * E + 2 * E * F + E + F
+    num_inner = 2 if model.gated else 1
+    return norm_weights(model, E) + num_inner * (E * F + F) + E * F + E
+
+
+def norm_weights(model: ModelConfig, width: int) -> int:
+    """Parameters of a norm over so many features."""
+    return (2 if model.norm == "layer" else 1) * width
+
+
+def num_turned(model: ModelConfig, kind: str) -> int:
+    """Projections that are turned by their positions: queries and keys, or queries-keys."""
+    return num_projections(kind) - 1 if model.is_rotary else 0
 
 
 def output_weights(model: ModelConfig) -> int:
     """Parameters of the output layer, without a weight that it shares with the embedding."""
     width = _output_width(model)
-    return 2 * width + model.vocab_size + (0 if model.tie_embeddings else model.vocab_size * width)
+    return norm_weights(model, width) + model.vocab_size + (0 if model.tie_embeddings else model.vocab_size * width)
 
 
 def embedding_weights(model: ModelConfig) -> int:
     """Parameters of token and position embeddings."""
-    positions = model.max_length * model.embed_dim
+    positions = model.max_length * model.embed_dim if model.positions == "learned" else 0
     if model.positions == "axial":
         positions = sum(length * width for length, width in model.axial_factors)
     return model.vocab_size * model.embed_dim + positions
+
+
+def matrix_weights(model: ModelConfig) -> int:
+    """Parameters of the layers' matrices, those that Muon trains."""
+    inner, E, F = model.num_heads * model.head_width, model.embed_dim, model.feed_forward_dim
+    return sum((num_projections(kind) + 1) * inner * E + 2 * E * F for kind in model.layers)
 
 
 def num_weights(model: ModelConfig) -> int:
@@ -54,7 +72,8 @@ def num_weights(model: ModelConfig) -> int:
 def undo_feed_forward(work: Work) -> list[Parts]:
     """While the output matrix, and while the inner matrix is differentiated.
 
-    In both the piece's norm, its contribution and the gradient of the piece before are there.
+    In both the piece's norm, its contribution and the gradient of the piece before are there. A gate adds itself, the
+    product with it, and both gradients.
     """
     model = work.model
     E, F = model.embed_dim, model.feed_forward_dim
@@ -63,9 +82,9 @@ def undo_feed_forward(work: Work) -> list[Parts]:
     before = narrow if tokens < work.tokens else 0
     masks = narrow + wide if model.hidden_dropout else 0  # dropout's multipliers, which its gradient needs
     matrix, sums = E * F * work.element, feed_forward_weights(model) * work.element
+    num_wide = 6 if model.gated else 3  # before activation, after it, and the gradient of either
     return [
-        # before activation, after it, and the gradient of either
-        Parts(weight_gradients=sums + matrix, pieces=3 * wide + 2 * narrow + before + masks),
+        Parts(weight_gradients=sums + matrix, pieces=num_wide * wide + 2 * narrow + before + masks),
         Parts(weight_gradients=sums + 2 * matrix, pieces=wide + 3 * narrow + before),
     ]
 
@@ -104,21 +123,22 @@ def undo_local(work: Work) -> list[Parts]:
     contribution = work.of_tokens(own, model.embed_dim)
     before = normed if own < work.tokens else 0
     matrix, sums = inner * model.embed_dim * work.element, attention_weights(model, "local") * work.element
+    turned = num_turned(model, "local")
     statistics = Parts(lists=3 * work.of_tokens(seen, model.num_heads))
     # of the stream and of its gradient: what is borrowed, and what is sent or comes home for it
     borrowed = Parts(borrowed=4 * work.of_tokens(around, model.embed_dim))
     return [
-        # queries, keys, values, the result, and the gradients of these
+        # queries, keys, values, the result, and the gradients of these; queries and keys turned
         borrowed
         + statistics
-        + Parts(weight_gradients=sums + matrix, pieces=normed + 8 * heads + contribution + before),
+        + Parts(weight_gradients=sums + matrix, pieces=normed + (8 + turned) * heads + contribution + before),
         borrowed + Parts(weight_gradients=sums + 4 * matrix, pieces=5 * normed + contribution + before),
     ]
 
 
 def position_indices(work: Work) -> Parts:
     """Each position's index in every table, which the embeddings keep for their gradients."""
-    tables = len(work.model.axial_factors) if work.model.positions == "axial" else 1
+    tables = {"axial": len(work.model.axial_factors), "learned": 1, "none": 0}[work.model.positions]
     return Parts(found=tables * work.tokens * INDEX)
 
 

@@ -1,7 +1,7 @@
 """How much memory a training step takes, from a configuration, before anything runs.
 
 In: a model, what a worker works on of it, and the `Budget`. Out: the moment of the forward and backward pass at which most
-exists, by what it is; and what a training run holds all the time beside it.
+exists, by what it is; what a training run holds all the time beside it; and what exists when the optimizer steps.
 
 The formula is a count, not a fit: of each layer it lists the tensors that are alive when it is undone. Only that is
 listed, since the forward walk holds as many streams (two, the embeddings, and a layer's contribution) and less of every
@@ -44,7 +44,7 @@ class Held:
     master_weights: int
     """ZeRO's own copy of this worker's part, from stage 1."""
     optimizer: int
-    """AdamW's two moments."""
+    """Two moments of AdamW's weights, one of Muon's."""
 
     @property
     def total(self) -> int:
@@ -90,12 +90,36 @@ def moments(work: Work) -> Iterator[Moment]:
 
 
 def held_memory(config: Config) -> Held:
-    """What a worker holds all the time: weights and AdamW's state as ZeRO divides them."""
+    """What a worker holds all the time: weights and the optimizer's state as ZeRO divides them."""
+    weights, matrices = _weights(config)
+    stage = config.parallel.zero_stage
+    part, matrix_part = _part(config, weights), _part(config, matrices)
+    moments = 2 * (part if stage else weights) - (matrix_part if stage else matrices)
+    return Held(part if stage == 3 else weights, part if stage else 0, moments)
+
+
+def update_memory(config: Config) -> int:
+    """The least that exists while the optimizer steps, above what is held: gradients, and matrices that Muon has together.
+
+    Of these a worker that has a part of the matrices (ZeRO 1 to 3) has it three times: what it sends, what it receives, and
+    whole matrices. At ZeRO 0 it sends and receives as much as all matrices, beside those that it owns.
+    """
+    weights, matrices = _weights(config)
+    gradients = weights if config.parallel.zero_stage < 2 else _part(config, weights)
+    part = _part(config, matrices)
+    return gradients + (3 * part if config.parallel.zero_stage else 2 * matrices + part)
+
+
+def _weights(config: Config) -> tuple[int, int]:
+    """Bytes of all weights, and of those that Muon trains."""
     size = 8 if config.train.dtype == "float64" else 4
-    weights = layer_memory.num_weights(config.model) * size
-    stage, workers = config.parallel.zero_stage, config.train.min_workers
-    part = -(-weights // workers)
-    return Held(part if stage == 3 else weights, part if stage else 0, 2 * (part if stage else weights))
+    matrices = layer_memory.matrix_weights(config.model) if config.optimizer.name == "muon" else 0
+    return layer_memory.num_weights(config.model) * size, matrices * size
+
+
+def _part(config: Config, total: int) -> int:
+    """One worker's, of what is divided among all."""
+    return -(-total // config.train.min_workers)
 
 
 def _undo_attention(work: Work, kind: str) -> list[Parts]:

@@ -8,7 +8,7 @@ import torch
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.known import Known
-from reformer_dist.planning.memory import held_memory, step_memory
+from reformer_dist.planning.memory import held_memory, step_memory, update_memory
 from reformer_dist.planning.parts import Work
 
 WORKERS_PER_CORE = 4
@@ -65,7 +65,7 @@ def _least_memory(config: Config) -> int | None:
         step = step_memory(Work.of(at_least)).parts.total
     except ValueError:  # a model or a grid that the formula does not count
         return None
-    return workers * (step + held_memory(at_least).total)
+    return workers * (max(step, update_memory(at_least)) + held_memory(at_least).total)
 
 
 def _with_length(config: Config, length: int) -> Config:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.benchmarks.speed import attention, memory, model, peers, scaling
+from reformer_dist.benchmarks.speed import attention, memory, model, optimizer, peers, scaling
 from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.measuring import Case, Measurement, Step, measure
+from tests.ranks import run_ranks
 
 
 def busy(length: int, mebibytes: int) -> Step:
@@ -121,3 +123,24 @@ def test_files_and_tables(tmp_path: Path) -> None:
     assert [row["name"] for row in rows] == ["a", "b", "b"]
     shapes = [memory.Shape(256, 6, 1024)]
     assert "10,240" in memory.table(shapes, [measurement("c", 1024, 1.0)])
+
+
+def cost_of_muon(zero_stage: int) -> tuple[float, float, int]:
+    """A worker's second step, of a small model."""
+    step = optimizer._start(optimizer._config(dist.get_world_size(), zero_stage, 16, 64))
+    step()
+    return step()
+
+
+@pytest.mark.parametrize(("workers", "zero_stage", "in_matrices"), [(2, 0, 1.0), (2, 3, 1.0), (4, 0, 3.0), (4, 3, 1.5)])
+def test_muon_sends_what_the_formula_says(workers: int, zero_stage: int, in_matrices: float) -> None:
+    """Results of all matrices to each other worker at ZeRO 0; at 3 what is not the owner's, there and back."""
+    costs = run_ranks(cost_of_muon, workers, zero_stage)
+    sent = sum(sent for _, _, sent in costs)
+    assert sent == in_matrices * optimizer._matrix_bytes(optimizer._config(workers, zero_stage, 16, 64))
+    assert all(0 < orthogonal < whole for whole, orthogonal, _ in costs)
+
+
+def test_muons_table_has_shares() -> None:
+    line = optimizer.table([optimizer.Cost(2, 1, 512, 4096, 8.0, 2.0, 1.5, 3 * 2**20, 2**20)]).splitlines()[1]
+    assert line.split() == ["2", "1", "512", "4,096", "8.00", "2.00", "25.0%", "1.50", "3.0", "3.000"]

@@ -160,7 +160,7 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
 
     assert decide() == starting_point.Place(folder, path, 5, "r")
-    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5}).start == path
+    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5, "model.output_scale": 0.5}).start == path
     anew = decide(**{"train.resume": "none"})
     assert (anew.start, anew.run_id) == (None, None)
     assert anew.folder != folder
@@ -172,6 +172,10 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     starting_point.check(make_config(str(tmp_path), **beside))
     with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
         starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
+    other = {"optimizer.name": "muon" if config.optimizer.name == "adamw" else "adamw"}
+    for refused in (decide, lambda **changes: starting_point.check(make_config(str(tmp_path), **beside, **changes))):
+        with pytest.raises(ConfigError, match=rf"^{path} .* optimizer\.name {config.optimizer.name} works, or .*anew$"):
+            refused(**other)
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
         starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
     assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
@@ -180,18 +184,23 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         decide()
 
 
-def test_a_checkpoint_from_before_there_were_objectives_is_one_of_next_token(tmp_path: Path) -> None:
-    path = write(str(tmp_path / "run"), 7, make_config(str(tmp_path)))
+def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
+    """Before there were choices next_token and AdamW were all there was, without rotary positions."""
+    old = {"model.rotary": False, "model.embedding_std": 0.02, "optimizer.name": "adamw"}
+    config = make_config(str(tmp_path), **old)
+    path = write(str(tmp_path / "run"), 7, config)
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
-    del tree["config"]["objective"]
+    del tree["config"]["objective"], tree["config"]["optimizer"]["name"]
+    for name in ("rotary", "rotary_base", "embedding_std", "output_scale", "norm", "gated"):
+        del tree["config"]["model"][name]
     state.write_text(json.dumps(tree))
     files = json.loads(manifest.read_text())
     files["state.json"] = {"size": state.stat().st_size, "xxh3": hash_file(open_store(path), "state.json")}
     manifest.write_text(json.dumps(files))
-    _, config, _ = checkpoints.read_model(path)
-    assert config.objective.name == "next_token"
-    assert config == make_config(str(tmp_path))
+    model, read_config, _ = checkpoints.read_model(path)
+    assert read_config == config
+    assert not model.config.is_rotary
 
 
 def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ from safetensors.torch import save_file
 from reformer_dist.checkpoints.optimizer_state import Share, load
 
 
-def test_shares_are_put_together_from_other_shares(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moments", [("exp_avg", "exp_avg_sq"), ("momentum_buffer",)], ids=["adamw", "muon"])
+def test_shares_are_put_together_from_other_shares(moments: tuple[str, ...], tmp_path: Path) -> None:
     """Elements 2..8 of a parameter, from files that have 0..5 and 5..10; the rest of the flat tensor stays zero."""
     weight, flat = torch.zeros(10), torch.nn.Parameter(torch.zeros(9))
-    values = {moment: torch.randn_like(weight) for moment in ("exp_avg", "exp_avg_sq")}
+    values = {moment: torch.randn_like(weight) for moment in moments}
     for first, last in [(0, 5), (5, 10)]:
         stored = {f"a:b.weight:{first}:{moment}": value[first:last].clone() for moment, value in values.items()}
         save_file(stored, tmp_path / f"{first}.safetensors")

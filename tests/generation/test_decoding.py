@@ -7,7 +7,7 @@ import torch
 
 from reformer_dist.generation.decoding import Decoder
 from reformer_dist.generation.sampling import draw, generate
-from tests.model.models import draw_tokens, make_model
+from tests.model.models import OPTIONS, draw_tokens, make_model
 
 
 @pytest.mark.parametrize("prompt", [1, 2, 37, 100])
@@ -19,7 +19,8 @@ from tests.model.models import draw_tokens, make_model
         {"num_buckets": 1, "lsh_window": 128},
         {"num_buckets": (4, 2), "num_hashes": 1},
         {"lsh_window": 1, "local_window": 1},
-        {"hash_seed": 3, "positions": "learned", "tie_embeddings": True},
+        {"hash_seed": 3, "positions": "learned", "tie_embeddings": True, "rotary": False},
+        OPTIONS,
     ],
     ids=str,
 )
@@ -46,6 +47,7 @@ def test_what_looks_ahead_cannot_be_decoded(changes: dict[str, Any]) -> None:
 
 def test_weights_trained_in_chunks_decode_under_window_mode() -> None:
     model = make_model(lsh_mode="chunked").with_settings(lsh_mode="window", num_hashes=5)
+    assert not model.config.is_rotary, "it has learned without"
     assert Decoder(model).read(draw_tokens(9)).shape == (3, 9, 17)
 
 

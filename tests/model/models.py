@@ -11,6 +11,16 @@ from reformer_dist import ModelConfig, ReformerLM
 from reformer_dist.model.budget import Budget
 
 VOCABULARY = 17
+OPTIONS: dict[str, Any] = {
+    "norm": "rms",
+    "gated": True,
+    "activation": "silu",
+    "query_key_norm": True,
+    "logit_cap": 5.0,
+    "positions": "none",
+    "rotary_base": 50.0,
+}
+"""The parts of a model that are not its default ones, all at once."""
 
 
 def make_model(limits: Mapping[str, int] | None = None, **changes: Any) -> ReformerLM:
@@ -37,7 +47,7 @@ def make_model(limits: Mapping[str, int] | None = None, **changes: Any) -> Refor
     model = ReformerLM(config, replace(Budget.of(config), **(limits or {}))).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith(("embedding", "positions")):
+            if name.startswith("positions"):
                 parameter.mul_(50)
     return model
 

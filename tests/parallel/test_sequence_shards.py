@@ -17,6 +17,7 @@ from reformer_dist.parallel.buckets.routing import Router
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
+from tests.model.models import OPTIONS
 from tests.ranks import run_ranks
 
 BATCH = 2
@@ -121,6 +122,16 @@ def test_buckets_equal_one_process(shards: int, length: int, causal: bool, chang
 @pytest.mark.parametrize(("length", "head_shards"), [(64, 2), (47, 2), (50, 4), (50, 1)])
 def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> None:
     _check(4, length, {"attention": "both", "head_shards": head_shards}, causal=causal)
+
+
+@pytest.mark.parametrize("attention", ["heads", "buckets"])
+def test_a_model_of_other_parts_equals_one_process(attention: str) -> None:
+    _check(3, 50, {"attention": attention}, **OPTIONS)
+
+
+def test_rotary_positions_of_chunked_modes_equal_one_process() -> None:
+    modes = {"lsh_mode": "chunked", "local_mode": "chunked", "rotary": True}
+    _check(2, 61, {"attention": "heads"}, layers="local,lsh,full", **modes)
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -22,8 +22,9 @@ FLOAT = 4
 
 
 def _config(shards: int, layer: str, attention: str, **changes: Any) -> Config:
-    """One attention layer, so that all traffic is its."""
+    """One attention layer, so that all traffic is its, and embeddings as small as those of positions, so that hashes spread."""
     small = {"embed_dim": EMBED, "num_heads": 4, "feed_forward_dim": 8, "max_length": LENGTH, "num_hashes": 4}
+    small["embedding_std"] = 0.02
     dropout = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
     parallel = {"attention": attention}
     return make_config(

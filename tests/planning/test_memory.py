@@ -11,7 +11,7 @@ from reformer_dist.model.budget import Budget
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.planning.attention_memory import head_group
 from reformer_dist.planning.layer_memory import num_weights
-from reformer_dist.planning.memory import held_memory, moments, step_memory
+from reformer_dist.planning.memory import held_memory, moments, step_memory, update_memory
 from reformer_dist.planning.parts import Parts, Work
 
 TOLERANCE = 0.15
@@ -23,8 +23,13 @@ def make_work(tokens: int = 4096, budget: Budget | None = None, **model: Any) ->
     return Work(config, budget or Budget.of(config), tokens)
 
 
-def make_config(**parallel: Any) -> Config:
-    tree = {"parallel": parallel, "train": {"workers": 4, "batch_size": 4}, "data": {"sequence_length": 4096}}
+def make_config(optimizer: str = "adamw", **parallel: Any) -> Config:
+    tree = {
+        "parallel": parallel,
+        "train": {"workers": 4, "batch_size": 4},
+        "data": {"sequence_length": 4096},
+        "optimizer": {"name": optimizer},
+    }
     return load_config(None, tree)
 
 
@@ -41,7 +46,8 @@ def test_the_formula_predicts_what_steps_take() -> None:
     [
         {},
         {"layers": ("full", "lsh"), "head_dim": 8, "num_heads": 3, "embed_dim": 64},
-        {"positions": "learned", "max_length": 128, "tie_embeddings": True},
+        {"positions": "learned", "max_length": 128, "tie_embeddings": True, "norm": "rms"},
+        {"positions": "none", "gated": True, "query_key_norm": True},
         {"axial_shape": (8, 8, 8), "axial_dims": (16, 16, 32), "max_length": 512, "embed_dim": 64},
     ],
 )
@@ -123,6 +129,18 @@ def test_zero_divides_what_is_held() -> None:
     assert (none.weights, none.master_weights, none.optimizer) == (weights, 0, 2 * weights)
     assert (one.weights, one.master_weights, one.optimizer) == (weights, weights // 4, 2 * (weights // 4))
     assert (three.weights, three.total) == (weights // 4, 4 * (weights // 4))
+
+
+def test_muon_holds_one_moment_of_matrices_and_brings_them_together() -> None:
+    weights = 4 * num_weights(ModelConfig())
+    stack = ReformerLM(ModelConfig()).stack
+    matrices = sum(weight.nbytes for weight in stack.parameters() if weight.ndim == 2)
+    none, two = (make_config(zero_stage=stage, optimizer="muon") for stage in (0, 2))
+    assert held_memory(none).optimizer == 2 * weights - matrices
+    assert held_memory(two).optimizer == 2 * (weights // 4) - matrices // 4
+    assert update_memory(none) == weights + 2 * matrices + matrices // 4
+    assert update_memory(two) == weights // 4 + 3 * (matrices // 4)
+    assert update_memory(make_config(zero_stage=1)) == weights, "AdamW: gradients only"
 
 
 def test_parts_are_read_in_mib() -> None:

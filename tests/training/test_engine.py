@@ -9,11 +9,12 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import Config, ModelConfig, load_config
 from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.engine.engine import Engine
-from reformer_dist.training.engine.optimizer import learning_rate, make_optimizer
+from reformer_dist.training.engine.optimizer import make_optimizer, set_learning_rates
 from tests.corpora import NEXT_TOKEN
 from tests.ranks import run_ranks
 
@@ -23,7 +24,7 @@ MODEL = ModelConfig(
 )
 
 
-def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
+def make_config(stage: int, dtype: str, workers: int = 2, optimizer: str = "adamw") -> Config:
     settings = {
         "model": MODEL.model_dump(),
         "data.sequence_length": 16,
@@ -35,7 +36,7 @@ def make_config(stage: int, dtype: str, workers: int = 2) -> Config:
             "dtype": dtype,
         },
         "parallel.zero_stage": stage,
-        "optimizer": {"warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
+        "optimizer": {"name": optimizer, "warmup_steps": 1, "max_grad_norm": 0.05, "weight_decay": 0.3},
     }
     return load_config(None, settings)
 
@@ -65,13 +66,12 @@ def plain_steps(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
     model = ReformerLM(config.model)
     if config.train.dtype == "float64":
         model.double()
-    optimizer = make_optimizer(model, config.optimizer)
+    optimizer = make_optimizer(model, config.optimizer, lambda: optimizer_state.whole(model))
     norms = []
     for step in range(NUM_STEPS):
         batches = [batch for rank in range(2) for batch in make_batches(step, rank)]
         num_tokens = sum(batch.num_tokens for batch in batches)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, step, NUM_STEPS)
+        set_learning_rates(optimizer, config.optimizer, step, NUM_STEPS)
         optimizer.zero_grad()
         for batch in batches:
             loss_sum, _ = model.loss(
@@ -115,10 +115,11 @@ def engine_steps(config: Config, start: int, stop: int, load: Path | None, save:
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-10)])
-def test_steps_equal_plain_adamw(stage: int, dtype: str, tolerance: float) -> None:
-    """Uneven tokens, accumulation and clipping. In float64 only the factor of clipping is float32."""
-    config = make_config(stage, dtype)
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-6), ("float64", 1e-13)])
+def test_steps_equal_plain_torch(stage: int, dtype: str, tolerance: float, optimizer: str) -> None:
+    """Uneven tokens, accumulation and clipping."""
+    config = make_config(stage, dtype, optimizer=optimizer)
     expected, expected_norms = plain_steps(config)
     (weights, norms), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)
     assert min(expected_norms) > config.optimizer.max_grad_norm, "clipping must be at work"
@@ -146,9 +147,9 @@ def test_a_small_models_gradients_take_a_small_bucket(stage: int) -> None:
         assert size == num_weights
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_resumed_steps_are_bit_identical(stage: int, tmp_path: Path) -> None:
-    config = make_config(stage, "float32")
+@pytest.mark.parametrize(("stage", "optimizer"), [(0, "adamw"), (1, "muon"), (2, "adamw"), (3, "muon")])
+def test_resumed_steps_are_bit_identical(stage: int, optimizer: str, tmp_path: Path) -> None:
+    config = make_config(stage, "float32", optimizer=optimizer)
     (expected, _), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)
     run_ranks(engine_steps, 2, config, 0, 2, None, tmp_path)
     (weights, _), _ = run_ranks(engine_steps, 2, config, 2, NUM_STEPS, tmp_path, None)
@@ -156,17 +157,18 @@ def test_resumed_steps_are_bit_identical(stage: int, tmp_path: Path) -> None:
         assert torch.equal(weights[name], value), name
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(
     ("first", "second"),
     [((1, 2), (3, 3)), ((3, 3), (0, 2)), ((0, 3), (2, 1)), ((2, 2), (1, 3)), ((3, 2), (3, 1))],
     ids=lambda grid: f"stage{grid[0]}-workers{grid[1]}",
 )
 def test_another_stage_and_number_of_workers_goes_on(
-    first: tuple[int, int], second: tuple[int, int], tmp_path: Path
+    first: tuple[int, int], second: tuple[int, int], optimizer: str, tmp_path: Path
 ) -> None:
-    """Moments that were lost, shifted or scaled would move weights by a whole learning rate, 3e-4."""
-    whole, before, after = (make_config(stage, "float32", n) for stage, n in [(1, 2), first, second])
-    (expected, _), _ = run_ranks(engine_steps, 2, whole, 0, NUM_STEPS, None, None)
+    """Moments that were lost, shifted or scaled would move weights by a whole learning rate, 3e-4; Muon's, 6e-3."""
+    whole, before, after = (make_config(stage, "float32", n, optimizer) for stage, n in [(1, 2), first, second])
+    expected, _ = plain_steps(whole)
     run_ranks(engine_steps, first[1], before, 0, 2, None, tmp_path)
     weights, _ = run_ranks(engine_steps, second[1], after, 2, NUM_STEPS, tmp_path, None)[0]
     for name, value in expected.items():

@@ -10,10 +10,11 @@ from tests.ranks import run_ranks
 from tests.training.test_engine import NUM_STEPS, engine_steps, make_config, plain_steps
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
-def test_offloaded_steps_equal_plain_adamw(stage: int) -> None:
+def test_offloaded_steps_equal_plain_torch(stage: int, optimizer: str) -> None:
     """Uneven tokens, accumulation and clipping, as for the engine without offload."""
-    config = make_config(stage, "float32")
+    config = make_config(stage, "float32", optimizer=optimizer)
     expected, expected_norms = plain_steps(config)
     config = load_config(None, {**config.model_dump(), "parallel.offload_optimizer": True})
     (weights, norms), _ = run_ranks(engine_steps, 2, config, 0, NUM_STEPS, None, None)

@@ -1,4 +1,7 @@
-"""Twenty steps give one curve and the same weights on every grid of workers, by every exchange, ZeRO stage and objective."""
+"""Twenty steps give one curve and the same weights on every grid of workers.
+
+By every exchange and ZeRO stage, for every objective and optimizer.
+"""
 
 import os
 from typing import Any
@@ -29,7 +32,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     return prepare_here(write_documents(folder / "source", random_documents(lengths)), folder / "runs")
 
 
-def _config(workers: int, shards: int, stage: int, objective: str = "next_token", **parallel: Any) -> Config:
+def _config(
+    workers: int, shards: int, stage: int, objective: str = "next_token", optimizer: str = "adamw", **parallel: Any
+) -> Config:
     tree = {
         "objective.name": objective,
         "data": {"sequence_length": 61},
@@ -49,7 +54,7 @@ def _config(workers: int, shards: int, stage: int, objective: str = "next_token"
         },
         "parallel": {"sequence_shards": shards, "zero_stage": stage, **parallel},
         "train": {"workers": (workers, workers), "batch_size": 4, "steps": STEPS, "dtype": "float64"},
-        "optimizer": {"warmup_steps": 3, "max_grad_norm": 0.5},
+        "optimizer": {"name": optimizer, "warmup_steps": 3, "max_grad_norm": 0.5},
     }
     return load_config(None, tree).with_workers(workers)
 
@@ -134,4 +139,34 @@ def test_one_masked_curve_on_every_grid(
     losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, "masked", **parallel))[0]
     assert losses == pytest.approx(alone_masked[0], rel=1e-9)
     for name, value in alone_masked[1].items():
+        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone_muon(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
+    return run_ranks(_curve, 1, corpus, _config(1, 1, 0, optimizer="muon"))[0]
+
+
+@pytest.mark.parametrize(
+    ("workers", "shards", "stage", "parallel"),
+    [
+        (2, 1, 1, {}),
+        (2, 2, 0, {"attention": "heads"}),
+        (4, 2, 3, {"attention": "buckets"}),
+        (4, 4, 2, {"attention": "both", "head_shards": 2}),
+    ],
+)
+def test_one_curve_of_muon_on_every_grid(
+    corpus: Corpus,
+    alone_muon: tuple[list[float], dict[str, torch.Tensor]],
+    workers: int,
+    shards: int,
+    stage: int,
+    parallel: dict[str, Any],
+) -> None:
+    config = _config(workers, shards, stage, optimizer="muon", **parallel)
+    losses, weights = run_ranks(_curve, workers, corpus, config)[0]
+    assert losses == pytest.approx(alone_muon[0], rel=1e-9)
+    assert losses[STEPS - 1] < losses[0] - 0.05, "the model learns"
+    for name, value in alone_muon[1].items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)

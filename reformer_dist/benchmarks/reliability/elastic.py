@@ -24,7 +24,7 @@ from reformer_dist.benchmarks.reliability.trainings import Training, curve, sett
 CHECKPOINT_EVERY = 20
 DEADLINE_SECONDS = 20
 TOLERANCE = 1e-6
-"""Relative, in float64: sums are added in another order, and ZeRO keeps the norm that it clips by in float32."""
+"""Relative, in float64, as the promise is: sums are added in another order."""
 
 
 @dataclass

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reformer_dist.config.sections.section import Section
 
@@ -39,14 +39,26 @@ class ModelConfig(Section):
         "sigmoid",
         "tanh",
         "linear",
-    ] = "gelu"
+    ] = "relu2"
     """Non-linearity of the feed-forward layers. gelu_tanh: GELU by its tanh approximation; relu2: ReLU squared."""
+    gated: bool = False
+    """Multiply the non-linearity by a second projection (Shazeer 2020: SwiGLU with silu); feed_forward_dim is the width of each."""
+    norm: Literal["layer", "rms"] = "layer"
+    """Normalisation before every layer: LayerNorm, or RMSNorm, which neither centres nor shifts."""
+    query_key_norm: bool = False
+    """Give queries and keys unit length, and every head a learned temperature; keys of LSH have unit length in any case."""
+    logit_cap: PositiveFloat | None = None
+    """Hold logits between -cap and cap by cap tanh(logit / cap). By default they are free."""
     layers: tuple[LayerName, ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
     """Attention of each layer, first to last, separated by commas: local (a sliding window), lsh, or full."""
     max_length: PositiveInt = 4096
     """Longest sequence the position embeddings cover; any length up to it works, in training too."""
-    positions: Literal["axial", "learned"] = "axial"
-    """Position embeddings: axial (a sum of sizes instead of a product) or learned (one vector a position)."""
+    positions: Literal["axial", "learned", "none"] = "axial"
+    """Position embeddings: axial (a sum of sizes instead of a product), learned (one vector a position) or none."""
+    rotary: bool | None = None
+    """Turn queries and keys by position (RoFormer), after LSH has hashed them. By default, but not in chunked and paper mode."""
+    rotary_base: PositiveFloat = 10_000.0
+    """Base of the rotary wave lengths, 2 pi to about 2 pi times this many tokens."""
     axial_shape: tuple[PositiveInt, ...] | None = None
     """Factors whose product covers max_length, such as 64,64. By default two powers of two, as equal as can be."""
     axial_dims: tuple[PositiveInt, ...] | None = None
@@ -86,7 +98,11 @@ class ModelConfig(Section):
     attention_kernel: Literal["auto", "plain"] = "auto"
     """auto picks the fastest attention code for the device; plain is the readable reference, for debugging."""
     layer_norm_eps: PositiveFloat = 1e-5
-    """Added to the variance in layer norms."""
+    """Added to the variance in norms."""
+    embedding_std: PositiveFloat | None = None
+    """Standard deviation of the token embeddings' first values. By default 1, or 0.02 where the output layer shares them."""
+    output_scale: NonNegativeFloat = 1.0
+    """Scales the first values of the matrices that write into a stream, and of the output layer; 0 starts them at zero."""
     hash_seed: NonNegativeInt | None = None
     """Draw every layer's rotations for each head from this seed alone, as Hugging Face's models do. By default from seed, step and layer."""
     seed: NonNegativeInt = 0
@@ -96,6 +112,11 @@ class ModelConfig(Section):
     def head_width(self) -> int:
         """Width D of a head, chosen or given."""
         return self.head_dim or self.embed_dim // self.num_heads
+
+    @property
+    def is_rotary(self) -> bool:
+        """Whether queries and keys are turned by their position, chosen or given."""
+        return self.lsh_mode == self.local_mode == "window" if self.rotary is None else self.rotary
 
     @property
     def bucket_factors(self) -> tuple[int, ...]:

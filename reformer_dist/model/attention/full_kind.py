@@ -6,7 +6,7 @@ Legend: B batch, T tokens, H heads, D head dimension.
 import torch
 from torch import Tensor
 
-from reformer_dist.model.attention.exchange import Exchange
+from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.full import full_attention
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.memory import NewestTokens
@@ -25,8 +25,10 @@ class FullKind(Kind):
         self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool, exchange: Exchange
     ) -> tuple[Tensor, None]:
         """See `Kind`."""
+        q, k, v = tensors
+        q, k = self.turned(q, context.first_position), self.turned(k, context.first_position)
         dropout = self.dropout(context, training)
-        return full_attention(*tensors, causal=self.config.causal, context=context, dropout=dropout), None
+        return full_attention(q, k, v, causal=self.config.causal, context=context, dropout=dropout), None
 
     def explain(self, device: torch.device, dtype: torch.dtype) -> str:
         """See `Kind`."""
@@ -34,4 +36,8 @@ class FullKind(Kind):
 
     def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
         """See `Kind`."""
-        return NewestTokens(lambda q, k, v: full_attention(q, k, v), lambda position: 0)
+
+        def attend(*tensors: Tensor) -> Tensor:
+            return self.attend(tensors, Context(), None, False, NoExchange())[0]
+
+        return NewestTokens(attend, self.turned, lambda position: 0)

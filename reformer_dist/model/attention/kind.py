@@ -16,6 +16,7 @@ from torch import Tensor
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.memory import Memory
+from reformer_dist.model.attention.rotary import turn
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
@@ -84,6 +85,12 @@ class Kind(ABC):
     def explain(self, device: torch.device, dtype: torch.dtype) -> str:
         """What computes it in training with vectors of this device and dtype, in words."""
         return "torch code of its own"
+
+    def turned(self, x_BTHD: Tensor, first_position: int) -> Tensor:
+        """Queries or keys turned by their positions, of which the first is given; as they are in a model without rotary."""
+        if not self.config.is_rotary:
+            return x_BTHD
+        return turn(x_BTHD, first_position, self.config.rotary_base, self.budget.turned_tokens)
 
     @property
     def dropout_probability(self) -> float:

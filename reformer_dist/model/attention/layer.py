@@ -1,4 +1,4 @@
-"""The attention layer: LayerNorm, projections into heads, attention by the heads' kinds, and the projection back.
+"""The attention layer: a norm, projections into heads, attention by the heads' kinds, and the projection back.
 
 In: a stream [B, T, E]. Out: the layer's contribution [B, T, E] and what its head groups found; or it is undone. A long
 sequence is worked through by pieces of tokens where a kind has a reach, by head groups where it has none.
@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import linear, normalize
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
@@ -21,6 +21,7 @@ from reformer_dist.model.attention.kinds import KINDS
 from reformer_dist.model.attention.memory import Memory
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
 from reformer_dist.model.reversible.layer import Layer
@@ -44,11 +45,14 @@ class Attention(Layer):
         self.head_groups = make_head_groups(config, layer, budget)
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
-        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(E)), nn.Parameter(torch.zeros(E))
+        for name, parameter in norm_parameters(config, E).items():
+            self.register_parameter(name, parameter)
         for name in dict.fromkeys(name for group in self.head_groups for name in group.kind.projections):
             rows = self._rows(name, slice(0, config.num_heads))
             self.register_parameter(f"{name}_weight", nn.Parameter(torch.empty(rows.stop, E)))
         self.output_weight = nn.Parameter(torch.empty(E, inner))
+        if config.query_key_norm:
+            self.temperature = nn.Parameter(torch.full((config.num_heads,), config.head_width**0.5))
         self._names = [name for name, _ in self.named_parameters()]
 
     def make_memories(self) -> list[Memory]:
@@ -187,11 +191,17 @@ class Attention(Layer):
 
     def _project(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The kind's projections of some heads, each [B, T, H, D]."""
-        weights = self._by_name(parameters)
-        norm_weight, norm_bias = weights["norm_weight"], weights["norm_bias"]
-        x_BTE = layer_norm(x_BTE, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
-        own = [weights[f"{name}_weight"][self._rows(name, group.heads)] for name in group.kind.projections]
-        return tuple(linear(x_BTE, weight).unflatten(-1, (-1, self.config.head_width)) for weight in own)
+        own = self._by_name(parameters)
+        x_BTE = normalise(x_BTE, own, self.config)
+        projected = {}
+        for name in group.kind.projections:
+            weight = own[f"{name}_weight"][self._rows(name, group.heads)]
+            projected[name] = linear(x_BTE, weight).unflatten(-1, (-1, self.config.head_width))
+        if self.config.query_key_norm:
+            temperature_H1 = own["temperature"][group.heads, None]
+            for name in projected.keys() - {"value"}:
+                projected[name] = _at_temperature(projected[name], None if name == "key" else temperature_H1)
+        return tuple(projected.values())
 
     def _project_by_pieces(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The same, without the normalised stream ever being whole."""
@@ -225,6 +235,12 @@ class Attention(Layer):
         users = [group.heads for group in self.head_groups if name in group.kind.projections]
         first, last = (sum(min(head, x.stop) - min(head, x.start) for x in users) for head in (heads.start, heads.stop))
         return slice(first * self.config.head_width, last * self.config.head_width)
+
+
+def _at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
+    """Queries as long as their head's temperature, or keys so long that scores q . k / sqrt(D) are temperature x cosine."""
+    unit_BTHD = normalize(x_BTHD, dim=-1)
+    return unit_BTHD * (x_BTHD.shape[-1] ** 0.5 if temperature_H1 is None else temperature_H1)
 
 
 def _surround(x_BTE: Tensor, context: Context, group: HeadGroup) -> tuple[SurroundedTokens, Context]:

@@ -47,12 +47,15 @@ class LocalKind(Kind):
     ) -> tuple[Tensor, None]:
         """See `Kind`."""
         config = self.config
+        q, k, v = tensors
         out = local_attention(
-            *tensors,
+            self.turned(q, context.first_position),
+            self.turned(k, context.first_position),
+            v,
             mode=config.local_mode,
             window=config.local_window,
             neighbours=config.local_neighbours,
-            padded_length=self.padded_length(tensors[0].shape[1]),
+            padded_length=self.padded_length(q.shape[1]),
             causal=config.causal,
             context=context,
             dropout=self.dropout(context, training),
@@ -72,7 +75,7 @@ class LocalKind(Kind):
         def attend(*tensors: Tensor) -> Tensor:
             return self.attend(tensors, Context(), None, False, NoExchange())[0]
 
-        return NewestTokens(attend, self._oldest)
+        return NewestTokens(attend, self.turned, self._oldest)
 
     def _oldest(self, position: int) -> int:
         """The first token that a token sees, in decoding."""

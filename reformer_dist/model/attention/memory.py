@@ -42,24 +42,31 @@ class GrowingRows:
 class NewestTokens:
     """The memory of local and full attention: keys and values of all tokens, of which a query sees the newest."""
 
-    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], oldest: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        attend: Callable[[Tensor, Tensor, Tensor], Tensor],
+        turned: Callable[[Tensor, int], Tensor],
+        oldest: Callable[[int], int],
+    ) -> None:
         """Start empty.
 
         Args:
             attend: queries, keys and values of the first tokens -> their results.
+            turned: see `Kind.turned`.
             oldest: position of a query -> the first position that it sees.
 
         """
-        self._attend, self._oldest = attend, oldest
+        self._attend, self._turned, self._oldest = attend, turned, oldest
         self._keys, self._values = GrowingRows(), GrowingRows()
 
     def attend(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """See `Memory`."""
         q, k, v = tensors
         start = self._keys.length
-        keys, values = self._keys.append(k), self._values.append(v)
+        keys, values = self._keys.append(self._turned(k, start)), self._values.append(v)
         if start == 0:
             return self._attend(q, k, v)
+        q = self._turned(q, start)
         return torch.cat([self._one(q[:, i : i + 1], keys, values, start + i) for i in range(q.shape[1])], dim=1)
 
     def _one(self, q_B1HD: Tensor, keys_BTHD: Tensor, values_BTHD: Tensor, position: int) -> Tensor:

@@ -39,6 +39,16 @@ _FIELDS: dict[str, tuple[str, Any]] = {
 _ONLY_LSH = ("lsh_window", "attention_dropout")  # may be null where no layer is lsh
 _CHUNK_SIZES = {"feed_forward_chunk": "chunk_size_feed_forward", "loss_chunk": "chunk_size_lm_head"}  # 0: all at once
 
+_FIXED: dict[str, Any] = {
+    "rotary": False,
+    "gated": False,
+    "norm": "layer",
+    "query_key_norm": False,
+    "logit_cap": None,
+    "tie_embeddings": False,
+}
+"""Fields of which Hugging Face's Reformer has this one value."""
+
 _ACTIVATIONS = {
     "gelu": ("gelu", "gelu_python"),
     "gelu_tanh": ("gelu_new", "gelu_fast", "gelu_accurate", "gelu_pytorch_tanh", "gelu_python_tanh"),
@@ -69,13 +79,13 @@ def read_config(theirs: Mapping[str, Any]) -> ModelConfig:
     """
     if theirs.get("model_type", "reformer") != "reformer":
         raise ConfigError(f"model_type = {theirs['model_type']!r} is not supported; 'reformer' works")
-    ours = {name: theirs.get(field, default) for name, (field, default) in _FIELDS.items()}
+    ours = _FIXED | {name: theirs.get(field, default) for name, (field, default) in _FIELDS.items()}
     try:
         _check_layers(ours["layers"])
         for name, value in list(ours.items()):
             if value is None and name in _ONLY_LSH and "lsh" not in ours["layers"]:
                 del ours[name]
-            elif value is None and name not in ("num_buckets", "hash_seed"):
+            elif value is None and name in _FIELDS and name not in ("num_buckets", "hash_seed"):
                 raise ConfigError(f"model.{name} = None is not supported; {_FIELDS[name][1]!r} works")
         ours["activation"] = _our_activation(ours["activation"])
         for kind in sorted(set(ours["layers"])):
@@ -167,10 +177,14 @@ def _check_writable(config: ModelConfig) -> None:
             raise ConfigError(
                 f"model.layers = {config.layers}: Hugging Face's Reformer has no {layer} layers; local and lsh work"
             )
-    if config.tie_embeddings:
-        raise ConfigError(
-            "model.tie_embeddings = True: Hugging Face's Reformer has output weights of its own; False works"
-        )
+    for name, works in _FIXED.items():
+        value = config.is_rotary if name == "rotary" else getattr(config, name)
+        if value != works:
+            raise ConfigError(
+                f"model.{name} = {value}: Hugging Face's Reformer cannot; {works} works, with other weights"
+            )
+    if config.positions == "none":
+        raise ConfigError("model.positions = none: Hugging Face's Reformer has position embeddings; axial works")
     if "lsh" in config.layers and config.bucket_factors == (1,):
         raise ConfigError(
             f"model.num_buckets = {config.num_buckets}: Hugging Face's Reformer needs an even number; 2 works"

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, layer_norm, linear
+from torch.nn.functional import cross_entropy, linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.reversible.recomputation import map_tokens, sum_tokens
 
 IGNORED = -100  # label of tokens that are not scored
@@ -22,15 +23,17 @@ Observer = Callable[[Tensor, Tensor], None]
 
 
 class OutputLayer(nn.Module):
-    """LayerNorm and logits: over both streams side by side, or over their mean where weights are tied to the embedding."""
+    """A norm and logits: over both streams side by side, or over their mean where weights are tied to the embedding."""
 
     def __init__(self, config: ModelConfig, tied_weight: nn.Parameter | None, budget: Budget) -> None:
         super().__init__()
         self.config, self.budget = config, budget
         width = 2 * config.embed_dim if tied_weight is None else config.embed_dim
-        self.norm_weight, self.norm_bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        for name, parameter in norm_parameters(config, width).items():
+            self.register_parameter(name, parameter)
         self.weight = nn.Parameter(torch.empty(config.vocab_size, width)) if tied_weight is None else tied_weight
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self._names = [name for name, _ in self.named_parameters()]
         self._observer: Observer | None = None
 
     @contextmanager
@@ -54,10 +57,11 @@ class OutputLayer(nn.Module):
 
     def _logits(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         first, second = inputs[:2]
-        norm_weight, norm_bias, weight, bias = parameters
+        own = dict(zip(self._names, parameters, strict=True))
         x = (first + second) / 2 if self.config.tie_embeddings else torch.cat([first, second], dim=-1)
-        x = layer_norm(x, norm_weight.shape, norm_weight, norm_bias, self.config.layer_norm_eps)
-        return linear(x, weight, bias).to(first.dtype)
+        logits = linear(normalise(x, own, self.config), own["weight"], own["bias"]).to(first.dtype)
+        cap = self.config.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def _loss(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         logits = self._logits(start, inputs, parameters)

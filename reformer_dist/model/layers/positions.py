@@ -1,6 +1,7 @@
 """Position embeddings: axial (Reformer's; Ho et al. 2019, "Axial attention", for the grid) or learned.
 
-In: positions [B, T]. Out: vectors [B, T, E]. Any positions below the configured maximum work, in training too.
+In: positions [B, T]. Out: vectors [B, T, E]. Any positions below the configured maximum work, in training too. Rotary
+positions are none of these: attention turns queries and keys by them (attention/rotary.py).
 
 Legend: B batch, T tokens, E model dimension.
 """
@@ -9,6 +10,8 @@ import math
 
 import torch
 from torch import Tensor, nn
+
+from reformer_dist.config import ModelConfig
 
 
 class AxialPositions(nn.Module):
@@ -43,3 +46,10 @@ class LearnedPositions(nn.Module):
     def forward(self, positions_BT: Tensor) -> Tensor:
         """Vectors [B, T, E] of int64 positions."""
         return self.weight[positions_BT]
+
+
+def make_positions(config: ModelConfig) -> AxialPositions | LearnedPositions | None:
+    """The position embeddings that the configuration names."""
+    if config.positions == "axial":
+        return AxialPositions(config.axial_factors)
+    return LearnedPositions(config.max_length, config.embed_dim) if config.positions == "learned" else None

@@ -13,7 +13,8 @@ from typing import Any, cast
 from unittest import mock
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from reformer_dist.config import Config
 
@@ -30,6 +31,7 @@ def deepspeed_config(config: Config, num_weights: int) -> dict[str, Any]:
         zero["reduce_scatter"] = False  # DeepSpeed's own is float32 at most
     if stage == 3:
         zero["stage3_param_persistence_threshold"] = 0
+        zero["sub_group_size"] = max(1_000_000_000, num_weights)  # Muon steps with all matrices at once
     if config.parallel.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.train.use_gpu}
     return {
@@ -38,6 +40,7 @@ def deepspeed_config(config: Config, num_weights: int) -> dict[str, Any]:
         "gradient_clipping": config.optimizer.max_grad_norm if stage else 0.0,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,  # torch's AdamW steps on the CPU too, and needs no compiler
+        "zero_allow_untested_optimizer": True,  # Muon is ours
         "steps_per_print": None,
     }
 
@@ -58,6 +61,8 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Conf
         )
     if config.train.dtype == "float64" and not zero:
         engine.enable_backward_allreduce = False  # it refuses float64; see Engine._clip_unpartitioned
+    if config.train.dtype == "float64" and config.parallel.zero_stage in (1, 2):
+        engine.optimizer.get_grad_norm_direct = _float64_norm  # DeepSpeed's own is float32
     return engine
 
 
@@ -104,20 +109,34 @@ def _unimportable(name: str) -> Iterator[None]:
 def _float64(wanted: bool) -> Iterator[None]:
     """Let ZeRO add up and reduce gradients and keep master weights in float64, for which its configuration has no word.
 
-    Only the norm, and so the factor of clipping, stays float32.
+    With the optimizer's state offloaded the norm, and so the factor of clipping, stays float32.
     """
     if not wanted:
         yield
         return
     from deepspeed.runtime import base_optimizer, config, engine
+    from deepspeed.runtime.zero.partition_parameters import InsertPostInitMethodToModuleSubClasses as Maker
 
     float64 = torch.float64
     with (
         mock.patch.object(engine.DeepSpeedEngine, "get_data_types", return_value=(float64, float64)),
         mock.patch.object(config, "get_communication_data_type", return_value=float64),
         mock.patch.object(base_optimizer.ZeROOptimizer, "_configure_master_weights", _float64_master_weights),
+        mock.patch.object(Maker, "_set_dtype", _dtype_of_made_weights),
     ):
         yield
+
+
+def _float64_norm(gradients: Sequence[Tensor], *_: Any) -> Tensor:
+    """2-norm of a group's gradients over all workers, each of which has another part of them."""
+    square = torch.stack([gradient.square().sum() for gradient in gradients]).sum()
+    dist.all_reduce(square)
+    return square.sqrt()
+
+
+def _dtype_of_made_weights(maker: Any, *_: Any) -> None:
+    """Of weights that stage 3 itself would make; it makes none, and refuses float64 on processors that have float16."""
+    maker.dtype = torch.float32
 
 
 def _float64_master_weights(optimizer: Any, **_: Any) -> torch.dtype:

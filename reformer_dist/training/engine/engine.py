@@ -24,7 +24,7 @@ from reformer_dist.data.feeding.batch import Batch
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.training.engine.deepspeed_setup import gathered, initialize
-from reformer_dist.training.engine.optimizer import learning_rate, make_optimizer
+from reformer_dist.training.engine.optimizer import make_optimizer, set_learning_rates
 
 
 class ModelCall(nn.Module):
@@ -53,7 +53,7 @@ class Engine:
         self.objective = objective
         self.device = device
         self.model = model.to(device, dtype=torch.float64 if config.train.dtype == "float64" else None)
-        self.optimizer = make_optimizer(self.model, config.optimizer)
+        self.optimizer = make_optimizer(self.model, config.optimizer, self._shares)
         self.deepspeed = initialize(ModelCall(self.model, config.train.dtype), self.optimizer, config)
         self._grad_norm: Tensor | float = math.nan
 
@@ -69,7 +69,7 @@ class Engine:
         dist.all_reduce(counts)
         scale = dist.get_world_size() / counts[0].clamp(min=1.0)
         loss_total = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._set_learning_rate(step)
+        set_learning_rates(self.optimizer, self.config.optimizer, step, self.config.train.steps)
         self.deepspeed.train()
         loss = partial(self.objective.loss, step=step)
         for batch in batches:
@@ -127,11 +127,6 @@ class Engine:
 
     def _shares(self) -> Iterator[optimizer_state.Share]:
         return optimizer_state.shares(self.model, self.deepspeed, self.config.parallel.zero_stage)
-
-    def _set_learning_rate(self, step: int) -> None:
-        rate = learning_rate(self.config.optimizer, step, self.config.train.steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _clip_unpartitioned(self) -> None:
         """At stage 0, where every worker holds all gradients; DeepSpeed has averaged them, except in float64."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reformer_dist import ReformerLM
 from reformer_dist.model.context import Context
-from tests.model.models import draw_tokens, make_model
+from tests.model.models import OPTIONS, draw_tokens, make_model
 
 LENGTH = 51
 DROPOUT = {"attention_dropout": 0.1, "hidden_dropout": 0.2}
@@ -52,7 +52,13 @@ def _pair(limits: dict[str, int] | None = None, **changes: Any) -> tuple[Reforme
 @pytest.mark.parametrize("mode", ["window", "chunked", "paper"])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"tie_embeddings": True}, {"causal": False}, {"positions": "learned", "activation": "relu"}],
+    [
+        {},
+        {"tie_embeddings": True, "rotary": True},
+        {"causal": False},
+        {"positions": "learned", "activation": "relu"},
+        OPTIONS,
+    ],
     ids=str,
 )
 def test_gradients_equal_plain_autograd_with_dropout(changes: dict[str, Any], mode: str) -> None:
@@ -61,7 +67,9 @@ def test_gradients_equal_plain_autograd_with_dropout(changes: dict[str, Any], mo
     _assert_same(ours, plain)
 
 
-@pytest.mark.parametrize("changes", [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked"}], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked", "rotary": True}, OPTIONS], ids=str
+)
 def test_head_groups_and_pieces_change_nothing(changes: dict[str, Any]) -> None:
     """As a long sequence is worked through: one head at a time, few tokens at a time."""
     ours, plain = _pair({"head_elements": 1, "projected_tokens": 7}, local_window=6, **DROPOUT, **changes)

@@ -102,7 +102,7 @@ def observed(model: nn.Module) -> Iterator[HashHealth]:
 
 def _measure(kind: LSHKind, hashed: Hashed) -> dict[str, tuple[Tensor, Tensor]]:
     """Sum and count of each of NAMES over heads and queries of the first sequence; none where it is all padding."""
-    qk_tHD, buckets_HRt = hashed.qk_BTHD[0], hashed.buckets_BHRT[0]
+    qk_tHD, buckets_HRt = hashed.turned_BTHD[0], hashed.buckets_BHRT[0]
     documents_T = _documents(hashed)
     real_N = (documents_T != PADDING).nonzero()[:, 0]
     if not len(real_N):

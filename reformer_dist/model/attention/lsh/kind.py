@@ -1,5 +1,8 @@
 """LSH attention as an attention kind, see `Kind`: hashing, and showing an observer what was hashed.
 
+With rotary positions it is the vectors before they are turned that are hashed: tokens share a bucket for what they are,
+however far apart; how far then counts in their scores.
+
 Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors.
 """
 
@@ -28,7 +31,9 @@ class Hashed:
     """What an LSH kind shows its observer after hashing."""
 
     qk_BTHD: Tensor
-    """Queries-keys of this shard."""
+    """Queries-keys of this shard, as they were hashed."""
+    turned_BTHD: Tensor
+    """The same, turned by their positions, as they are attended."""
     buckets_BHRT: Tensor
     """Their buckets."""
     rotations: Tensor
@@ -58,14 +63,16 @@ class LSHKind(Kind):
         self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool, exchange: Exchange
     ) -> tuple[Tensor, Any]:
         """See `Kind`. What is found is the order of the tokens in all rounds, as the exchange keeps it (alone: buckets)."""
-        qk_BTHD, v_BTHD = tensors
+        unturned_BTHD, v_BTHD = tensors
+        qk_BTHD = self.turned(unturned_BTHD, context.first_position)
         rotations = self._rotations_of_heads(qk_BTHD, context, training)
         dropout, length = self.dropout(context, training), self.padded_length(qk_BTHD.shape[1])
         call = LSHCall(qk_BTHD, v_BTHD, rotations, context, dropout, self.config, self.budget, length)
         if found is None:
-            buckets_BHRT = hash_buckets(qk_BTHD, rotations, self.config.bucket_factors, budget=self.budget)
+            buckets_BHRT = hash_buckets(unturned_BTHD, rotations, self.config.bucket_factors, budget=self.budget)
             if self.observer is not None:
-                self.observer(self, Hashed(qk_BTHD, buckets_BHRT, rotations, context, exchange.gather))
+                hashed = Hashed(unturned_BTHD, qk_BTHD, buckets_BHRT, rotations, context, exchange.gather)
+                self.observer(self, hashed)
             found = exchange.find_order(call, buckets_BHRT)
         return exchange.attend_in_order(call, found), found
 
@@ -87,7 +94,8 @@ class LSHKind(Kind):
             return self.attend(tensors, here, buckets_BHRT, False, NoExchange())[0]
 
         rotations = self.rotations(0, dtype)
-        return BucketMemory(self.config, rotations[heads] if rotations.dim() == 4 else rotations, attend)
+        rotations = rotations[heads] if rotations.dim() == 4 else rotations
+        return BucketMemory(self.config, rotations, attend, self.turned)
 
     def rotations(self, step: int, dtype: torch.dtype) -> Tensor:
         """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F] for vectors of `dtype`."""

@@ -25,6 +25,7 @@ class BucketMemory:
         config: ModelConfig,
         rotations: Tensor,
         attend: Callable[[tuple[Tensor, ...], Tensor], Tensor],
+        turned: Callable[[Tensor, int], Tensor],
     ) -> None:
         """Start empty.
 
@@ -32,10 +33,11 @@ class BucketMemory:
             config: window and buckets.
             rotations: of these heads.
             attend: queries-keys and values of the first tokens, and their buckets -> their results.
+            turned: see `Kind.turned`.
 
         """
         self._factors, self._window = config.bucket_factors, min(config.lsh_window, config.max_length)
-        self._rotations, self._attend = rotations, attend
+        self._rotations, self._attend, self._turned = rotations, attend, turned
         self._keys, self._values = GrowingRows(), GrowingRows()
         self._newest_BHRNW: Tensor | None = None
         self._counts_BHRN: Tensor | None = None
@@ -45,6 +47,7 @@ class BucketMemory:
         qk, v = tensors
         buckets_BHRT = hash_buckets(qk, self._rotations, self._factors).long()
         start = self._keys.length
+        qk = self._turned(qk, start)
         keys, values = self._keys.append(unit_keys(qk)), self._values.append(v)
         if start == 0:
             self._index(buckets_BHRT)
