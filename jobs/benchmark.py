@@ -7,7 +7,10 @@ from pathlib import Path
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "kernels", "peaks", "optimizer")},
-    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties", "recall")},
+    **{
+        name: f"learning.{name}"
+        for name in ("duplication", "duplication_corpus", "buckets", "ties", "recall", "passkey")
+    },
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from reformer_dist.benchmarks.learning import recall, recall_model
+from reformer_dist.benchmarks.learning.book import Book
 from reformer_dist.benchmarks.learning.recall import SIZES, cells
 from reformer_dist.benchmarks.learning.recall_model import ScoredLM, keys_of_exact, model_config, watched
-from reformer_dist.benchmarks.learning.recall_report import Book, figure, tables
+from reformer_dist.benchmarks.learning.recall_report import best, figure, tables
 from reformer_dist.benchmarks.learning.recall_task import POWER, SETTINGS, mqar
 from reformer_dist.benchmarks.learning.recall_training import Cell, Outcome, Training, accuracy_of, rate_at, train
 
@@ -134,27 +135,27 @@ def test_accuracy_counts_queries_whatever_the_rows_at_a_time() -> None:
 
 def test_a_book_is_read_again_and_keeps_the_best_rate(tmp_path: Path) -> None:
     path = tmp_path / "new/rows.csv"
-    book = Book(path)
+    book = Book(path, Cell, Outcome)
     for rate, accuracy in ((1e-3, 0.2), (1e-2, 0.7), (1e-4, 0.1)):
         book.add(replace(CELL, learning_rate=rate), replace(OUTCOME, accuracy=accuracy))
     book.add(replace(CELL, variant="local"), OUTCOME)
-    again = Book(path)
+    again = Book(path, Cell, Outcome)
     assert [row.cell for row in again.rows] == [row.cell for row in book.rows]
     assert [row.outcome.accuracy for row in again.rows] == [0.2, 0.7, 0.1, 0.5]
-    assert [(row.cell.variant, row.outcome.accuracy) for row in again.best()] == [("full", 0.7), ("local", 0.5)]
+    assert [(row.cell.variant, row.outcome.accuracy) for row in best(again.rows)] == [("full", 0.7), ("local", 0.5)]
     path.write_text("other,columns\n")
     with pytest.raises(ValueError, match="works"):
-        Book(path)
+        Book(path, Cell, Outcome)
 
 
 def test_the_table_has_a_line_for_each_variant_and_the_mean_of_seeds(tmp_path: Path) -> None:
-    book = Book(tmp_path / "rows.csv")
+    book = Book(tmp_path / "rows.csv", Cell, Outcome)
     for seed, accuracy in ((0, 0.9), (1, 1.0)):
         book.add(replace(CELL, seed=seed), replace(OUTCOME, accuracy=accuracy))
     book.add(replace(CELL, variant="lsh-4", length=32), replace(OUTCOME, keys_seen=3.0, value_seen=0.75))
-    lines = [line.split() for line in tables(book.best()).splitlines()]
+    lines = [line.split() for line in tables(best(book.rows)).splitlines()]
     assert lines[2:] == [["plain", "full", "95.0%", "-", "8.5"], ["plain", "lsh-4", "-", "50.0%", "3.0;", "75"]]
-    axes = figure(book.best()).axes
+    axes = figure(best(book.rows)).axes
     assert [[*line.get_ydata()] for line in axes[0].get_lines()] == [[95.0], [50.0]]
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from reformer_dist.benchmarks.learning.book import Book
 from reformer_dist.benchmarks.learning.recall_model import RECIPES, VARIANTS
-from reformer_dist.benchmarks.learning.recall_report import Book, figure, tables
+from reformer_dist.benchmarks.learning.recall_report import best, figure, tables
 from reformer_dist.benchmarks.learning.recall_task import SETTINGS, VOCABULARY
-from reformer_dist.benchmarks.learning.recall_training import ENOUGH, Cell, Training, train
+from reformer_dist.benchmarks.learning.recall_training import ENOUGH, Cell, Outcome, Training, train
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,15 @@ SIZES = {
 
 def run(size_name: Literal["small", "paper"], output: Path) -> None:
     """Train the cells that recall-SIZE.csv in `output` does not have yet; print the table, write recall-SIZE.png."""
-    size, book = SIZES[size_name], Book(output / f"recall-{size_name}.csv")
+    size, book = SIZES[size_name], Book(output / f"recall-{size_name}.csv", Cell, Outcome)
     for cell in cells(size):
         if not _is_done(cell, book):
             print(_named(cell))
             book.add(cell, train(cell, size.training(cell.length)))
     print(f"\nQueries answered, vocabulary {size.vocabulary:,}, best of {len(size.learning_rates)} learning rate(s)")
-    print(tables(book.best()))
+    print(tables(best(book.rows)))
     picture = output / f"recall-{size_name}.png"
-    figure(book.best()).savefig(picture)
+    figure(best(book.rows)).savefig(picture)
     print(f"\n{book.path}\n{picture}")
 
 
@@ -85,7 +86,7 @@ def cells(size: Size) -> Iterator[Cell]:
                             yield Cell(recipe, variant, length, pairs, width, rate, seed)
 
 
-def _is_done(cell: Cell, book: Book) -> bool:
+def _is_done(cell: Cell, book: Book[Cell, Outcome]) -> bool:
     """Whether the file has the cell, or another learning rate of it that has learnt the task."""
     return any(
         row.cell == cell or (row.cell.place == cell.place and row.outcome.accuracy >= ENOUGH) for row in book.rows

@@ -1,87 +1,33 @@
-"""The recall table: rows of a CSV file, so that a run goes on where one ended; the table as text, and its picture.
+"""The recall table as text, and its picture.
 
-In: cells and their outcomes. Out: a file to which each outcome is added at once, text, and the path of a picture.
+In: rows of cells and outcomes. Out: of each place the best, text, and a figure.
 """
 
-import csv
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 from matplotlib.figure import Figure
 
+from reformer_dist.benchmarks.learning.book import Row
 from reformer_dist.benchmarks.learning.recall_training import Cell, Outcome
 from reformer_dist.reports.style import GREY, color, new_figure, tidy
 
-Part = TypeVar("Part", Cell, Outcome)
+RecallRow = Row[Cell, Outcome]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A cell and what became of it."""
-
-    cell: Cell
-    outcome: Outcome
-
-
-class Book:
-    """A CSV file of rows, read when it is opened and added to one row at a time."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file, or begin one whose folder is made if need be.
-
-        Raises:
-            ValueError: a file of other columns.
-
-        """
-        self.path = path
-        self.rows: list[Row] = []
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            self._write(_COLUMNS)
-            return
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *lines = csv.reader(file)
-        if tuple(header) != _COLUMNS:
-            raise ValueError(f"{path} has the columns {header}, not those of this suite; another --output folder works")
-        self.rows = [_row(dict(zip(header, line, strict=True))) for line in lines]
-
-    def add(self, cell: Cell, outcome: Outcome) -> None:
-        """Add a row, which is in the file when this returns."""
-        self.rows.append(Row(cell, outcome))
-        self._write((asdict(cell) | asdict(outcome)).values())
-
-    def best(self) -> list[Row]:
-        """Of each place the row with the highest accuracy over the learning rates, in the order of the file."""
-        by_place: dict[tuple[Any, ...], Row] = {}
-        for row in self.rows:
-            before = by_place.get(row.cell.place)
-            if before is None or row.outcome.accuracy > before.outcome.accuracy:
-                by_place[row.cell.place] = row
-        return list(by_place.values())
-
-    def _write(self, values: Any) -> None:
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(values)
+def best(rows: Sequence[RecallRow]) -> list[RecallRow]:
+    """Of each place the row with the highest accuracy over the learning rates, in the order of the rows."""
+    by_place: dict[tuple[Any, ...], RecallRow] = {}
+    for row in rows:
+        before = by_place.get(row.cell.place)
+        if before is None or row.outcome.accuracy > before.outcome.accuracy:
+            by_place[row.cell.place] = row
+    return list(by_place.values())
 
 
-_COLUMNS = tuple(field.name for kind in (Cell, Outcome) for field in fields(kind))
-
-
-def _row(texts: dict[str, str]) -> Row:
-    return Row(_from_texts(Cell, texts), _from_texts(Outcome, texts))
-
-
-def _from_texts(kind: type[Part], texts: dict[str, str]) -> Part:
-    """A dataclass whose fields' types are made from texts; there are more texts than its own."""
-    types: dict[str, Any] = get_type_hints(kind)
-    return kind(**{name: made(texts[name]) for name, made in types.items()})
-
-
-def tables(rows: Sequence[Row]) -> str:
+def tables(rows: Sequence[RecallRow]) -> str:
     """Text: for each width a table, a line for each recipe and variant, a column for each length and number of pairs."""
     lines: list[str] = []
     for width in _values(rows, "width"):
@@ -100,7 +46,7 @@ def tables(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def figure(rows: Sequence[Row]) -> Figure:
+def figure(rows: Sequence[RecallRow]) -> Figure:
     """Accuracy over length, a panel for each recipe and width, a line for each variant (the mean over the seeds)."""
     panels = [(recipe, width) for width in _values(rows, "width") for recipe in _values(rows, "recipe")]
     drawn = new_figure(4.2 * len(panels) + 0.6, 3.6)
@@ -124,15 +70,15 @@ def figure(rows: Sequence[Row]) -> Figure:
     return drawn
 
 
-def _values(rows: Sequence[Row], name: str) -> list[Any]:
+def _values(rows: Sequence[RecallRow], name: str) -> list[Any]:
     return [*dict.fromkeys(getattr(row.cell, name) for row in rows)]
 
 
-def _settings(rows: Sequence[Row]) -> list[tuple[int, int]]:
+def _settings(rows: Sequence[RecallRow]) -> list[tuple[int, int]]:
     return sorted({(row.cell.length, row.cell.pairs) for row in rows})
 
 
-def _outcomes(rows: Sequence[Row], recipe: str, variant: str) -> dict[tuple[int, int], list[Outcome]]:
+def _outcomes(rows: Sequence[RecallRow], recipe: str, variant: str) -> dict[tuple[int, int], list[Outcome]]:
     """Outcomes of all seeds by length and number of pairs."""
     found: dict[tuple[int, int], list[Outcome]] = {}
     for row in rows:
