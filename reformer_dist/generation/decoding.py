@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.convolution import RecentTokens
 from reformer_dist.model.reformer import ReformerLM
 
 
@@ -35,7 +36,7 @@ class Decoder:
             raise ValueError("model.causal = False cannot be decoded token by token; True works")
         self.model = model
         self.length = 0
-        self._memories = [block.attention.make_memories() for block in model.stack.blocks]
+        self._memories = [(block.attention.make_memory(), RecentTokens(model.config)) for block in model.stack.blocks]
 
     @torch.no_grad()
     def read(self, tokens_BT: Tensor, only_last: bool = False) -> Tensor:
@@ -53,9 +54,9 @@ class Decoder:
         positions_T = torch.arange(self.length, self.length + T, device=tokens_BT.device)
         first = second = model.embed(tokens_BT, positions_T[None])
         context = Context(first_position=self.length)
-        for block, memories in zip(model.stack.blocks, self._memories, strict=True):
-            first = first + block.attention.decode(second, context, memories)
-            second = second + block.feed_forward.contribute(first, context)[0]
+        for block, (of_attention, of_feed_forward) in zip(model.stack.blocks, self._memories, strict=True):
+            first = first + block.attention.decode(second, context, of_attention)
+            second = second + block.feed_forward.decode(first, context, of_feed_forward)
         self.length += T
         model.train(was_training)
         start = T - 1 if only_last else 0

@@ -22,3 +22,7 @@ class Context:
     """Index in the whole sequence of this shard's first token."""
     first_head: int = 0
     """Index in the model of head 0, where heads are sharded."""
+
+    def documents_of(self, tokens: slice) -> Tensor | None:
+        """Documents of some of the tokens."""
+        return None if self.documents_BT is None else self.documents_BT[:, tokens]

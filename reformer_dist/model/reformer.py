@@ -16,6 +16,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.convolution import WEIGHT
 from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.layers.output import IGNORED, OutputLayer
 from reformer_dist.model.layers.positions import make_positions
@@ -140,7 +141,7 @@ class ReformerLM(nn.Module):
 
         """
         # What is chosen by other fields stays as it was when the weights learned.
-        config = ModelConfig(**{**self.config.model_dump(), "rotary": self.config.is_rotary, **changes})
+        config = ModelConfig(**{**self.config.model_dump(), **self._chosen(), **changes})
         has_same_chunks = Budget.of(config) == Budget.of(self.config)
         other = ReformerLM(config, self.budget if has_same_chunks else None)
         ours = {name: x.shape for name, x in self.state_dict().items()}
@@ -149,6 +150,10 @@ class ReformerLM(nn.Module):
             raise ValueError(f"{changes} needs weights of other shapes; num_hashes, num_buckets and lsh_window do not")
         other.load_state_dict(self.state_dict(), assign=True)
         return other.train(self.training)
+
+    def _chosen(self) -> dict[str, Any]:
+        """What of the configuration was left to other fields, and has shaped the weights."""
+        return {"rotary": self.config.is_rotary, "convolution": self.config.convolution_width}
 
     def embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         """Both streams at the first layer [B, T, E], without dropout."""
@@ -177,7 +182,7 @@ class ReformerLM(nn.Module):
 
     @torch.no_grad()
     def _draw_weights(self) -> None:
-        """Normal weights, matrices of standard deviation 1 / sqrt(inputs) but for those that write into a stream."""
+        """Normal weights: matrices of standard deviation 1 / sqrt(inputs), but for those that write into a stream."""
         config = self.config
         embedding_std = config.embedding_std or (0.02 if config.tie_embeddings else 1.0)
         into_streams = config.output_scale / math.sqrt(2 * len(config.layers))
@@ -190,4 +195,6 @@ class ReformerLM(nn.Module):
             std *= next((scale for start, scale in scales.items() if name.startswith(start)), 1.0)
             if name.startswith("stack.") and name.endswith(".output_weight"):
                 std *= into_streams
+            if name.endswith(WEIGHT):
+                std = 0.1  # of what is added to a stream of 1
             parameter.normal_(std=std, generator=generator)

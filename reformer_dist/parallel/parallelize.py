@@ -1,7 +1,7 @@
 """Making a plain model work on shards of sequences, from outside.
 
-In: a `ReformerLM` and a `Topology`. Out: the same model, whose attention layers exchange with the sequence group. All else
-(embeddings, feed-forward, norms, loss) treats tokens one by one and needs nothing.
+In: a `ReformerLM` and a `Topology`. Out: the same model, whose attention layers exchange with the sequence group, and whose
+convolutions borrow from the neighbours in it. All else (embeddings, norms, loss) treats tokens one by one and needs nothing.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.buckets.exchange import BucketsExchange
 from reformer_dist.parallel.collectives import Traffic
@@ -25,11 +26,14 @@ def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
     `config.Config` has refused what cannot work: heads that do not divide, modes that need the whole sequence.
     """
     traffic = Traffic()
+    reach, group = model.config.convolution_reach, topology.sequence_group
     for module in model.modules():
+        if isinstance(module, Attention | FeedForward) and any(reach) and group is not None:
+            module.neighbours = NeighboursExchange(*reach, group, traffic)
         if isinstance(module, Attention):
             module.head_groups = [
-                replace(group, exchange=_make_exchange(group.kind, topology, traffic, model.budget))
-                for group in module.head_groups
+                replace(heads, exchange=_make_exchange(heads.kind, topology, traffic, model.budget))
+                for heads in module.head_groups
             ]
     return traffic
 
@@ -55,7 +59,8 @@ def _exchanges_between(topology: Topology, kind: Kind) -> list[str]:
 def _neighbours(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
     assert topology.sequence_group is not None
     assert kind.reach is not None
-    return NeighboursExchange(*kind.reach, topology.sequence_group, traffic)
+    before, after = (own + near for own, near in zip(kind.reach, kind.config.convolution_reach, strict=True))
+    return NeighboursExchange(before, after, topology.sequence_group, traffic)
 
 
 def _buckets(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from reformer_dist.model.backends.rules import window_rule
-from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_projections, num_turned
+from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_convolved, num_projections, num_turned
 from reformer_dist.planning.parts import Parts, Work
 
 _ORDER = 4
@@ -58,12 +58,13 @@ def undo_heads(work: Work, kind: str) -> list[Parts]:
     if buckets and work.head_workers > 1:
         held += Parts(exchanged=inputs * group.tensor)  # received side by side, copied into matrices of their own
     attention = [held + part for part in (_undo_routes(work) if buckets else [_lists(work, kind)])]
-    # The inputs' gradients and, by a view of its last piece, the result. A piece has its norm, projections, contribution,
-    # the gradients of the norm by two projections and their sum, and the gradient of the piece before.
+    # The inputs' gradients and, by a view of its last piece, the result. A piece has its norm, what the convolution makes of
+    # it, projections, contribution, the gradients of the norm by two projections and their sum, and the gradient of the
+    # piece before.
     projections = Parts(
         weight_gradients=2 * weights,
         heads=(inputs + 1) * group.tensor,
-        pieces=5 * piece + inputs * projected + before,
+        pieces=(5 + num_convolved(model)) * piece + inputs * projected + before,
     )
     return [*attention, projections]
 

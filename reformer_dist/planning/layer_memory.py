@@ -18,7 +18,8 @@ def attention_weights(model: ModelConfig, kind: str) -> int:
     """Parameters of an attention layer: norm, projections, output."""
     inner = model.num_heads * model.head_width
     temperatures = model.num_heads if model.query_key_norm else 0
-    return norm_weights(model, model.embed_dim) + temperatures + (num_projections(kind) + 1) * inner * model.embed_dim
+    matrices = (num_projections(kind) + 1) * inner * model.embed_dim
+    return norm_weights(model, model.embed_dim) + convolution_weights(model) + temperatures + matrices
 
 
 def num_projections(kind: str) -> int:
@@ -30,12 +31,22 @@ def feed_forward_weights(model: ModelConfig) -> int:
     """Parameters of a feed-forward layer."""
     E, F = model.embed_dim, model.feed_forward_dim
     num_inner = 2 if model.gated else 1
-    return norm_weights(model, E) + num_inner * (E * F + F) + E * F + E
+    return norm_weights(model, E) + convolution_weights(model) + num_inner * (E * F + F) + E * F + E
 
 
 def norm_weights(model: ModelConfig, width: int) -> int:
     """Parameters of a norm over so many features."""
     return (2 if model.norm == "layer" else 1) * width
+
+
+def convolution_weights(model: ModelConfig) -> int:
+    """Parameters of a layer's convolution."""
+    return model.convolution_width * model.embed_dim
+
+
+def num_convolved(model: ModelConfig) -> int:
+    """Tensors that a piece holds beside its normalised tokens: what the convolution makes of them."""
+    return 1 if model.convolution_width else 0
 
 
 def num_turned(model: ModelConfig, kind: str) -> int:
@@ -72,8 +83,8 @@ def num_weights(model: ModelConfig) -> int:
 def undo_feed_forward(work: Work) -> list[Parts]:
     """While the output matrix, and while the inner matrix is differentiated.
 
-    In both the piece's norm, its contribution and the gradient of the piece before are there. A gate adds itself, the
-    product with it, and both gradients.
+    In both the piece's norm, what the convolution makes of it, its contribution and the gradient of the piece before are
+    there. A gate adds itself, the product with it, and both gradients.
     """
     model = work.model
     E, F = model.embed_dim, model.feed_forward_dim
@@ -82,10 +93,11 @@ def undo_feed_forward(work: Work) -> list[Parts]:
     before = narrow if tokens < work.tokens else 0
     masks = narrow + wide if model.hidden_dropout else 0  # dropout's multipliers, which its gradient needs
     matrix, sums = E * F * work.element, feed_forward_weights(model) * work.element
+    convolved = num_convolved(model)
     num_wide = 6 if model.gated else 3  # before activation, after it, and the gradient of either
     return [
-        Parts(weight_gradients=sums + matrix, pieces=num_wide * wide + 2 * narrow + before + masks),
-        Parts(weight_gradients=sums + 2 * matrix, pieces=wide + 3 * narrow + before),
+        Parts(weight_gradients=sums + matrix, pieces=num_wide * wide + (2 + convolved) * narrow + before + masks),
+        Parts(weight_gradients=sums + 2 * matrix, pieces=wide + (3 + convolved) * narrow + before),
     ]
 
 
@@ -123,7 +135,7 @@ def undo_local(work: Work) -> list[Parts]:
     contribution = work.of_tokens(own, model.embed_dim)
     before = normed if own < work.tokens else 0
     matrix, sums = inner * model.embed_dim * work.element, attention_weights(model, "local") * work.element
-    turned = num_turned(model, "local")
+    turned, convolved = num_turned(model, "local"), num_convolved(model)
     statistics = Parts(lists=3 * work.of_tokens(seen, model.num_heads))
     # of the stream and of its gradient: what is borrowed, and what is sent or comes home for it
     borrowed = Parts(borrowed=4 * work.of_tokens(around, model.embed_dim))
@@ -131,8 +143,11 @@ def undo_local(work: Work) -> list[Parts]:
         # queries, keys, values, the result, and the gradients of these; queries and keys turned
         borrowed
         + statistics
-        + Parts(weight_gradients=sums + matrix, pieces=normed + (8 + turned) * heads + contribution + before),
-        borrowed + Parts(weight_gradients=sums + 4 * matrix, pieces=5 * normed + contribution + before),
+        + Parts(
+            weight_gradients=sums + matrix,
+            pieces=(1 + convolved) * normed + (8 + turned) * heads + contribution + before,
+        ),
+        borrowed + Parts(weight_gradients=sums + 4 * matrix, pieces=(5 + convolved) * normed + contribution + before),
     ]
 
 

@@ -13,6 +13,7 @@ from reformer_dist.model.budget import Budget
 VOCABULARY = 17
 OPTIONS: dict[str, Any] = {
     "norm": "rms",
+    "convolution": 6,
     "gated": True,
     "activation": "silu",
     "query_key_norm": True,

@@ -22,9 +22,9 @@ FLOAT = 4
 
 
 def _config(shards: int, layer: str, attention: str, **changes: Any) -> Config:
-    """One attention layer, so that all traffic is its, and embeddings as small as those of positions, so that hashes spread."""
+    """One attention layer, so that all traffic is its; embeddings as small as those of positions, so that hashes spread."""
     small = {"embed_dim": EMBED, "num_heads": 4, "feed_forward_dim": 8, "max_length": LENGTH, "num_hashes": 4}
-    small["embedding_std"] = 0.02
+    small |= {"embedding_std": 0.02, "convolution": 0}
     dropout = {"attention_dropout": 0.0, "hidden_dropout": 0.0}
     parallel = {"attention": attention}
     return make_config(
@@ -99,6 +99,19 @@ def test_local_attention_sends_a_window_to_a_neighbour(exchange: str) -> None:
     forward, backward = run_ranks(_step, 2, _config(2, "local", exchange), False)[0][0]
     assert forward == 15 * EMBED * FLOAT  # of the stream
     assert backward == 2 * forward  # the replay, and gradients
+
+
+@pytest.mark.parametrize(("layer", "exchange"), [("local", "heads"), ("full", "heads"), ("lsh", "buckets")])
+def test_a_convolution_sends_its_reach_to_a_neighbour(layer: str, exchange: str) -> None:
+    """For attention and feed-forward alike: before it of the stream, and in the replay again, with gradients."""
+    without, with_four = (
+        run_ranks(_step, 2, _config(2, layer, exchange, convolution=width, hash_seed=0), False)[0][0]
+        for width in (0, 4)
+    )
+    more = [four - none for four, none in zip(with_four, without, strict=True)]
+    if layer != "lsh":  # whose buckets are others
+        assert more == [2 * 3 * EMBED * FLOAT, 2 * 2 * 3 * EMBED * FLOAT]
+    assert sum(with_four) < 1.05 * sum(without) + 6 * 3 * EMBED * FLOAT
 
 
 @pytest.mark.parametrize("skewed", [False, True])

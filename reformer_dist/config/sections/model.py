@@ -41,6 +41,8 @@ class ModelConfig(Section):
         "linear",
     ] = "relu2"
     """Non-linearity of the feed-forward layers. gelu_tanh: GELU by its tanh approximation; relu2: ReLU squared."""
+    convolution: NonNegativeInt | None = None
+    """Tokens over which a short convolution goes before every layer, 0 for none. By default 4, but none in chunked and paper mode."""
     gated: bool = False
     """Multiply the non-linearity by a second projection (Shazeer 2020: SwiGLU with silu); feed_forward_dim is the width of each."""
     norm: Literal["layer", "rms"] = "layer"
@@ -114,9 +116,25 @@ class ModelConfig(Section):
         return self.head_dim or self.embed_dim // self.num_heads
 
     @property
+    def is_published(self) -> bool:
+        """Whether attention is of a mode that published models have, for which fields left open are what those models are."""
+        return not self.lsh_mode == self.local_mode == "window"
+
+    @property
     def is_rotary(self) -> bool:
         """Whether queries and keys are turned by their position, chosen or given."""
-        return self.lsh_mode == self.local_mode == "window" if self.rotary is None else self.rotary
+        return not self.is_published if self.rotary is None else self.rotary
+
+    @property
+    def convolution_width(self) -> int:
+        """Tokens K of the convolution, chosen or given."""
+        return (0 if self.is_published else 4) if self.convolution is None else self.convolution
+
+    @property
+    def convolution_reach(self) -> tuple[int, int]:
+        """Tokens before and after its own that the convolution adds to a token."""
+        others = max(0, self.convolution_width - 1)
+        return (others, 0) if self.causal else (others - others // 2, others // 2)
 
     @property
     def bucket_factors(self) -> tuple[int, ...]:

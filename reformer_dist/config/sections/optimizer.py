@@ -10,7 +10,7 @@ from reformer_dist.config.sections.section import Section
 class OptimizerConfig(Section):
     """AdamW, or Muon beside it, and the schedule of both."""
 
-    name: Literal["adamw", "muon"] = "adamw"
+    name: Literal["adamw", "muon"] = "muon"
     """adamw for all weights, or muon for the matrices of layers and adamw for the rest (embeddings, output layer, norms, biases)."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of AdamW's weights."""

@@ -4,7 +4,7 @@ In: tensors of this shard. Out: what other workers have made of theirs. Here is 
 itself; the exchanges of reformer_dist/parallel inherit it, and put something else into one of the places. `parallelize` puts
 them into a model.
 
-Legend: B batch, T tokens of this shard, H heads, D head dimension, R hash rounds, L and R tokens borrowed from either side.
+Legend: B batch, T tokens of this shard, H heads, D head dimension, R hash rounds.
 """
 
 from typing import Any
@@ -14,10 +14,14 @@ from torch import Tensor
 from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.reversible.borrowed_tokens import Neighbours
 
 
-class Exchange:
-    """How shards meet for attention and part again. All places are those of one worker; subclasses replace some."""
+class Exchange(Neighbours):
+    """How shards meet for attention and part again. All places are those of one worker; subclasses replace some.
+
+    Around a window they meet as `Neighbours` do.
+    """
 
     head_shards = 1
     """Workers among whom the heads of a head group are divided."""
@@ -45,16 +49,6 @@ class Exchange:
     def gather(self, x: Tensor) -> Tensor:
         """For measuring LSH attention: the tensors of all shards in order, [P, ...]."""
         return x[None]
-
-    def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Around a window: the neighbours' nearest tokens [B, L, ...] and [B, R, ...], differentiable.
-
-        At a sequence's ends there are fewer, or none.
-        """
-        return x_BT[:, :0], x_BT[:, :0]
-
-    def give_back(self, own_BT: Tensor, left_BL: Tensor, right_BR: Tensor) -> None:
-        """Send borrowed tokens' gradients home; add in place to `own_BT` those of the tokens that others borrowed."""
 
 
 class NoExchange(Exchange):

@@ -18,14 +18,24 @@ from torch.nn.functional import linear, normalize
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.kinds import KINDS
-from reformer_dist.model.attention.memory import Memory
+from reformer_dist.model.attention.memory import LayerMemory
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.convolution import RecentTokens, convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
-from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
+from reformer_dist.model.reversible.borrowed_tokens import (
+    Neighbours,
+    SurroundedTokens,
+    gradients_of,
+    surround,
+    undo_pieces,
+)
 from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves, pieces
+
+Near = tuple[SurroundedTokens, Context]
+"""A stream between borrowed tokens, and the place of the first of those."""
 
 
 def make_head_groups(config: ModelConfig, layer: int, budget: Budget) -> list[HeadGroup]:
@@ -45,7 +55,9 @@ class Attention(Layer):
         self.head_groups = make_head_groups(config, layer, budget)
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
-        for name, parameter in norm_parameters(config, E).items():
+        self.neighbours = Neighbours()
+        """Who lends what the convolution reaches beside the shard, for heads of kinds without a reach of their own."""
+        for name, parameter in (norm_parameters(config, E) | convolution_parameters(config)).items():
             self.register_parameter(name, parameter)
         for name in dict.fromkeys(name for group in self.head_groups for name in group.kind.projections):
             rows = self._rows(name, slice(0, config.num_heads))
@@ -55,21 +67,25 @@ class Attention(Layer):
             self.temperature = nn.Parameter(torch.full((config.num_heads,), config.head_width**0.5))
         self._names = [name for name, _ in self.named_parameters()]
 
-    def make_memories(self) -> list[Memory]:
-        """Empty memories for `decode`.
+    def make_memory(self) -> LayerMemory:
+        """An empty memory for `decode`.
 
         Raises:
             ValueError: what a token sees depends on later ones.
 
         """
-        return [group.kind.make_memory(group.heads, self.output_weight.dtype) for group in self.head_groups]
+        groups = [group.kind.make_memory(group.heads, self.output_weight.dtype) for group in self.head_groups]
+        return LayerMemory(RecentTokens(self.config), groups)
 
-    def decode(self, x_BTE: Tensor, context: Context, memories: Sequence[Memory]) -> Tensor:
-        """The contribution [B, T, E] to new tokens, which come after those in `memories` and are put there."""
+    def decode(self, x_BTE: Tensor, context: Context, memory: LayerMemory) -> Tensor:
+        """The contribution [B, T, E] to new tokens, which come after those in `memory` and are put there."""
         parameters = list(self.parameters())
+        before = memory.recent.before(x_BTE)
+        own = slice(before.shape[1], before.shape[1] + x_BTE.shape[1])
+        seen_BSE = torch.cat([before, x_BTE], dim=1)
         contributions = []
-        for group, memory in zip(self.head_groups, memories, strict=True):
-            attended_BTHD = memory.attend(self._project(x_BTE, group, parameters))
+        for group, of_group in zip(self.head_groups, memory.of_groups, strict=True):
+            attended_BTHD = of_group.attend(self._project(seen_BSE, own, None, group, parameters))
             contributions.append(self._join(attended_BTHD, context, 0, group, parameters))
         return _sum(contributions)
 
@@ -81,20 +97,25 @@ class Attention(Layer):
             return _sum([contribution for contribution, _ in at_once]), [known for _, known in at_once]
         out_BTE, now_found = torch.zeros_like(x_BTE), []
         groups = self._groups_for(x_BTE)
+        near = self._surround_heads(x_BTE, context)
         for group, known in zip(groups, found or [None] * len(groups), strict=True):
             if group.kind.reach is None:
-                known = self._add_heads(out_BTE, x_BTE, context, known, group, parameters)
+                known = self._add_heads(out_BTE, near, context, known, group, parameters)
             else:
                 self._add_pieces(out_BTE, x_BTE, context, group, parameters)
             now_found.append(known)
         return out_BTE, now_found
 
     def _undo(self, x_BTE: Tensor, context: Context, found: list[Any], addition: Addition, leaves: Leaves) -> None:
+        near = self._surround_heads(x_BTE, context)
+        grads = gradients_of(near[0], addition)
         for group, known in zip(self._groups_for(x_BTE), found, strict=True):
             if group.kind.reach is None:
-                self._undo_heads(x_BTE, context, known, group, addition, leaves)
+                self._undo_heads(near, context, known, group, addition, grads, leaves)
             else:
                 self._undo_pieces(x_BTE, context, group, addition, leaves)
+        if self._has_heads:
+            self.neighbours.give_back(grads.own, grads.left, grads.right)
 
     def _groups_for(self, x_BTE: Tensor) -> list[HeadGroup]:
         """The head groups of a stream: those of a kind with a reach whole, the others cut as its length demands."""
@@ -108,19 +129,20 @@ class Attention(Layer):
     ) -> tuple[Tensor, Any]:
         """Contribution and what was found, by differentiable operations on all tokens."""
         if group.kind.reach is None:
-            projected = self._project(x_BTE, group, parameters)
+            tokens, around = surround(x_BTE, context, self.neighbours)
+            own = slice(tokens.start, tokens.end)
+            projected = self._project(tokens.whole, own, around.documents_BT, group, parameters)
             attended_BTHD, found = group.attend(projected, context, None, self.training)
             return self._join(attended_BTHD, context, 0, group, parameters), found
-        tokens, around = _surround(x_BTE, context, group)
-        # Empty ends too, so that every worker takes part in giving back.
-        whole_BSE = torch.cat([tokens.left, x_BTE, tokens.right], dim=1)
+        tokens, around = surround(x_BTE, context, group.exchange)
+        whole_BSE = tokens.whole
         cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
         return self._attend_piece(group, around, whole_BSE, cut, parameters), None
 
     def _add_heads(
         self,
         out_BTE: Tensor,
-        x_BTE: Tensor,
+        near: Near,
         context: Context,
         found: Any,
         group: HeadGroup,
@@ -128,21 +150,28 @@ class Attention(Layer):
     ) -> Any:
         """Add some heads' contribution in place; returns what was found."""
         attended_BTHD, found = group.attend(
-            self._project_by_pieces(x_BTE, group, parameters), context, found, self.training
+            self._project_by_pieces(near, group, parameters), context, found, self.training
         )
-        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
+        for piece in pieces(out_BTE.shape[1], self.budget.projected_tokens):
             out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, group, parameters)
         return found
 
     def _undo_heads(
-        self, x_BTE: Tensor, context: Context, found: Any, group: HeadGroup, addition: Addition, leaves: Leaves
+        self,
+        near: Near,
+        context: Context,
+        found: Any,
+        group: HeadGroup,
+        addition: Addition,
+        grads_of_tokens: SurroundedTokens,
+        leaves: Leaves,
     ) -> None:
-        projected = self._project_by_pieces(x_BTE, group, leaves.parameters)
+        projected = self._project_by_pieces(near, group, leaves.parameters)
         with torch.enable_grad():
             projected = tuple(x.requires_grad_() for x in projected)
             attended_BTHD, _ = group.attend(projected, context, found, self.training)
         grad_BTHD = torch.empty_like(attended_BTHD)
-        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
+        for piece in pieces(attended_BTHD.shape[1], self.budget.projected_tokens):
             attended = attended_BTHD[:, piece].detach().requires_grad_()
             with torch.enable_grad():
                 contribution = self._join(attended, context, piece.start, group, leaves.parameters)
@@ -150,18 +179,20 @@ class Attention(Layer):
             (grad_BTHD[:, piece],) = leaves.pull([contribution], [addition.grad_BTE[:, piece]], [attended])
         grads = torch.autograd.grad(attended_BTHD, projected, grad_BTHD)
         del attended_BTHD, projected, grad_BTHD
-        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
-            x = x_BTE[:, piece].detach().requires_grad_()
+        tokens, around = near
+        for own, seen in self._near_cuts(tokens):
+            x = tokens.read(seen).detach().requires_grad_()
             with torch.enable_grad():
-                parts = self._project(x, group, leaves.parameters)
-            (gradient,) = leaves.pull(parts, [grad[:, piece] for grad in grads], [x])
-            addition.grad_input_BTE[:, piece] += gradient
+                parts = self._project(x, _within(own, seen), around.documents_of(seen), group, leaves.parameters)
+            here = tokens.in_shard(own)
+            (gradient,) = leaves.pull(parts, [grad[:, here] for grad in grads], [x])
+            grads_of_tokens.add(seen, gradient)
 
     def _add_pieces(
         self, out_BTE: Tensor, x_BTE: Tensor, context: Context, group: HeadGroup, parameters: Sequence[Tensor]
     ) -> None:
         """Add the contribution of heads whose kind has a reach, in place."""
-        tokens, around = _surround(x_BTE, context, group)
+        tokens, around = surround(x_BTE, context, group.exchange)
         for cut in self._cuts(tokens, group):
             own, seen = cut
             out_BTE[:, tokens.in_shard(own)] += self._attend_piece(group, around, tokens.read(seen), cut, parameters)
@@ -169,7 +200,7 @@ class Attention(Layer):
     def _undo_pieces(
         self, x_BTE: Tensor, context: Context, group: HeadGroup, addition: Addition, leaves: Leaves
     ) -> None:
-        tokens, around = _surround(x_BTE, context, group)
+        tokens, around = surround(x_BTE, context, group.exchange)
         piece = partial(self._attend_piece, group, around)
         grads = undo_pieces(piece, tokens, self._cuts(tokens, group), addition, leaves)
         group.exchange.give_back(grads.own, grads.left, grads.right)
@@ -179,20 +210,44 @@ class Attention(Layer):
     ) -> Tensor:
         """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is."""
         own, seen = cut
-        documents_BT = None if around.documents_BT is None else around.documents_BT[:, seen]
-        here = replace(around, documents_BT=documents_BT, first_position=around.first_position + seen.start)
-        attended_BSHD, _ = group.attend(self._project(x_BSE, group, parameters), here, None, self.training)
-        attended_BTHD = attended_BSHD[:, own.start - seen.start : own.stop - seen.start]
+        assert group.kind.reach is not None
+        before, after = group.kind.reach
+        met = slice(max(seen.start, own.start - before), min(own.stop + after, seen.stop))
+        projected = self._project(x_BSE, _within(met, seen), around.documents_of(seen), group, parameters)
+        first_position = around.first_position + met.start
+        here = replace(around, documents_BT=around.documents_of(met), first_position=first_position)
+        attended_BSHD, _ = group.attend(projected, here, None, self.training)
+        attended_BTHD = attended_BSHD[:, _within(own, met)]
         return self._join(attended_BTHD, around, own.start, group, parameters)
 
     def _cuts(self, tokens: SurroundedTokens, group: HeadGroup) -> Iterator[Cut]:
         assert group.kind.reach is not None
-        return tokens.cuts(max(self.budget.projected_tokens, group.kind.shortest_piece), *group.kind.reach)
+        reach = (own + near for own, near in zip(group.kind.reach, self.config.convolution_reach, strict=True))
+        return tokens.cuts(max(self.budget.projected_tokens, group.kind.shortest_piece), *reach)
 
-    def _project(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The kind's projections of some heads, each [B, T, H, D]."""
+    def _near_cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
+        return tokens.cuts(self.budget.projected_tokens, *self.config.convolution_reach)
+
+    def _surround_heads(self, x_BTE: Tensor, context: Context) -> Near:
+        """The stream between those tokens that heads of kinds without a reach need for their convolution."""
+        return surround(x_BTE, context, self.neighbours if self._has_heads else Neighbours())
+
+    @property
+    def _has_heads(self) -> bool:
+        """Whether some heads are of a kind without a reach."""
+        return any(group.kind.reach is None for group in self.head_groups)
+
+    def _project(
+        self,
+        x_BSE: Tensor,
+        wanted: slice,
+        documents_BS: Tensor | None,
+        group: HeadGroup,
+        parameters: Sequence[Tensor],
+    ) -> tuple[Tensor, ...]:
+        """The kind's projections of some heads and of the wanted tokens, each [B, T, H, D]; the others stand around them."""
         own = self._by_name(parameters)
-        x_BTE = normalise(x_BTE, own, self.config)
+        x_BTE = convolve(normalise(x_BSE, own, self.config), own, documents_BS, self.config)[:, wanted]
         projected = {}
         for name in group.kind.projections:
             weight = own[f"{name}_weight"][self._rows(name, group.heads)]
@@ -203,15 +258,17 @@ class Attention(Layer):
                 projected[name] = _at_temperature(projected[name], None if name == "key" else temperature_H1)
         return tuple(projected.values())
 
-    def _project_by_pieces(self, x_BTE: Tensor, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The same, without the normalised stream ever being whole."""
+    def _project_by_pieces(self, near: Near, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The same of all tokens of the shard, without the normalised stream ever being whole."""
+        tokens, around = near
         whole: list[Tensor] = []
-        for piece in pieces(x_BTE.shape[1], self.budget.projected_tokens):
-            parts = self._project(x_BTE[:, piece], group, parameters)
+        for own, seen in self._near_cuts(tokens):
+            documents_BS = around.documents_of(seen)
+            parts = self._project(tokens.read(seen), _within(own, seen), documents_BS, group, parameters)
             if not whole:
-                whole = [part.new_empty(*x_BTE.shape[:2], *part.shape[2:]) for part in parts]
+                whole = [part.new_empty(*tokens.own.shape[:2], *part.shape[2:]) for part in parts]
             for x, part in zip(whole, parts, strict=True):
-                x[:, piece] = part
+                x[:, tokens.in_shard(own)] = part
         return tuple(whole)
 
     def _join(
@@ -243,14 +300,9 @@ def _at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
     return unit_BTHD * (x_BTHD.shape[-1] ** 0.5 if temperature_H1 is None else temperature_H1)
 
 
-def _surround(x_BTE: Tensor, context: Context, group: HeadGroup) -> tuple[SurroundedTokens, Context]:
-    """The stream between its neighbours' tokens, and the place of the first of those."""
-    tokens = SurroundedTokens(x_BTE, *group.exchange.borrow(x_BTE))
-    documents_BS = context.documents_BT
-    if documents_BS is not None:
-        left, right = group.exchange.borrow(documents_BS)
-        documents_BS = torch.cat([left, documents_BS, right], dim=1)
-    return tokens, replace(context, documents_BT=documents_BS, first_position=context.first_position - tokens.start)
+def _within(part: slice, whole: slice) -> slice:
+    """A part of a slice, counted from the slice's start."""
+    return slice(part.start - whole.start, part.stop - whole.start)
 
 
 def _sum(contributions: Sequence[Tensor]) -> Tensor:

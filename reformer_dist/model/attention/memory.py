@@ -5,12 +5,15 @@ In: projections of new tokens [B, T, H, D]. Out: their results, equal to those o
 Legend: B batch, T tokens, H heads, D head dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+from reformer_dist.model.layers.convolution import RecentTokens
 
 
 class Memory(Protocol):
@@ -18,6 +21,16 @@ class Memory(Protocol):
 
     def attend(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Results [B, T, H, D] of new tokens, which are then remembered; `tensors` are their kind's projections."""
+
+
+@dataclass(frozen=True)
+class LayerMemory:
+    """What an attention layer keeps of the tokens so far."""
+
+    recent: RecentTokens
+    """Its input, as far as the convolution reaches back."""
+    of_groups: Sequence[Memory]
+    """What each head group keeps."""
 
 
 class GrowingRows:

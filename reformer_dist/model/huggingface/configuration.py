@@ -41,6 +41,7 @@ _CHUNK_SIZES = {"feed_forward_chunk": "chunk_size_feed_forward", "loss_chunk": "
 
 _FIXED: dict[str, Any] = {
     "rotary": False,
+    "convolution": 0,
     "gated": False,
     "norm": "layer",
     "query_key_norm": False,
@@ -178,7 +179,7 @@ def _check_writable(config: ModelConfig) -> None:
                 f"model.layers = {config.layers}: Hugging Face's Reformer has no {layer} layers; local and lsh work"
             )
     for name, works in _FIXED.items():
-        value = config.is_rotary if name == "rotary" else getattr(config, name)
+        value = {"rotary": config.is_rotary, "convolution": config.convolution_width}.get(name, getattr(config, name))
         if value != works:
             raise ConfigError(
                 f"model.{name} = {value}: Hugging Face's Reformer cannot; {works} works, with other weights"

@@ -2,10 +2,10 @@
 
 In: a stream [B, T, E]. Out: [B, T, E]; the inner activations [B, chunk, feed_forward_dim] exist for one chunk at a time.
 
-Legend: B batch, T tokens of this shard, E model dimension.
+Legend: B batch, T tokens of this shard, S with those around them, E model dimension.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,11 @@ from torch.nn.functional import linear
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.convolution import RecentTokens, convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
-from reformer_dist.model.reversible.borrowed_tokens import SurroundedTokens, undo_pieces
+from reformer_dist.model.reversible.borrowed_tokens import Neighbours, SurroundedTokens, surround, undo_pieces
 from reformer_dist.model.reversible.layer import Layer
-from reformer_dist.model.reversible.recomputation import map_tokens
 from reformer_dist.model.reversible.undoing import Addition, Cut, Leaves
 
 
@@ -60,13 +60,15 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class FeedForward(Layer):
-    """A norm, a wider layer, a non-linearity and the projection back."""
+    """A norm, a short convolution, a wider layer, a non-linearity and the projection back."""
 
     def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
         self.config, self.layer, self.budget = config, layer, budget
+        self.neighbours = Neighbours()
+        """Who lends the tokens that the convolution reaches beside the shard; `parallelize` puts them in."""
         E, inner = config.embed_dim, config.feed_forward_dim
-        for name, parameter in norm_parameters(config, E).items():
+        for name, parameter in (norm_parameters(config, E) | convolution_parameters(config)).items():
             self.register_parameter(name, parameter)
         self.inner_weight, self.inner_bias = nn.Parameter(torch.empty(inner, E)), nn.Parameter(torch.zeros(inner))
         if config.gated:
@@ -74,28 +76,44 @@ class FeedForward(Layer):
         self.output_weight, self.output_bias = nn.Parameter(torch.empty(E, inner)), nn.Parameter(torch.zeros(E))
         self._names = [name for name, _ in self.named_parameters()]
 
-    def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
-        def piece(start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-            return self._piece(inputs[0], context, start, parameters)
+    def decode(self, x_BTE: Tensor, context: Context, recent: RecentTokens) -> Tensor:
+        """The contribution [B, T, E] to new tokens, which come after those in `recent` and are put there."""
+        before = recent.before(x_BTE)
+        own = slice(before.shape[1], before.shape[1] + x_BTE.shape[1])
+        seen_BSE = torch.cat([before, x_BTE], dim=1)
+        return self._piece(context, seen_BSE, (own, slice(0, own.stop)), list(self.parameters()))
 
-        return map_tokens(piece, self.budget.feed_forward_tokens, [x_BTE], list(self.parameters())), None
+    def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
+        parameters = list(self.parameters())
+        tokens, around = surround(x_BTE, context, self.neighbours)
+        if torch.is_grad_enabled():
+            whole_BSE = tokens.whole
+            cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
+            return self._piece(around, whole_BSE, cut, parameters), None
+        out_BTE = torch.empty_like(x_BTE)
+        for own, seen in self._cuts(tokens):
+            out_BTE[:, tokens.in_shard(own)] = self._piece(around, tokens.read(seen), (own, seen), parameters)
+        return out_BTE, None
 
     def _undo(self, x_BTE: Tensor, context: Context, found: None, addition: Addition, leaves: Leaves) -> None:
-        def piece(x: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
-            return self._piece(x, context, cut[0].start, parameters)
+        tokens, around = surround(x_BTE, context, self.neighbours)
+        grads = undo_pieces(partial(self._piece, around), tokens, self._cuts(tokens), addition, leaves)
+        self.neighbours.give_back(grads.own, grads.left, grads.right)
 
-        tokens = SurroundedTokens(x_BTE, x_BTE[:, :0], x_BTE[:, :0])
-        undo_pieces(piece, tokens, tokens.cuts(self.budget.feed_forward_tokens, 0, 0), addition, leaves)
+    def _cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
+        return tokens.cuts(self.budget.feed_forward_tokens, *self.config.convolution_reach)
 
-    def _piece(self, x: Tensor, context: Context, start: int, parameters: Sequence[Tensor]) -> Tensor:
-        own = dict(zip(self._names, parameters, strict=True))
-        x = normalise(x, own, self.config)
-        inner = ACTIVATIONS[self.config.activation](linear(x, own["inner_weight"], own["inner_bias"]))
+    def _piece(self, around: Context, x_BSE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
+        """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is."""
+        weights, (own, seen) = dict(zip(self._names, parameters, strict=True)), cut
+        x = convolve(normalise(x_BSE, weights, self.config), weights, around.documents_of(seen), self.config)
+        x = x[:, own.start - seen.start : own.stop - seen.start]
+        inner = ACTIVATIONS[self.config.activation](linear(x, weights["inner_weight"], weights["inner_bias"]))
         if self.config.gated:
-            inner = inner * linear(x, own["gate_weight"], own["gate_bias"])
-        inner = self._dropout(inner, context, start, Use.FEED_FORWARD_INNER)
-        x = linear(inner, own["output_weight"], own["output_bias"])
-        return self._dropout(x, context, start, Use.FEED_FORWARD_OUTPUT)
+            inner = inner * linear(x, weights["gate_weight"], weights["gate_bias"])
+        inner = self._dropout(inner, around, own.start, Use.FEED_FORWARD_INNER)
+        x = linear(inner, weights["output_weight"], weights["output_bias"])
+        return self._dropout(x, around, own.start, Use.FEED_FORWARD_OUTPUT)
 
     def _dropout(self, x: Tensor, context: Context, start: int, use: Use) -> Tensor:
         if not self.training or self.config.hidden_dropout == 0:

@@ -46,7 +46,7 @@ def make_optimizer(
 ) -> torch.optim.AdamW | Muon:
     """AdamW, or Muon with AdamW inside; each group of weights has its peak rate as `peak_lr`.
 
-    Weight decay leaves out biases, norms and position embeddings.
+    Weight decay leaves out biases, norms, convolutions and position embeddings.
 
     Args:
         model: what is trained, on its device and in its dtype.
@@ -60,7 +60,7 @@ def make_optimizer(
         if config.name == "muon" and _is_layer_matrix(name, parameter):
             matrices[name] = parameter
         else:
-            (decayed if parameter.ndim >= 2 and "position" not in name else plain).append(parameter)
+            (decayed if parameter.ndim == 2 and "position" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
     for group in adamw.param_groups:

@@ -187,6 +187,7 @@ def test_damaged_shards(folder: Path) -> None:
         {"layers": ("local", "full")},
         {"tie_embeddings": True},
         {"rotary": True},
+        {"convolution": 3},
         {"gated": True},
         {"norm": "rms"},
         {"query_key_norm": True},

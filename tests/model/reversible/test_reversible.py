@@ -127,10 +127,14 @@ def test_frozen_embeddings_of_both_kinds_leave_the_blocks_their_gradients() -> N
 
 
 def test_gradients_under_autocast() -> None:
-    """bfloat16 rounds at 4e-3; without autocast in the replay gradients differ by more than this in the worst place."""
+    """Without autocast in the undoing they differ by 4e-3.
+
+    Feed-forward layers go in one piece, since a weight's gradient in bfloat16 is rounded once a piece, and plain autograd
+    has one.
+    """
     gradients = []
     for reversible in (True, False):
-        model = make_model(reversible=reversible, **DROPOUT).float().train()
+        model = make_model(reversible=reversible, feed_forward_chunk=LENGTH, **DROPOUT).float().train()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss, count = model.loss(draw_tokens(LENGTH), draw_tokens(LENGTH, seed=1), step=2)
         (loss / count).backward()
