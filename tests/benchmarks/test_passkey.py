@@ -1,4 +1,4 @@
-"""The passkey benchmark: its sequences, that buckets follow the length, a run that goes on where it ended, tables and picture.
+"""The passkey benchmark: its sequences, buckets that follow the length, a run that goes on where it ended, its table."""
 
 import csv
 from collections import Counter

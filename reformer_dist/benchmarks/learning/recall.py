@@ -51,11 +51,12 @@ SIZES = {
     "small": Size(
         settings=SETTINGS[:2],
         widths=(64,),
-        learning_rates=(5e-3,),
-        tokens=4096,
+        learning_rates=(3e-3,),
+        tokens=2048,
         steps=600,
-        vocabulary=256,
-        variants=("full", "lsh-4", "local"),
+        vocabulary=64,
+        variants=("full", "shared", "local,lsh-4", "local"),
+        recipes=("convolution",),
     ),
     "paper": Size(settings=SETTINGS, widths=(64, 128), learning_rates=(2.2e-3, 1e-2, 4.6e-4), tokens=4096, steps=4000),
 }

@@ -20,31 +20,40 @@ from reformer_dist.model.attention.lsh.kind import Hashed, LSHKind
 from reformer_dist.model.context import Context
 from reformer_dist.model.reformer import ReformerLM
 
+SHARE = 8
+"""The window of LSH and of local attention is this part of the sequence. With the default number of buckets, twice as many,
+a query sees on average a 16th of the tokens before it in a round, if hashes are spread evenly."""
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "full": {"layers": ("full", "full")},
+    "shared": {"layers": ("lsh", "lsh"), "num_hashes": 1, "num_buckets": 1},
     "lsh-4": {"layers": ("lsh", "lsh"), "num_hashes": 4},
+    "local,lsh-4": {"layers": ("local", "lsh"), "num_hashes": 4},
     "local": {"layers": ("local", "local")},
     "lsh-2": {"layers": ("lsh", "lsh"), "num_hashes": 2},
     "lsh-1": {"layers": ("lsh", "lsh"), "num_hashes": 1},
 }
-"""Fields of the model section by the name of an attention, the most telling first."""
-RECIPES: Mapping[str, Mapping[str, Any]] = {"plain": {"positions": "learned"}}
-"""Fields of the model section by the name of a recipe; they go with every variant."""
-SHARE = 8
-"""The window of LSH and of local attention is this part of the sequence. With the default number of buckets, twice as many,
-a query sees on average a 16th of the tokens before it in a round, if hashes are spread evenly."""
+"""Fields of the model section by the name of an attention, the most telling first. `shared` is full attention whose queries
+are its keys: one bucket, and a window as long as the sequence. What lsh has less than that is what hashing loses."""
+_COMMON = {"positions": "learned", "tie_embeddings": True, "embedding_std": 0.2}
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "convolution": {**_COMMON, "convolution": 4},
+    "plain": {**_COMMON, "convolution": 0},
+}
+"""Fields of the model section by the name of a recipe; they go with every variant. In all of them the output layer has the
+embedding's weights, as in the protocol: a value is said by copying it, and not learned anew for each of thousands."""
 
 
 def model_config(variant: str, recipe: str, length: int, width: int, vocabulary: int, seed: int) -> ModelConfig:
     """The model of a cell: two layers, one head, causal, window mode."""
+    window = length if variant == "shared" else length // SHARE
     fields: dict[str, Any] = {
         "vocab_size": vocabulary,
         "embed_dim": width,
         "num_heads": 1,
         "feed_forward_dim": 4 * width,
         "max_length": length,
-        "lsh_window": length // SHARE,
-        "local_window": length // SHARE,
+        "lsh_window": window,
+        "local_window": window,
         "seed": seed,
     }
     return ModelConfig(**{**fields, **VARIANTS[variant], **RECIPES[recipe]})
