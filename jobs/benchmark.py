@@ -2,20 +2,26 @@
 
 import argparse
 import importlib
+from functools import partial
 from pathlib import Path
+
+from reformer_dist.cli import answer
 
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "kernels", "peaks", "optimizer")},
-    **{
-        name: f"learning.{name}"
-        for name in ("duplication", "duplication_corpus", "buckets", "ties", "recall", "passkey")
-    },
+    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
+    "quality": "learning.quality.suite",
+    "ablation": "learning.quality.ablation",
+    "recall": "learning.recall.mqar",
+    "passkey": "learning.recall.passkey",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
+TAKE_TEXT = ("quality", "ablation")
+"""Suites whose `run` takes a text to learn, and seeds."""
 
 
 def main() -> None:
@@ -28,9 +34,16 @@ def main() -> None:
         "--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
+    of = " and ".join(TAKE_TEXT)
+    parser.add_argument("--text", type=Path, help=f"{of}: a file to learn (the standard library's source)")
+    parser.add_argument("--seeds", type=int, nargs="+", help=f"{of}: trainings of each kind (the size's seeds)")
     arguments = parser.parse_args()
+    given = {name: value for name in ("text", "seeds") if (value := getattr(arguments, name)) is not None}
+    if given and (other := next((suite for suite in arguments.suite if suite not in TAKE_TEXT), None)):
+        parser.error(f"--{next(iter(given))} does not go with --suite {other}; {of} take it")
     for suite in arguments.suite:
-        importlib.import_module(f"reformer_dist.benchmarks.{SUITES[suite]}").run(arguments.size, arguments.output)
+        module = importlib.import_module(f"reformer_dist.benchmarks.{SUITES[suite]}")
+        answer(partial(module.run, arguments.size, arguments.output, **given))
 
 
 if __name__ == "__main__":

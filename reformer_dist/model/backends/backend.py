@@ -1,7 +1,8 @@
 """The interface of a backend: the code that computes attention for some devices and dtypes.
 
 A backend declares what it serves, attends in blocks of ordered tokens or rows, forward and backward, and may bring its own
-code for hashing and for moving rows; torch's code stands for what it does not bring. The file choice.py knows all backends.
+code for hashing, for convolving and for moving rows; torch's code stands for what it does not bring. The file choice.py
+knows all backends.
 
 Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors, M rows, X columns.
 """
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from reformer_dist.model.backends.description import OrderedRows, OrderedTokens
 from reformer_dist.model.backends.plain.combination import RunningCombination
+from reformer_dist.model.backends.plain.convolution import convolve_by_shifts, convolve_by_shifts_backward
 from reformer_dist.model.backends.plain.hashing import hash_by_rotations
 from reformer_dist.model.budget import Budget
 
@@ -133,6 +135,24 @@ class Backend(ABC):
     def hash(self, qk_BTHD: Tensor, rotations: Tensor, factors: Sequence[int], budget: Budget) -> Tensor:
         """Bucket of every token [B, H, R, T]; see `hash_buckets` of model/attention/lsh/hashing.py."""
         return hash_by_rotations(qk_BTHD, rotations, factors, budget.rotated_elements)
+
+    def convolve(self, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int) -> Tensor:
+        """A stream and, added to it, a weighted sum of each token's nearest.
+
+        Args:
+            x_BSE: the stream; tokens before the first and behind the last count as zeros.
+            weight_E1K: of each feature; the last column is that of the token furthest ahead.
+            documents_BS: document of each token; tokens add only what is of their own. -1 is padding, which stays as it is.
+            after: how many of the K tokens lie behind a token; the others are itself and those before it.
+
+        """
+        return convolve_by_shifts(x_BSE, weight_E1K, documents_BS, after)
+
+    def convolve_backward(
+        self, grad_BSE: Tensor, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int
+    ) -> tuple[Tensor, Tensor]:
+        """Gradients of the stream and of the weights."""
+        return convolve_by_shifts_backward(grad_BSE, x_BSE, weight_E1K, documents_BS, after)
 
     def take_rows(self, parts: list[Tensor], rows: Tensor) -> Tensor:
         """The same rows of several matrices [., X_p] side by side, [M, sum of X_p]."""

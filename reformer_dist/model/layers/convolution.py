@@ -4,19 +4,18 @@ In: a normalised stream. Out: the stream and, added to it, a weighted sum of its
 before it, or on either side where the model is not causal. Tokens mix with those of their own document alone. So a layer
 knows what stands beside a token before it projects anything, and LSH hashes tokens by their neighbourhood.
 
-The sums are shifted copies, which on a CPU are faster than torch's convolution.
-
 Legend: B batch, T tokens, S with those around them, E model dimension, K width of the convolution.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.model.backends.description import PADDING
+from reformer_dist.model.backends.backend import Backend, Work
+from reformer_dist.model.backends.choice import choose
 
 WEIGHT = "convolution_weight"
 """Name of the parameter of a layer that has a convolution."""
@@ -42,47 +41,24 @@ def convolve(
     """
     if not config.convolution_width:
         return x_BSE
-    return _Convolution.apply(x_BSE, parameters[WEIGHT], documents_BS, config.convolution_reach[1])
+    weight_E1K = parameters[WEIGHT]
+    backend = choose(Work(x_BSE.device, x_BSE.dtype, 1, kernel=config.attention_kernel))
+    return _Convolution.apply(x_BSE, weight_E1K, documents_BS, config.convolution_reach[1], backend)
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, documents: Tensor | None, after: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, documents: Tensor | None, after: int, backend: Backend) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.documents, ctx.after = documents, after
-        out = x.clone()
-        for column, to, source in _shifts(weight.shape[-1], after):
-            out[:, to].addcmul_(_same(x[:, source], documents, to, source), weight[:, 0, column])
-        return out
+        ctx.documents, ctx.after, ctx.backend = documents, after, backend
+        return backend.convolve(x, weight, documents, after)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        grad_x, grad_weight = grad.clone(), torch.empty_like(weight)
-        for column, to, source in _shifts(weight.shape[-1], ctx.after):
-            here = _same(grad[:, to], ctx.documents, to, source)
-            grad_x[:, source].addcmul_(here, weight[:, 0, column])
-            grad_weight[:, 0, column] = (here * x[:, source]).sum((0, 1))
-        return grad_x, grad_weight, None, None
-
-
-def _shifts(width: int, after: int) -> Iterator[tuple[int, slice, slice]]:
-    """For each column the tokens that get something, and those that it comes from."""
-    for column in range(width):
-        ahead = column + after - (width - 1)  # negative: a token before
-        if ahead <= 0:
-            yield column, slice(-ahead, None), slice(None, ahead or None)
-        else:
-            yield column, slice(None, -ahead), slice(ahead, None)
-
-
-def _same(x_BTE: Tensor, documents_BS: Tensor | None, to: slice, source: slice) -> Tensor:
-    """The tokens, zero where the two that a shift brings together are of different documents or padding."""
-    if documents_BS is None:
-        return x_BTE
-    same_BT = (documents_BS[:, to] == documents_BS[:, source]) & (documents_BS[:, to] != PADDING)
-    return x_BTE * same_BT[..., None].to(x_BTE.dtype)
+        grad_x, grad_weight = ctx.backend.convolve_backward(grad, x, weight, ctx.documents, ctx.after)
+        return grad_x, grad_weight, None, None, None
 
 
 class RecentTokens:

@@ -31,20 +31,25 @@ def reference(x_BTE: Tensor, weight_E1K: Tensor, documents_BT: Tensor | None, re
     return out
 
 
+@pytest.mark.parametrize("kernel", ["auto", "plain"])
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("width", [1, 2, 4, 5])
-def test_equals_torchs(width: int, causal: bool, packed: bool) -> None:
-    config = make_config(convolution=width, causal=causal)
+def test_equals_torchs(width: int, causal: bool, packed: bool, kernel: str) -> None:
+    config = make_config(convolution=width, causal=causal, attention_kernel=kernel)
     x, weight = draw(2, 9, 6), draw(6, 1, width, seed=1)
     documents = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 3, 3], [0, 1, 1, 1, 1, 1, 1, -1, -1]]) if packed else None
     found = convolve(x, {WEIGHT: weight}, documents, config)
     torch.testing.assert_close(found, reference(x, weight, documents, config.convolution_reach))
 
 
+@pytest.mark.parametrize("kernel", ["auto", "plain"])
 @pytest.mark.parametrize("causal", [True, False])
-def test_gradients(causal: bool) -> None:
-    config, documents = make_config(convolution=3, causal=causal), torch.tensor([[0, 0, 1, 1, 1]])
+def test_gradients(causal: bool, kernel: str) -> None:
+    config, documents = (
+        make_config(convolution=3, causal=causal, attention_kernel=kernel),
+        torch.tensor([[0, 0, 1, 1, 1]]),
+    )
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
         return convolve(x, {WEIGHT: weight}, documents, config)
@@ -74,3 +79,15 @@ def test_recent_tokens_are_those_before() -> None:
     recent, x = RecentTokens(make_config(convolution=4)), draw(1, 9, 6)
     for start, stop, kept in ((0, 2, 0), (2, 3, 0), (3, 8, 0), (8, 9, 5)):
         assert torch.equal(recent.before(x[:, start:stop]), x[:, kept:start])
+
+
+def test_many_tokens_have_the_readable_forms_gradients() -> None:
+    """More than are summed together, in both forms."""
+    x, weight, grads = draw(2, 700, 6), draw(6, 1, 4, seed=1), []
+    for kernel in ("auto", "plain"):
+        leaves = [x.clone().requires_grad_(), weight.clone().requires_grad_()]
+        config = make_config(convolution=4, attention_kernel=kernel)
+        convolve(leaves[0], {WEIGHT: leaves[1]}, None, config).square().sum().backward()
+        grads.append([leaf.grad for leaf in leaves])
+    for ours, plain in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, plain)

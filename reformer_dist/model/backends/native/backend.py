@@ -23,7 +23,7 @@ _NO_DROPOUT = (0.0, 1.0)  # threshold and scale
 
 
 class Native(Backend):
-    """What the operators of attend.cpp, buckets.cpp and routed.cpp compute."""
+    """What the operators of attend.cpp, buckets.cpp, convolution.cpp and routed.cpp compute."""
 
     noun = "the compiled operators"
     device_type = "cpu"
@@ -54,6 +54,20 @@ class Native(Backend):
         """See `Backend`."""
         rotations_HDRF = (rotations[None] if rotations.dim() == 3 else rotations).to(qk_BTHD.dtype)
         return torch.ops.reformer_dist.hash(_with_rows(qk_BTHD.detach()), rotations_HDRF, factors)
+
+    def convolve(self, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int) -> Tensor:
+        """See `Backend`."""
+        documents_BS = None if documents_BS is None else documents_BS.expand(x_BSE.shape[:2]).contiguous()
+        return torch.ops.reformer_dist.convolve(x_BSE.contiguous(), weight_E1K, documents_BS, after)
+
+    def convolve_backward(
+        self, grad_BSE: Tensor, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int
+    ) -> tuple[Tensor, Tensor]:
+        """See `Backend`."""
+        documents_BS = None if documents_BS is None else documents_BS.expand(x_BSE.shape[:2]).contiguous()
+        return torch.ops.reformer_dist.convolve_backward(
+            grad_BSE.contiguous(), x_BSE.contiguous(), weight_E1K, documents_BS, after
+        )
 
     def take_rows(self, parts: list[Tensor], rows: Tensor) -> Tensor:
         """See `Backend`."""
