@@ -8,12 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from reformer_dist.benchmarks.learning import passkey
-from reformer_dist.benchmarks.learning.book import Row
-from reformer_dist.benchmarks.learning.passkey import SIZES, ask, cells, model_config
-from reformer_dist.benchmarks.learning.passkey_report import Asked, Found, figure, tables
-from reformer_dist.benchmarks.learning.passkey_task import MARKER, NUM_SYMBOLS, SYMBOLS, VOCABULARY, found, passkeys
-from reformer_dist.benchmarks.learning.recall_model import ScoredLM
+from reformer_dist.benchmarks.learning.recall import passkey
+from reformer_dist.benchmarks.learning.recall.book import Row
+from reformer_dist.benchmarks.learning.recall.model import ScoredLM
+from reformer_dist.benchmarks.learning.recall.passkey import SIZES, ask, cells, model_config
+from reformer_dist.benchmarks.learning.recall.passkey_report import Asked, Found, figure, tables
+from reformer_dist.benchmarks.learning.recall.passkey_task import (
+    MARKER,
+    NUM_SYMBOLS,
+    SYMBOLS,
+    VOCABULARY,
+    found,
+    passkeys,
+)
 
 TINY = replace(
     SIZES["small"], trained=48, lengths=(48, 96), longest_full=48, depths=3, questions=2, steps=2, tokens=96, width=32

@@ -12,7 +12,7 @@ Legend: B sequences, T tokens, Q scored positions, one for each symbol of the pa
 import torch
 from torch import Tensor
 
-from reformer_dist.benchmarks.learning.recall_task import Examples
+from reformer_dist.benchmarks.learning.recall.mqar_task import Examples
 
 MARKER = 0
 """Stands before the passkey, and at the end; nowhere else."""

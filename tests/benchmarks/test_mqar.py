@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from reformer_dist.benchmarks.learning import recall, recall_model
-from reformer_dist.benchmarks.learning.book import Book
-from reformer_dist.benchmarks.learning.recall import SIZES, cells
-from reformer_dist.benchmarks.learning.recall_model import ScoredLM, keys_of_exact, model_config, watched
-from reformer_dist.benchmarks.learning.recall_report import best, figure, tables
-from reformer_dist.benchmarks.learning.recall_task import POWER, SETTINGS, mqar
-from reformer_dist.benchmarks.learning.recall_training import Cell, Outcome, Training, accuracy_of, rate_at, train
+from reformer_dist.benchmarks.learning.recall import mqar
+from reformer_dist.benchmarks.learning.recall.book import Book
+from reformer_dist.benchmarks.learning.recall.model import VARIANTS, ScoredLM, keys_of_exact, model_config, watched
+from reformer_dist.benchmarks.learning.recall.mqar import SIZES, cells
+from reformer_dist.benchmarks.learning.recall.mqar_report import best, figure, tables
+from reformer_dist.benchmarks.learning.recall.mqar_task import POWER, SETTINGS, mqar_examples
+from reformer_dist.benchmarks.learning.recall.mqar_training import Cell, Outcome, Training, accuracy_of, rate_at, train
 
 TINY = Training(batch_size=32, steps=60, warm_up=10, evaluate_every=20, held_out=64, vocabulary=32)
 CELL = Cell("convolution", "full", 16, 2, 32, 1e-2, 0)
@@ -24,7 +24,7 @@ OUTCOME = Outcome(accuracy=0.5, loss=1.0, steps=10, cpu_seconds=2.5, keys_seen=8
 
 @pytest.mark.parametrize(("length", "pairs"), [*SETTINGS, (16, 4), (40, 3)])
 def test_every_query_has_its_pair_before_it_and_the_label_is_its_value(length: int, pairs: int) -> None:
-    drawn = mqar(20, length, pairs, torch.Generator().manual_seed(1))
+    drawn = mqar_examples(20, length, pairs, torch.Generator().manual_seed(1))
     assert drawn.tokens_BT.shape == (20, length)
     assert drawn.tokens_BT.max() < 8192
     for tokens, queries, answers in zip(
@@ -45,7 +45,7 @@ def test_every_query_has_its_pair_before_it_and_the_label_is_its_value(length: i
 def test_places_of_queries_follow_the_power_law() -> None:
     """The place of the first key's query, which is drawn first and so without regard to the others."""
     number, length, pairs = 20_000, 64, 4
-    drawn = mqar(number, length, pairs, torch.Generator().manual_seed(0), vocabulary=64)
+    drawn = mqar_examples(number, length, pairs, torch.Generator().manual_seed(0), vocabulary=64)
     found = Counter(((drawn.queries_BQ[:, 0] - 2 * pairs) // 2).tolist())
     weights = [(gap + 1) ** (POWER - 1) for gap in range((length - 2 * pairs) // 2)]
     for gap, weight in enumerate(weights):
@@ -54,11 +54,11 @@ def test_places_of_queries_follow_the_power_law() -> None:
 
 
 def test_keys_are_drawn_evenly_and_the_seed_makes_the_sequences() -> None:
-    drawn = mqar(5000, 16, 2, torch.Generator().manual_seed(0), vocabulary=12)
+    drawn = mqar_examples(5000, 16, 2, torch.Generator().manual_seed(0), vocabulary=12)
     counts = Counter(drawn.tokens_BT[:, 0].tolist())
     assert sorted(counts) == [1, 2, 3, 4, 5]
     assert all(abs(count - 1000) < 5 * math.sqrt(1000) for count in counts.values())
-    again, other = (mqar(5000, 16, 2, torch.Generator().manual_seed(seed), vocabulary=12) for seed in (0, 1))
+    again, other = (mqar_examples(5000, 16, 2, torch.Generator().manual_seed(seed), vocabulary=12) for seed in (0, 1))
     assert torch.equal(drawn.tokens_BT, again.tokens_BT)
     assert not torch.equal(drawn.tokens_BT, other.tokens_BT)
 
@@ -66,13 +66,13 @@ def test_keys_are_drawn_evenly_and_the_seed_makes_the_sequences() -> None:
 @pytest.mark.parametrize(("length", "pairs", "vocabulary"), [(15, 2, 32), (16, 5, 32), (16, 4, 9)])
 def test_what_has_no_room_is_refused(length: int, pairs: int, vocabulary: int) -> None:
     with pytest.raises(ValueError, match="works"):
-        mqar(1, length, pairs, torch.Generator(), vocabulary)
+        mqar_examples(1, length, pairs, torch.Generator(), vocabulary)
 
 
-@pytest.mark.parametrize("variant", recall_model.VARIANTS)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_at_some_positions_are_those_of_the_whole_model(variant: str) -> None:
     model = ScoredLM(model_config(variant, "plain", 32, 32, 24, seed=3)).eval()
-    drawn = mqar(3, 32, 3, torch.Generator().manual_seed(0), vocabulary=24)
+    drawn = mqar_examples(3, 32, 3, torch.Generator().manual_seed(0), vocabulary=24)
     whole_BTV = model(drawn.tokens_BT)
     expected_BQV = torch.stack([x[q] for x, q in zip(whole_BTV, drawn.queries_BQ, strict=True)])
     torch.testing.assert_close(model.logits_at(drawn.tokens_BT, drawn.queries_BQ), expected_BQV)
@@ -117,7 +117,7 @@ def test_a_tiny_model_learns_a_tiny_instance() -> None:
 
 
 def test_a_training_ends_when_it_has_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("reformer_dist.benchmarks.learning.recall_training.ENOUGH", 0.0)
+    monkeypatch.setattr("reformer_dist.benchmarks.learning.recall.mqar_training.ENOUGH", 0.0)
     outcome = train(replace(CELL, variant="lsh-2"), TINY, lambda line: None)
     assert outcome.steps == TINY.evaluate_every
     assert 0 <= outcome.value_seen <= 1
@@ -126,7 +126,7 @@ def test_a_training_ends_when_it_has_learnt(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_accuracy_counts_queries_whatever_the_rows_at_a_time() -> None:
     model = ScoredLM(model_config("full", "plain", 16, 32, 32, seed=0))
-    drawn = mqar(10, 16, 2, torch.Generator().manual_seed(0), vocabulary=32)
+    drawn = mqar_examples(10, 16, 2, torch.Generator().manual_seed(0), vocabulary=32)
     answers = model.eval().logits_at(drawn.tokens_BT, drawn.queries_BQ).argmax(-1)
     answers[:3, 0] = 31 - answers[:3, 0]
     assert accuracy_of(model.train(), replace(drawn, answers_BQ=answers), rows=4) == pytest.approx(17 / 20)
@@ -171,10 +171,10 @@ def test_a_run_goes_on_where_its_file_ends(tmp_path: Path, monkeypatch: pytest.M
         trained.append(cell)
         return replace(OUTCOME, accuracy=1.0 if cell.variant == "full" else 0.3)
 
-    monkeypatch.setattr(recall, "train", learn)
-    recall.run("small", tmp_path)
+    monkeypatch.setattr(mqar, "train", learn)
+    mqar.run("small", tmp_path)
     assert trained == [cell for cell in cells(size) if cell.variant == "local" or cell.learning_rate == 1e-2]
-    recall.run("small", tmp_path)
+    mqar.run("small", tmp_path)
     assert len(trained) == 3, "nothing is trained twice, and no further rate of what has learnt"
     with (tmp_path / "recall-small.csv").open(newline="") as file:
         assert [row["variant"] for row in csv.DictReader(file)] == ["full", "local", "local"]
@@ -182,6 +182,6 @@ def test_a_run_goes_on_where_its_file_ends(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_first_cells_compare_all_attentions_at_the_shortest_length() -> None:
-    first = [*cells(SIZES["paper"])][: len(recall_model.VARIANTS)]
-    assert [cell.variant for cell in first] == [*recall_model.VARIANTS]
+    first = [*cells(SIZES["paper"])][: len(VARIANTS)]
+    assert [cell.variant for cell in first] == [*VARIANTS]
     assert {(cell.length, cell.width) for cell in first} == {(64, 64)}

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from reformer_dist.benchmarks.learning.book import Book
-from reformer_dist.benchmarks.learning.passkey_report import Asked, Found, figure, tables
-from reformer_dist.benchmarks.learning.passkey_task import SHORTEST, VOCABULARY, found, passkeys
-from reformer_dist.benchmarks.learning.recall_model import ScoredLM
+from reformer_dist.benchmarks.learning.recall.book import Book
+from reformer_dist.benchmarks.learning.recall.model import ScoredLM
+from reformer_dist.benchmarks.learning.recall.passkey_report import Asked, Found, figure, tables
+from reformer_dist.benchmarks.learning.recall.passkey_task import SHORTEST, VOCABULARY, found, passkeys
 from reformer_dist.config import ModelConfig
 
 MODELS: Mapping[str, Mapping[str, Any]] = {

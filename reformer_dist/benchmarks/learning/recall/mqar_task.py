@@ -34,7 +34,9 @@ class Examples:
     """The value that belongs to each, int64."""
 
 
-def mqar(number: int, length: int, pairs: int, generator: torch.Generator, vocabulary: int = VOCABULARY) -> Examples:
+def mqar_examples(
+    number: int, length: int, pairs: int, generator: torch.Generator, vocabulary: int = VOCABULARY
+) -> Examples:
     """Draw sequences.
 
     Args:

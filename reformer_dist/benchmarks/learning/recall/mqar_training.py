@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from reformer_dist.benchmarks.learning.recall_model import ScoredLM, keys_of_exact, model_config, watched
-from reformer_dist.benchmarks.learning.recall_task import VOCABULARY, Examples, mqar
+from reformer_dist.benchmarks.learning.recall.model import ScoredLM, keys_of_exact, model_config, watched
+from reformer_dist.benchmarks.learning.recall.mqar_task import VOCABULARY, Examples, mqar_examples
 from reformer_dist.model.attention.lsh.hash_health import metrics, observed
 
 ENOUGH = 0.99
@@ -124,7 +124,7 @@ def accuracy_of(model: ScoredLM, examples: Examples, rows: int = 64) -> float:
 
 
 def _draw(cell: Cell, training: Training, number: int, generator: torch.Generator) -> Examples:
-    return mqar(number, cell.length, cell.pairs, generator, training.vocabulary)
+    return mqar_examples(number, cell.length, cell.pairs, generator, training.vocabulary)
 
 
 @torch.no_grad()
