@@ -13,6 +13,8 @@ SUITES = {
     **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
     "quality": "learning.quality.suite",
     "ablation": "learning.quality.ablation",
+    "recall": "learning.recall.mqar",
+    "passkey": "learning.recall.passkey",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
