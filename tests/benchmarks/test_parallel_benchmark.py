@@ -15,11 +15,12 @@ def test_workers_measure_a_step() -> None:
         assert 0 < step.waited < step.seconds
         assert step.cpu_seconds > 0
         assert step.peak_mib > 0
-    window = (config.model.local_window - 1) * config.model.embed_dim * 4
-    local_layers = config.model.layers.count("local")
+    model, near = config.model, config.model.convolution_reach[0]
+    tokens = model.layers.count("local") * (model.local_window - 1) + 2 * len(model.layers) * near
     assert second.bytes_sent > 0
-    # In a local layer the first lends a window, again in the replay; the second returns its gradient.
-    assert first.bytes_sent - second.bytes_sent == local_layers * window
+    # The first lends a window to a local layer, and what convolutions reach to all layers, again in the replay; the second
+    # returns the gradients.
+    assert first.bytes_sent - second.bytes_sent == tokens * model.embed_dim * 4
 
 
 def test_longest_sequence_is_on_the_line_through_two_peaks() -> None:

@@ -136,7 +136,7 @@ def test_a_tiny_text_is_learned(fields: Fields, monkeypatch: pytest.MonkeyPatch)
         clock, "time", SimpleNamespace(process_time=lambda: next(ticks) / 100, perf_counter=lambda: 0.0)
     )
     found = train(task(fields={**TINY, **fields}, seconds=1.5), corpus())
-    assert found.curve[0].bits > found.bits + 0.5
+    assert found.curve[0].bits > 2 * found.bits
     assert found.bits < 2.5, "unigram frequencies take 4.2"
     assert [point.cpu_seconds / 1.5 >= share for point, share in zip(found.curve, SCORED_AT, strict=True)] == [True] * 6
     assert found.tokens == found.curve[-1].tokens == pytest.approx(150 * 128, abs=128)

@@ -28,6 +28,8 @@ SYMBOLS = "".join(map(chr, range(1, 128)))
 SEPARATOR = "\0"
 """What ends a document too, as in the paper."""
 EVALUATED_WITH = (0, 8, 4, 2, 1)
+THE_PAPERS: dict[str, Any] = {"rotary": False, "convolution": 0, "activation": "gelu", "embedding_std": 0.02}
+"""What the paper's model has, or lacks, unlike ours by default."""
 
 
 def run(size_name: Literal["small", "paper"], output: Path) -> None:
@@ -119,9 +121,11 @@ def _settings(
             "max_length": size.length,
             "positions": "learned",
             "seed": seed,
+            **THE_PAPERS,
             **attention(size, mode, rounds, num_buckets),
         },
         "optimizer": {
+            "name": "adamw",
             "learning_rate": size.learning_rate,
             "warmup_steps": size.warm_up,
             "final_fraction": 0.05,

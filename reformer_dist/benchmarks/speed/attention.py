@@ -73,6 +73,7 @@ def our_layer(
         num_buckets=num_buckets,
         lsh_mode=mode,
         lsh_window=window,
+        **peers.WHAT_THEY_LACK,
     )
 
     class Layer(nn.Module):

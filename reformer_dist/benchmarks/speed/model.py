@@ -64,6 +64,8 @@ def our_model(
         num_hashes=peers.NUM_HASHES,
         lsh_mode=mode,
         lsh_window=peers.CHUNK,
+        activation="gelu",
+        **peers.WHAT_THEY_LACK,
     )
     model = ReformerLM(config).train()
     return peers.model_step(model, lambda tokens, labels: model.loss(tokens, labels)[0], length)

@@ -56,8 +56,11 @@ def test_a_layer_is_the_sum_of_its_kinds(monkeypatch: pytest.MonkeyPatch) -> Non
         "value_weight": (12, 12),
         "query_key_weight": (8, 12),
         "output_weight": (12, 12),
+        "convolution_weight": (12, 1, 4),
     }
     with torch.no_grad():
+        for layer in (both, local):
+            layer.convolution_weight.copy_(lsh.convolution_weight)
         both.query_weight.copy_(local.query_weight[:4])
         both.key_weight.copy_(local.key_weight[:4])
         both.query_key_weight.copy_(lsh.query_key_weight[4:])
