@@ -18,7 +18,7 @@ from reformer_dist.benchmarks.learning.recall.mqar_task import POWER, SETTINGS, 
 from reformer_dist.benchmarks.learning.recall.mqar_training import Cell, Outcome, Training, accuracy_of, rate_at, train
 
 TINY = Training(batch_size=32, steps=60, warm_up=10, evaluate_every=20, held_out=64, vocabulary=32)
-CELL = Cell("convolution", "full", 16, 2, 32, 1e-2, 0)
+CELL = Cell("default", "full", 16, 2, 32, 1e-2, 0)
 OUTCOME = Outcome(accuracy=0.5, loss=1.0, steps=10, cpu_seconds=2.5, keys_seen=8.5, value_seen=math.nan)
 
 
@@ -71,7 +71,7 @@ def test_what_has_no_room_is_refused(length: int, pairs: int, vocabulary: int) -
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_logits_at_some_positions_are_those_of_the_whole_model(variant: str) -> None:
-    model = ScoredLM(model_config(variant, "plain", 32, 32, 24, seed=3)).eval()
+    model = ScoredLM(model_config(variant, "default", 32, 32, 24, seed=3)).eval()
     drawn = mqar_examples(3, 32, 3, torch.Generator().manual_seed(0), vocabulary=24)
     whole_BTV = model(drawn.tokens_BT)
     expected_BQV = torch.stack([x[q] for x, q in zip(whole_BTV, drawn.queries_BQ, strict=True)])
@@ -80,7 +80,7 @@ def test_logits_at_some_positions_are_those_of_the_whole_model(variant: str) -> 
 
 def test_a_query_sees_far_fewer_keys_than_with_full_attention() -> None:
     for length, _ in SETTINGS:
-        full, local, lsh = (model_config(name, "plain", length, 64, 8192, 0) for name in ("full", "local", "lsh-4"))
+        full, local, lsh = (model_config(name, "default", length, 64, 8192, 0) for name in ("full", "local", "lsh-4"))
         assert keys_of_exact(full) == (length + 1) / 2
         assert keys_of_exact(local) <= length / 8
         assert math.prod(lsh.bucket_factors) == 16
@@ -89,7 +89,7 @@ def test_a_query_sees_far_fewer_keys_than_with_full_attention() -> None:
 
 def test_sight_tells_whether_a_query_shares_a_bucket_with_its_value() -> None:
     """With one bucket a query sees its nearest predecessors, however the model hashes."""
-    config = model_config("lsh-1", "plain", 32, 32, 24, seed=0).model_copy(update={"num_buckets": 1, "lsh_window": 4})
+    config = model_config("lsh-1", "default", 32, 32, 24, seed=0).model_copy(update={"num_buckets": 1, "lsh_window": 4})
     model, tokens = ScoredLM(config).eval(), torch.zeros(2, 32, dtype=torch.int64)
     queries, targets = torch.tensor([[10, 20], [30, 9]]), torch.tensor([[6, 15], [29, 0]])
     with watched(model, queries, targets) as sight:
@@ -100,7 +100,7 @@ def test_sight_tells_whether_a_query_shares_a_bucket_with_its_value() -> None:
 
 
 def test_the_learning_rate_grows_and_falls() -> None:
-    rates = [rate_at(step, TINY) for step in range(1, TINY.steps + 1)]
+    rates = [rate_at(step, TINY.steps, TINY.warm_up) for step in range(1, TINY.steps + 1)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[9] == max(rates) == 1
     assert rates[10:] == sorted(rates[10:], reverse=True)
@@ -125,7 +125,7 @@ def test_a_training_ends_when_it_has_learnt(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_accuracy_counts_queries_whatever_the_rows_at_a_time() -> None:
-    model = ScoredLM(model_config("full", "plain", 16, 32, 32, seed=0))
+    model = ScoredLM(model_config("full", "default", 16, 32, 32, seed=0))
     drawn = mqar_examples(10, 16, 2, torch.Generator().manual_seed(0), vocabulary=32)
     answers = model.eval().logits_at(drawn.tokens_BT, drawn.queries_BQ).argmax(-1)
     answers[:3, 0] = 31 - answers[:3, 0]
@@ -155,8 +155,8 @@ def test_the_table_has_a_line_for_each_variant_and_the_mean_of_seeds(tmp_path: P
     book.add(replace(CELL, variant="lsh-4", length=32), replace(OUTCOME, keys_seen=3.0, value_seen=0.75))
     lines = [line.split() for line in tables(best(book.rows)).splitlines()]
     assert lines[2:] == [
-        ["convolution", "full", "95.0%", "-", "8.5"],
-        ["convolution", "lsh-4", "-", "50.0%", "3.0;", "75"],
+        ["default", "full", "95.0%", "-", "8.5"],
+        ["default", "lsh-4", "-", "50.0%", "3.0;", "75"],
     ]
     axes = figure(best(book.rows)).axes
     assert [[*line.get_ydata()] for line in axes[0].get_lines()] == [[95.0], [50.0]]

@@ -12,9 +12,10 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from reformer_dist.config import ModelConfig
+from reformer_dist.benchmarks.learning.quality.recipes import make_optimizer_of
+from reformer_dist.config import ModelConfig, OptimizerConfig
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.lsh.kind import Hashed, LSHKind
 from reformer_dist.model.context import Context
@@ -34,17 +35,23 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 }
 """Fields of the model section by the name of an attention, the most telling first. `shared` is full attention whose queries
 are its keys: one bucket, and a window as long as the sequence. What lsh has less than that is what hashing loses."""
-_COMMON = {"positions": "learned", "tie_embeddings": True, "embedding_std": 0.2}
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "convolution": {**_COMMON, "convolution": 4},
-    "plain": {**_COMMON, "convolution": 0},
+    "default": {},
+    "no convolution": {"model.convolution": 0},
+    "adamw": {"optimizer.name": "adamw"},
+    "adamw, no convolution": {"model.convolution": 0, "optimizer.name": "adamw"},
 }
-"""Fields of the model section by the name of a recipe; they go with every variant. In all of them the output layer has the
-embedding's weights, as in the protocol: a value is said by copying it, and not learned anew for each of thousands."""
+"""What is changed of the sections model and optimizer, by the name of a recipe; they go with every variant."""
+MATRICES = 2.0
+"""Muon's learning rate for matrices is so many times that of all else."""
 
 
 def model_config(variant: str, recipe: str, length: int, width: int, vocabulary: int, seed: int) -> ModelConfig:
-    """The model of a cell: two layers, one head, causal, window mode."""
+    """The model of a cell: two layers, one head, causal, window mode.
+
+    The output layer has the embedding's weights, as in the protocol: a value is said by copying it, and not learned anew for
+    each of thousands. They start larger than is the default with that, or else what layers write drowns a token's identity.
+    """
     window = length if variant == "shared" else length // SHARE
     fields: dict[str, Any] = {
         "vocab_size": vocabulary,
@@ -54,9 +61,24 @@ def model_config(variant: str, recipe: str, length: int, width: int, vocabulary:
         "max_length": length,
         "lsh_window": window,
         "local_window": window,
+        "positions": "learned",
+        "tie_embeddings": True,
+        "embedding_std": 0.2,
         "seed": seed,
     }
-    return ModelConfig(**{**fields, **VARIANTS[variant], **RECIPES[recipe]})
+    return ModelConfig(**{**fields, **VARIANTS[variant], **_section("model", recipe)})
+
+
+def make_optimizer(model: nn.Module, recipe: str, rate: float) -> torch.optim.Optimizer:
+    """The trainer's optimizer; each group of weights has its peak rate as `peak_lr`."""
+    rates = {"learning_rate": rate, "matrix_learning_rate": MATRICES * rate}
+    return make_optimizer_of(model, OptimizerConfig(**{**rates, **_section("optimizer", recipe)}))
+
+
+def _section(name: str, recipe: str) -> dict[str, Any]:
+    """A recipe's fields of a section."""
+    fields = ((key.partition("."), value) for key, value in RECIPES[recipe].items())
+    return {field: value for (section, _, field), value in fields if section == name}
 
 
 def keys_of_exact(config: ModelConfig) -> float:

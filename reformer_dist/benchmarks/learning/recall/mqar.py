@@ -51,14 +51,14 @@ SIZES = {
     "small": Size(
         settings=SETTINGS[:2],
         widths=(64,),
-        learning_rates=(3e-3,),
+        learning_rates=(1e-2,),
         tokens=2048,
         steps=600,
         vocabulary=64,
-        variants=("full", "shared", "local,lsh-4", "local"),
-        recipes=("convolution",),
+        variants=("full", "shared", "lsh-4", "local"),
+        recipes=("default",),
     ),
-    "paper": Size(settings=SETTINGS, widths=(64, 128), learning_rates=(2.2e-3, 1e-2, 4.6e-4), tokens=4096, steps=4000),
+    "paper": Size(settings=SETTINGS, widths=(64, 128), learning_rates=(1e-2, 2.2e-3, 4.6e-4), tokens=4096, steps=2000),
 }
 
 

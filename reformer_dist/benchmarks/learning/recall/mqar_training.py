@@ -1,7 +1,7 @@
 """Training one cell of the recall table: a variant, a recipe, a length, a width, a learning rate and a seed.
 
-In: a cell and how long to train. Out: its accuracy on held-out sequences, and what it took. AdamW with the weight decay of
-Arora et al. 2023, new sequences at every step, in this process.
+In: a cell and how long to train. Out: its accuracy on held-out sequences, and what it took. The trainer's
+optimizer, new sequences at every step, in this process.
 """
 
 import math
@@ -12,13 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from reformer_dist.benchmarks.learning.recall.model import ScoredLM, keys_of_exact, model_config, watched
+from reformer_dist.benchmarks.learning.recall.model import (
+    ScoredLM,
+    keys_of_exact,
+    make_optimizer,
+    model_config,
+    watched,
+)
 from reformer_dist.benchmarks.learning.recall.mqar_task import VOCABULARY, Examples, mqar_examples
 from reformer_dist.model.attention.lsh.hash_health import metrics, observed
 
 ENOUGH = 0.99
 """Held-out accuracy at which a training stops, and its learning-rate grid with it."""
-WEIGHT_DECAY = 0.1
 _HELD_OUT = 2**31
 """The seed of the held-out sequences, which no training draws from."""
 
@@ -81,13 +86,13 @@ def train(cell: Cell, training: Training, tell: Callable[[str], None] = print) -
     """Train a cell until it has learnt or its steps are over; `tell` gets a line at every look."""
     start = time.process_time()
     model = ScoredLM(model_config(cell.variant, cell.recipe, cell.length, cell.width, training.vocabulary, cell.seed))
-    optimizer = torch.optim.AdamW(model.parameters(), cell.learning_rate, weight_decay=WEIGHT_DECAY)
+    optimizer = make_optimizer(model, cell.recipe, cell.learning_rate)
     generator = torch.Generator().manual_seed(cell.seed)
     held_out = _draw(cell, training, training.held_out, torch.Generator().manual_seed(_HELD_OUT))
     total, accuracy, loss, step = 0.0, 0.0, math.nan, 0
     for step in range(1, training.steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = cell.learning_rate * rate_at(step, training)
+            group["lr"] = group["peak_lr"] * rate_at(step, training.steps, training.warm_up)
         examples = _draw(cell, training, training.batch_size, generator)
         logits_BQV = model.logits_at(examples.tokens_BT, examples.queries_BQ, step)
         step_loss = cross_entropy(logits_BQV.flatten(0, 1), examples.answers_BQ.flatten())
@@ -104,11 +109,11 @@ def train(cell: Cell, training: Training, tell: Callable[[str], None] = print) -
     return Outcome(accuracy, loss, step, time.process_time() - start, *_look(model, held_out))
 
 
-def rate_at(step: int, training: Training) -> float:
-    """The share of the learning rate that a step (from 1) is taken with."""
-    if step <= training.warm_up:
-        return step / training.warm_up
-    return (1 + math.cos(math.pi * (step - training.warm_up) / (training.steps + 1 - training.warm_up))) / 2
+def rate_at(step: int, steps: int, warm_up: int) -> float:
+    """The share of the learning rate that a step (from 1) is taken with: half a cosine after a linear warm-up."""
+    if step <= warm_up:
+        return step / warm_up
+    return (1 + math.cos(math.pi * (step - warm_up) / (steps + 1 - warm_up))) / 2
 
 
 @torch.no_grad()

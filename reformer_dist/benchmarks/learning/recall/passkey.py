@@ -7,7 +7,6 @@ That needs positions that go on: rotary ones, or none but what the convolution a
 suite, each cell is written when it is done and a run goes on where its file ends.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from reformer_dist.benchmarks.learning.recall.book import Book
-from reformer_dist.benchmarks.learning.recall.model import ScoredLM
+from reformer_dist.benchmarks.learning.recall.model import ScoredLM, make_optimizer
+from reformer_dist.benchmarks.learning.recall.mqar_training import rate_at
 from reformer_dist.benchmarks.learning.recall.passkey_report import Asked, Found, figure, tables
 from reformer_dist.benchmarks.learning.recall.passkey_task import SHORTEST, VOCABULARY, found, passkeys
 from reformer_dist.config import ModelConfig
@@ -51,8 +51,9 @@ class Size:
     """Of a step."""
     width: int = 64
     """Of the model."""
-    learning_rate: float = 3e-3
-    """AdamW's, after a warm-up of a twentieth of the steps; it falls to zero as half a cosine."""
+    learning_rate: float = 1e-2
+    """Of the trainer's optimizer; twice that for matrices. After a warm-up of a twentieth of the steps it falls to zero as
+    half a cosine."""
     seeds: tuple[int, ...] = (0,)
     """Of weights, rotations and sequences."""
 
@@ -118,13 +119,12 @@ def train(size: Size, name: str, seed: int) -> ScoredLM:
     """Train a model on lengths drawn evenly on a logarithmic scale."""
     print(f"{name}, seed {seed}")
     model = ScoredLM(model_config(size, name, size.trained, seed))
-    optimizer = torch.optim.AdamW(model.parameters(), size.learning_rate)
+    optimizer = make_optimizer(model, "default", size.learning_rate)
     warm_up = max(1, size.steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda n: min(1.0, (n + 1) / warm_up) * (1 + math.cos(math.pi * n / size.steps)) / 2
-    )
     generator = torch.Generator().manual_seed(seed)
     for step in range(1, size.steps + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * rate_at(step, size.steps, warm_up)
         share = torch.rand((), generator=generator).item()
         length = round(2 * SHORTEST * (size.trained / (2 * SHORTEST)) ** share)
         drawn = passkeys(size.tokens // length, length, generator)
@@ -133,7 +133,6 @@ def train(size: Size, name: str, seed: int) -> ScoredLM:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
         if step % max(1, size.steps // 10) == 0:
             print(f"  step {step}: loss {loss.item():.3f}")
     return model
