@@ -4,6 +4,8 @@ By every exchange and ZeRO stage, for every objective and optimizer.
 """
 
 import os
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -22,6 +24,8 @@ from tests.corpora import prepare_here, random_documents, write_documents
 from tests.ranks import run_ranks
 
 STEPS = 20
+TRAININGS: dict[str, dict[str, str]] = {"adamw": {}, "masked": {"objective": "masked"}, "muon": {"optimizer": "muon"}}
+"""Kinds of training, by their changes of the first."""
 
 
 @pytest.fixture(scope="module")
@@ -82,91 +86,50 @@ def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch
 
 
 @pytest.fixture(scope="module")
-def alone(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
-    return run_ranks(_curve, 1, corpus, _config(1, 1, 0))[0]
+def alone(corpus: Corpus) -> Callable[[str], tuple[list[float], dict[str, torch.Tensor]]]:
+    """What one process makes of each kind of training, once."""
+    return cache(lambda kind: run_ranks(_curve, 1, corpus, _config(1, 1, 0, **TRAININGS[kind]))[0])
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])  # what is masked at random would take longer
+def test_the_curves_fall(alone: Callable[[str], tuple[list[float], dict[str, torch.Tensor]]], kind: str) -> None:
+    losses, _ = alone(kind)
+    assert losses[STEPS - 1] < losses[0] - 0.05
 
 
 @pytest.mark.parametrize(
-    ("workers", "shards", "stage", "parallel"),
+    ("kind", "workers", "shards", "stage", "parallel"),
     [
-        (2, 1, 1, {}),
-        (3, 1, 2, {}),  # groups of one, one and two sequences
-        (2, 2, 0, {"attention": "heads"}),
-        (2, 2, 3, {"attention": "buckets"}),
-        (3, 3, 1, {"attention": "buckets"}),
-        (4, 2, 2, {"attention": "buckets"}),
-        (4, 2, 3, {"attention": "heads"}),
-        (4, 4, 2, {"attention": "both", "head_shards": 2}),
+        ("adamw", 2, 1, 1, {}),
+        ("adamw", 3, 1, 2, {}),  # groups of one, one and two sequences
+        ("adamw", 2, 2, 0, {"attention": "heads"}),
+        ("adamw", 2, 2, 3, {"attention": "buckets"}),
+        ("adamw", 3, 3, 1, {"attention": "buckets"}),
+        ("adamw", 4, 2, 2, {"attention": "buckets"}),
+        ("adamw", 4, 2, 3, {"attention": "heads"}),
+        ("adamw", 4, 4, 2, {"attention": "both", "head_shards": 2}),
+        ("masked", 2, 1, 1, {}),
+        ("masked", 2, 2, 2, {"attention": "heads"}),
+        ("masked", 4, 2, 3, {"attention": "buckets"}),
+        ("masked", 4, 4, 1, {"attention": "both", "head_shards": 2}),
+        ("muon", 2, 1, 1, {}),
+        ("muon", 2, 2, 0, {"attention": "heads"}),
+        ("muon", 4, 2, 3, {"attention": "buckets"}),
+        ("muon", 4, 4, 2, {"attention": "both", "head_shards": 2}),
     ],
 )
 def test_one_curve_on_every_grid(
     corpus: Corpus,
-    alone: tuple[list[float], dict[str, torch.Tensor]],
+    alone: Callable[[str], tuple[list[float], dict[str, torch.Tensor]]],
+    kind: str,
     workers: int,
     shards: int,
     stage: int,
     parallel: dict[str, Any],
 ) -> None:
-    losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, **parallel))[0]
-    assert losses == pytest.approx(alone[0], rel=1e-9)
-    assert losses[STEPS - 1] < losses[0] - 0.05, "the model learns"
-    for name, value in alone[1].items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)
-
-
-@pytest.fixture(scope="module")
-def alone_masked(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
-    return run_ranks(_curve, 1, corpus, _config(1, 1, 0, "masked"))[0]
-
-
-@pytest.mark.parametrize(
-    ("workers", "shards", "stage", "parallel"),
-    [
-        (2, 1, 1, {}),
-        (2, 2, 2, {"attention": "heads"}),
-        (4, 2, 3, {"attention": "buckets"}),
-        (4, 4, 1, {"attention": "both", "head_shards": 2}),
-    ],
-)
-def test_one_masked_curve_on_every_grid(
-    corpus: Corpus,
-    alone_masked: tuple[list[float], dict[str, torch.Tensor]],
-    workers: int,
-    shards: int,
-    stage: int,
-    parallel: dict[str, Any],
-) -> None:
-    losses, weights = run_ranks(_curve, workers, corpus, _config(workers, shards, stage, "masked", **parallel))[0]
-    assert losses == pytest.approx(alone_masked[0], rel=1e-9)
-    for name, value in alone_masked[1].items():
-        torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)
-
-
-@pytest.fixture(scope="module")
-def alone_muon(corpus: Corpus) -> tuple[list[float], dict[str, torch.Tensor]]:
-    return run_ranks(_curve, 1, corpus, _config(1, 1, 0, optimizer="muon"))[0]
-
-
-@pytest.mark.parametrize(
-    ("workers", "shards", "stage", "parallel"),
-    [
-        (2, 1, 1, {}),
-        (2, 2, 0, {"attention": "heads"}),
-        (4, 2, 3, {"attention": "buckets"}),
-        (4, 4, 2, {"attention": "both", "head_shards": 2}),
-    ],
-)
-def test_one_curve_of_muon_on_every_grid(
-    corpus: Corpus,
-    alone_muon: tuple[list[float], dict[str, torch.Tensor]],
-    workers: int,
-    shards: int,
-    stage: int,
-    parallel: dict[str, Any],
-) -> None:
-    config = _config(workers, shards, stage, optimizer="muon", **parallel)
+    config = _config(workers, shards, stage, **TRAININGS[kind], **parallel)
     losses, weights = run_ranks(_curve, workers, corpus, config)[0]
-    assert losses == pytest.approx(alone_muon[0], rel=1e-9)
-    assert losses[STEPS - 1] < losses[0] - 0.05, "the model learns"
-    for name, value in alone_muon[1].items():
+    expected_losses, expected_weights = alone(kind)
+    assert losses == pytest.approx(expected_losses, rel=1e-9)
+    for name, value in expected_weights.items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=1e-7, msg=name)

@@ -80,12 +80,10 @@ class Attention(Layer):
     def decode(self, x_BTE: Tensor, context: Context, memory: LayerMemory) -> Tensor:
         """The contribution [B, T, E] to new tokens, which come after those in `memory` and are put there."""
         parameters = list(self.parameters())
-        before = memory.recent.before(x_BTE)
-        own = slice(before.shape[1], before.shape[1] + x_BTE.shape[1])
-        seen_BSE = torch.cat([before, x_BTE], dim=1)
+        near = surround(x_BTE, context, memory.recent)
         contributions = []
         for group, of_group in zip(self.head_groups, memory.of_groups, strict=True):
-            attended_BTHD = of_group.attend(self._project(seen_BSE, own, None, group, parameters))
+            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters))
             contributions.append(self._join(attended_BTHD, context, 0, group, parameters))
         return _sum(contributions)
 

@@ -80,20 +80,20 @@ def read_config(theirs: Mapping[str, Any]) -> ModelConfig:
     """
     if theirs.get("model_type", "reformer") != "reformer":
         raise ConfigError(f"model_type = {theirs['model_type']!r} is not supported; 'reformer' works")
-    ours = _FIXED | {name: theirs.get(field, default) for name, (field, default) in _FIELDS.items()}
+    ours = {name: theirs.get(field, default) for name, (field, default) in _FIELDS.items()}
     try:
         _check_layers(ours["layers"])
         for name, value in list(ours.items()):
             if value is None and name in _ONLY_LSH and "lsh" not in ours["layers"]:
                 del ours[name]
-            elif value is None and name in _FIELDS and name not in ("num_buckets", "hash_seed"):
+            elif value is None and name not in ("num_buckets", "hash_seed"):
                 raise ConfigError(f"model.{name} = None is not supported; {_FIELDS[name][1]!r} works")
         ours["activation"] = _our_activation(ours["activation"])
         for kind in sorted(set(ours["layers"])):
             chunks = theirs.get(f"{kind}_num_chunks_before", 1), theirs.get(f"{kind}_num_chunks_after", 0)
             ours |= {f"{kind}_mode": "chunked", f"{kind}_neighbours": chunks}
         ours |= {name: theirs[field] for name, field in _CHUNK_SIZES.items() if theirs.get(field)}
-        return _with_positions(_validate({**ours, "positions": "learned"}), theirs)
+        return _with_positions(_validate({**_FIXED, **ours, "positions": "learned"}), theirs)
     except ConfigError as error:
         names = {**{name: field for name, (field, _) in _FIELDS.items()}, **_CHUNK_SIZES}
         names |= {f"{kind}_neighbours": f"{kind}_num_chunks_before, _after" for kind in ("lsh", "local")}

@@ -78,10 +78,7 @@ class FeedForward(Layer):
 
     def decode(self, x_BTE: Tensor, context: Context, recent: RecentTokens) -> Tensor:
         """The contribution [B, T, E] to new tokens, which come after those in `recent` and are put there."""
-        before = recent.before(x_BTE)
-        own = slice(before.shape[1], before.shape[1] + x_BTE.shape[1])
-        seen_BSE = torch.cat([before, x_BTE], dim=1)
-        return self._piece(context, seen_BSE, (own, slice(0, own.stop)), list(self.parameters()))
+        return self._by_pieces(*surround(x_BTE, context, recent), list(self.parameters()))
 
     def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
         parameters = list(self.parameters())
@@ -90,15 +87,18 @@ class FeedForward(Layer):
             whole_BSE = tokens.whole
             cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
             return self._piece(around, whole_BSE, cut, parameters), None
-        out_BTE = torch.empty_like(x_BTE)
-        for own, seen in self._cuts(tokens):
-            out_BTE[:, tokens.in_shard(own)] = self._piece(around, tokens.read(seen), (own, seen), parameters)
-        return out_BTE, None
+        return self._by_pieces(tokens, around, parameters), None
 
     def _undo(self, x_BTE: Tensor, context: Context, found: None, addition: Addition, leaves: Leaves) -> None:
         tokens, around = surround(x_BTE, context, self.neighbours)
         grads = undo_pieces(partial(self._piece, around), tokens, self._cuts(tokens), addition, leaves)
         self.neighbours.give_back(grads.own, grads.left, grads.right)
+
+    def _by_pieces(self, tokens: SurroundedTokens, around: Context, parameters: Sequence[Tensor]) -> Tensor:
+        out_BTE = torch.empty_like(tokens.own)
+        for own, seen in self._cuts(tokens):
+            out_BTE[:, tokens.in_shard(own)] = self._piece(around, tokens.read(seen), (own, seen), parameters)
+        return out_BTE
 
     def _cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
         return tokens.cuts(self.budget.feed_forward_tokens, *self.config.convolution_reach)

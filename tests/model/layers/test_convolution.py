@@ -78,7 +78,9 @@ def test_published_modes_have_none_by_default() -> None:
 def test_recent_tokens_are_those_before() -> None:
     recent, x = RecentTokens(make_config(convolution=4)), draw(1, 9, 6)
     for start, stop, kept in ((0, 2, 0), (2, 3, 0), (3, 8, 0), (8, 9, 5)):
-        assert torch.equal(recent.before(x[:, start:stop]), x[:, kept:start])
+        before, behind = recent.borrow(x[:, start:stop])
+        assert torch.equal(before, x[:, kept:start])
+        assert behind.shape[1] == 0
 
 
 def test_many_tokens_have_the_readable_forms_gradients() -> None:
