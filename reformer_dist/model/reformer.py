@@ -141,7 +141,7 @@ class ReformerLM(nn.Module):
 
         """
         # What is chosen by other fields stays as it was when the weights learned.
-        config = ModelConfig(**{**self.config.model_dump(), **self._chosen(), **changes})
+        config = ModelConfig(**{**self.config.model_dump(), **self.config.chosen, **changes})
         has_same_chunks = Budget.of(config) == Budget.of(self.config)
         other = ReformerLM(config, self.budget if has_same_chunks else None)
         ours = {name: x.shape for name, x in self.state_dict().items()}
@@ -150,10 +150,6 @@ class ReformerLM(nn.Module):
             raise ValueError(f"{changes} needs weights of other shapes; num_hashes, num_buckets and lsh_window do not")
         other.load_state_dict(self.state_dict(), assign=True)
         return other.train(self.training)
-
-    def _chosen(self) -> dict[str, Any]:
-        """What of the configuration was left to other fields, and has shaped the weights."""
-        return {"rotary": self.config.is_rotary, "convolution": self.config.convolution_width}
 
     def embed(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
         """Both streams at the first layer [B, T, E], without dropout."""

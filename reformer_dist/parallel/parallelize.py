@@ -26,10 +26,10 @@ def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
     `config.Config` has refused what cannot work: heads that do not divide, modes that need the whole sequence.
     """
     traffic = Traffic()
-    reach, group = model.config.convolution_reach, topology.sequence_group
+    group = topology.sequence_group
     for module in model.modules():
-        if isinstance(module, Attention | FeedForward) and any(reach) and group is not None:
-            module.neighbours = NeighboursExchange(*reach, group, traffic)
+        if isinstance(module, Attention | FeedForward) and any(module.near_reach) and group is not None:
+            module.neighbours = NeighboursExchange(*module.near_reach, group, traffic)
         if isinstance(module, Attention):
             module.head_groups = [
                 replace(heads, exchange=_make_exchange(heads.kind, topology, traffic, model.budget))

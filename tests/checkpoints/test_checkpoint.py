@@ -186,13 +186,18 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
 
 def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     """Before there were choices next_token and AdamW were all there was, without rotary positions."""
-    old = {"model.rotary": False, "model.embedding_std": 0.02, "optimizer.name": "adamw"}
+    old = {
+        "model.rotary": False,
+        "model.lsh_values": "own",
+        "model.embedding_std": 0.02,
+        "optimizer.name": "adamw",
+    }
     config = make_config(str(tmp_path), **old)
     path = write(str(tmp_path / "run"), 7, config)
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
     del tree["config"]["objective"], tree["config"]["optimizer"]["name"]
-    for name in ("rotary", "rotary_base", "embedding_std", "output_scale", "norm", "gated"):
+    for name in ("rotary", "rotary_base", "lsh_values", "embedding_std", "output_scale", "norm", "gated"):
         del tree["config"]["model"][name]
     state.write_text(json.dumps(tree))
     files = json.loads(manifest.read_text())
@@ -201,6 +206,7 @@ def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     model, read_config, _ = checkpoints.read_model(path)
     assert read_config == config
     assert not model.config.is_rotary
+    assert not model.config.lsh_brings_next
 
 
 def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_what_looks_ahead_cannot_be_decoded(changes: dict[str, Any]) -> None:
 def test_weights_trained_in_chunks_decode_under_window_mode() -> None:
     model = make_model(lsh_mode="chunked").with_settings(lsh_mode="window", num_hashes=5)
     assert not model.config.is_rotary, "it has learned without"
+    assert not model.config.lsh_brings_next
     assert Decoder(model).read(draw_tokens(9)).shape == (3, 9, 17)
 
 

@@ -14,6 +14,7 @@ VOCABULARY = 17
 OPTIONS: dict[str, Any] = {
     "norm": "rms",
     "convolution": 6,
+    "lsh_values": "own",
     "gated": True,
     "activation": "silu",
     "query_key_norm": True,

@@ -58,12 +58,21 @@ def same_document(documents_BT: Tensor) -> Tensor:
     return (documents_BT[:, :, None] == documents_BT[:, None, :]) & (documents_BT >= 0)[:, None, :]
 
 
-def attend(scores_BHTT: Tensor, counts_BHTT: Tensor, v_BTHD: Tensor, keep_BHTT: Tensor | None = None) -> Tensor:
-    """out_i = sum_j M_ij p_ij v_j with p = softmax_j(s_ij + log n_ij); a row that sees nothing attends to itself."""
+def attend(
+    scores_BHTT: Tensor,
+    counts_BHTT: Tensor,
+    v_BTHD: Tensor,
+    keep_BHTT: Tensor | None = None,
+    *,
+    own_value: bool = True,
+) -> Tensor:
+    """out_i = sum_j M_ij p_ij v_j with p = softmax_j(s_ij + log n_ij); a row that sees nothing gets its own value, or 0."""
     alone = (counts_BHTT == 0).all(dim=-1, keepdim=True)
     counts = torch.where(alone, torch.eye(counts_BHTT.shape[-1]), counts_BHTT)
     p = torch.softmax(scores_BHTT + counts.to(scores_BHTT.dtype).log(), dim=-1)
     weights = p if keep_BHTT is None else keep_BHTT * p
+    if not own_value:
+        weights = weights.masked_fill(alone, 0.0)
     return torch.einsum("bhij,bjhd->bihd", weights, v_BTHD)
 
 
@@ -94,6 +103,7 @@ def lsh_window(
     documents_BT: Tensor | None = None,
     causal: bool = True,
     keep_BHTT: Tensor | None = None,
+    own_value: bool = True,
 ) -> Tensor:
     """In each round a query sees the W tokens of its document and bucket before it (and after it, if not causal)."""
     documents_BT = _documents_or_zeros(documents_BT, qk_BTHD)
@@ -104,7 +114,7 @@ def lsh_window(
     visible = together & (j != i) & ((order_i - order_j).abs() <= window)
     if causal:
         visible = visible & (j < i)
-    return attend(shared_scores(qk_BTHD), visible.sum(dim=2), v_BTHD, keep_BHTT)
+    return attend(shared_scores(qk_BTHD), visible.sum(dim=2), v_BTHD, keep_BHTT, own_value=own_value)
 
 
 def lsh_paper(

@@ -114,6 +114,13 @@ def test_a_convolution_sends_its_reach_to_a_neighbour(layer: str, exchange: str)
     assert sum(with_four) < 1.05 * sum(without) + 6 * 3 * EMBED * FLOAT
 
 
+def test_next_values_send_one_token_to_a_neighbour() -> None:
+    own, of_next = (
+        run_ranks(_step, 2, _config(2, "lsh", "heads", lsh_values=values), False)[0][0] for values in ("own", "next")
+    )
+    assert [more - some for more, some in zip(of_next, own, strict=True)] == [EMBED * FLOAT, 2 * EMBED * FLOAT]
+
+
 @pytest.mark.parametrize("skewed", [False, True])
 def test_no_worker_holds_the_whole_sequence(skewed: bool) -> None:
     """No tensor of a step is larger than all that the backward pass may send of a shard, all tokens in one bucket or not.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -73,6 +73,8 @@ class ModelConfig(Section):
     """Which keys a query sees in a round: window (exactly causal), chunked (as trax, Hugging Face and lucidrains), paper (equations 13-16)."""
     lsh_window: PositiveInt = 64
     """Keys W a query sees in one round (window mode, on each side when not causal), or the chunk length (chunked, paper)."""
+    lsh_values: Literal["own", "next"] | None = None
+    """Whose value an LSH key brings: its own token's, or the next one's, which tells what followed. By default next in causal window mode, else own."""
     lsh_neighbours: tuple[NonNegativeInt, NonNegativeInt] = (1, 0)
     """Chunks before and after its own that a query sees (chunked and paper mode)."""
     local_mode: Literal["window", "chunked"] = "window"
@@ -137,6 +139,18 @@ class ModelConfig(Section):
         return (others, 0) if self.causal else (others - others // 2, others // 2)
 
     @property
+    def lsh_brings_next(self) -> bool:
+        """Whether an LSH key brings the next token's value, chosen or given."""
+        can = self.causal and self.lsh_mode == "window"
+        return (can and not self.is_published) if self.lsh_values is None else self.lsh_values == "next"
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Fields that shape what weights learn, as they are where they were left to others."""
+        values = "next" if self.lsh_brings_next else "own"
+        return {"rotary": self.is_rotary, "convolution": self.convolution_width, "lsh_values": values}
+
+    @property
     def bucket_factors(self) -> tuple[int, ...]:
         """Factors of the bucket count, chosen or given. Chosen: about lsh_window / 2 tokens a bucket, two factors past 128."""
         if isinstance(self.num_buckets, int):
@@ -167,6 +181,9 @@ class ModelConfig(Section):
         odd = next((factor for factor in self.bucket_factors if factor % 2), None)
         if odd is not None and self.bucket_factors != (1,):
             yield f"model.num_buckets = {self.num_buckets}: each factor must be even, since a rotation x gives buckets for x and -x; {odd + 1} works"
+        if self.lsh_values == "next" and not (self.causal and self.lsh_mode == "window"):
+            without = f"model.lsh_mode = {self.lsh_mode!r}" if self.causal else "model.causal = False"
+            yield f"model.lsh_values = 'next' would show a token what is after it with {without}; 'own' works"
         if self.positions == "axial":
             yield from self._axial_problems()
 

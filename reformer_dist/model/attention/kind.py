@@ -33,6 +33,11 @@ class Kind(ABC):
         self.config, self.layer, self.budget = config, layer, budget
 
     @property
+    def brings_next(self) -> bool:
+        """Whether a key brings the value of the token after it, so that `attend` takes each token's next value as its own."""
+        return False
+
+    @property
     @abstractmethod
     def exchanges(self) -> frozenset[str]:
         """By which exchanges it works on shards, in the configured mode: "heads", "buckets", "neighbours"."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
+from torch.nn.functional import linear, normalize, pad
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
@@ -56,7 +56,7 @@ class Attention(Layer):
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
         self.neighbours = Neighbours()
-        """Who lends what the convolution reaches beside the shard, for heads of kinds without a reach of their own."""
+        """Who lends `near_reach` tokens beside the shard, for heads of kinds without a reach of their own."""
         for name, parameter in (norm_parameters(config, E) | convolution_parameters(config)).items():
             self.register_parameter(name, parameter)
         for name in dict.fromkeys(name for group in self.head_groups for name in group.kind.projections):
@@ -66,6 +66,12 @@ class Attention(Layer):
         if config.query_key_norm:
             self.temperature = nn.Parameter(torch.full((config.num_heads,), config.head_width**0.5))
         self._names = [name for name, _ in self.named_parameters()]
+
+    @property
+    def near_reach(self) -> tuple[int, int]:
+        """Tokens before and after a shard's own that `neighbours` lend: what the convolution and next values reach."""
+        before, after = self.config.convolution_reach
+        return before, max(after, *(int(group.kind.brings_next) for group in self.head_groups))
 
     def make_memory(self) -> LayerMemory:
         """An empty memory for `decode`.
@@ -83,7 +89,7 @@ class Attention(Layer):
         near = surround(x_BTE, context, memory.recent)
         contributions = []
         for group, of_group in zip(self.head_groups, memory.of_groups, strict=True):
-            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters))
+            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters, brings_next=False))
             contributions.append(self._join(attended_BTHD, context, 0, group, parameters))
         return _sum(contributions)
 
@@ -129,7 +135,9 @@ class Attention(Layer):
         if group.kind.reach is None:
             tokens, around = surround(x_BTE, context, self.neighbours)
             own = slice(tokens.start, tokens.end)
-            projected = self._project(tokens.whole, own, around.documents_BT, group, parameters)
+            projected = self._project(
+                tokens.whole, own, around.documents_BT, group, parameters, brings_next=group.kind.brings_next
+            )
             attended_BTHD, found = group.attend(projected, context, None, self.training)
             return self._join(attended_BTHD, context, 0, group, parameters), found
         tokens, around = surround(x_BTE, context, group.exchange)
@@ -148,7 +156,7 @@ class Attention(Layer):
     ) -> Any:
         """Add some heads' contribution in place; returns what was found."""
         attended_BTHD, found = group.attend(
-            self._project_by_pieces(near, group, parameters), context, found, self.training
+            self._project_by_pieces(near, group, parameters, brings_next=group.kind.brings_next), context, found, self.training
         )
         for piece in pieces(out_BTE.shape[1], self.budget.projected_tokens):
             out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, group, parameters)
@@ -164,7 +172,7 @@ class Attention(Layer):
         grads_of_tokens: SurroundedTokens,
         leaves: Leaves,
     ) -> None:
-        projected = self._project_by_pieces(near, group, leaves.parameters)
+        projected = self._project_by_pieces(near, group, leaves.parameters, brings_next=group.kind.brings_next)
         with torch.enable_grad():
             projected = tuple(x.requires_grad_() for x in projected)
             attended_BTHD, _ = group.attend(projected, context, found, self.training)
@@ -181,7 +189,11 @@ class Attention(Layer):
         for own, seen in self._near_cuts(tokens):
             x = tokens.read(seen).detach().requires_grad_()
             with torch.enable_grad():
-                parts = self._project(x, _within(own, seen), around.documents_of(seen), group, leaves.parameters)
+                here = around.documents_of(seen)
+                brings_next = group.kind.brings_next
+                parts = self._project(
+                    x, _within(own, seen), here, group, leaves.parameters, brings_next=brings_next
+                )
             here = tokens.in_shard(own)
             (gradient,) = leaves.pull(parts, [grad[:, here] for grad in grads], [x])
             grads_of_tokens.add(seen, gradient)
@@ -211,7 +223,9 @@ class Attention(Layer):
         assert group.kind.reach is not None
         before, after = group.kind.reach
         met = slice(max(seen.start, own.start - before), min(own.stop + after, seen.stop))
-        projected = self._project(x_BSE, _within(met, seen), around.documents_of(seen), group, parameters)
+        projected = self._project(
+            x_BSE, _within(met, seen), around.documents_of(seen), group, parameters, brings_next=False
+        )
         first_position = around.first_position + met.start
         here = replace(around, documents_BT=around.documents_of(met), first_position=first_position)
         attended_BSHD, _ = group.attend(projected, here, None, self.training)
@@ -224,7 +238,7 @@ class Attention(Layer):
         return tokens.cuts(max(self.budget.projected_tokens, group.kind.shortest_piece), *reach)
 
     def _near_cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
-        return tokens.cuts(self.budget.projected_tokens, *self.config.convolution_reach)
+        return tokens.cuts(self.budget.projected_tokens, *self.near_reach)
 
     def _surround_heads(self, x_BTE: Tensor, context: Context) -> Near:
         """The stream between those tokens that heads of kinds without a reach need for their convolution."""
@@ -242,12 +256,19 @@ class Attention(Layer):
         documents_BS: Tensor | None,
         group: HeadGroup,
         parameters: Sequence[Tensor],
+        *,
+        brings_next: bool,
     ) -> tuple[Tensor, ...]:
-        """The kind's projections of some heads and of the wanted tokens, each [B, T, H, D]; the others stand around them."""
+        """The kind's projections of some heads and of the wanted tokens, each [B, T, H, D]; the others stand around them.
+
+        With `brings_next` values are those of the tokens after the wanted ones.
+        """
         own = self._by_name(parameters)
-        x_BTE = convolve(normalise(x_BSE, own, self.config), own, documents_BS, self.config)[:, wanted]
+        x_BSE = convolve(normalise(x_BSE, own, self.config), own, documents_BS, self.config)
         projected = {}
         for name in group.kind.projections:
+            is_next = brings_next and name == "value"
+            x_BTE = _after(x_BSE, wanted, documents_BS) if is_next else x_BSE[:, wanted]
             weight = own[f"{name}_weight"][self._rows(name, group.heads)]
             projected[name] = linear(x_BTE, weight).unflatten(-1, (-1, self.config.head_width))
         if self.config.query_key_norm:
@@ -256,13 +277,17 @@ class Attention(Layer):
                 projected[name] = _at_temperature(projected[name], None if name == "key" else temperature_H1)
         return tuple(projected.values())
 
-    def _project_by_pieces(self, near: Near, group: HeadGroup, parameters: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def _project_by_pieces(
+        self, near: Near, group: HeadGroup, parameters: Sequence[Tensor], *, brings_next: bool
+    ) -> tuple[Tensor, ...]:
         """The same of all tokens of the shard, without the normalised stream ever being whole."""
         tokens, around = near
         whole: list[Tensor] = []
         for own, seen in self._near_cuts(tokens):
             documents_BS = around.documents_of(seen)
-            parts = self._project(tokens.read(seen), _within(own, seen), documents_BS, group, parameters)
+            parts = self._project(
+                tokens.read(seen), _within(own, seen), documents_BS, group, parameters, brings_next=brings_next
+            )
             if not whole:
                 whole = [part.new_empty(*tokens.own.shape[:2], *part.shape[2:]) for part in parts]
             for x, part in zip(whole, parts, strict=True):
@@ -296,6 +321,17 @@ def _at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
     """Queries as long as their head's temperature, or keys so long that scores q . k / sqrt(D) are temperature x cosine."""
     unit_BTHD = normalize(x_BTHD, dim=-1)
     return unit_BTHD * (x_BTHD.shape[-1] ** 0.5 if temperature_H1 is None else temperature_H1)
+
+
+def _after(x_BSE: Tensor, wanted: slice, documents_BS: Tensor | None) -> Tensor:
+    """The tokens after the wanted ones; zeros where there is none, or none of the same document."""
+    after = slice(wanted.start + 1, min(wanted.stop + 1, x_BSE.shape[1]))
+    x_BTE = x_BSE[:, after]
+    if documents_BS is not None:
+        is_same_BT = documents_BS[:, after] == documents_BS[:, after.start - 1 : after.stop - 1]
+        x_BTE = x_BTE * is_same_BT[..., None]
+    missing = wanted.stop + 1 - after.stop
+    return pad(x_BTE, (0, 0, 0, missing)) if missing else x_BTE
 
 
 def _within(part: slice, whole: slice) -> slice:

@@ -103,7 +103,8 @@ class Backend(ABC):
             blocks: orders and rule.
 
         Returns:
-            [B, T, H, D] in the dtype of the values. A token that sees no key in any round gets its own value.
+            [B, T, H, D] in the dtype of the values. A token that sees no key in any round gets its own value, or
+            nothing, as the rule says.
 
         """
 

@@ -38,6 +38,8 @@ class Rule:
     masked_self_score: bool = False
     """How a token that sees no other key gets its own value: with a self score of -1e5 among the scores, as Hugging Face
     computes, which rounds the weight a little, or exactly."""
+    own_value: bool = True
+    """Whether a token that sees no key in any round gets its own value, or nothing."""
 
     def __post_init__(self) -> None:
         """Within reach a token is recognised by its place: positions are not compared."""

@@ -42,6 +42,7 @@ _CHUNK_SIZES = {"feed_forward_chunk": "chunk_size_feed_forward", "loss_chunk": "
 _FIXED: dict[str, Any] = {
     "rotary": False,
     "convolution": 0,
+    "lsh_values": "own",
     "gated": False,
     "norm": "layer",
     "query_key_norm": False,
@@ -179,7 +180,7 @@ def _check_writable(config: ModelConfig) -> None:
                 f"model.layers = {config.layers}: Hugging Face's Reformer has no {layer} layers; local and lsh work"
             )
     for name, works in _FIXED.items():
-        value = {"rotary": config.is_rotary, "convolution": config.convolution_width}.get(name, getattr(config, name))
+        value = config.chosen.get(name, getattr(config, name))
         if value != works:
             raise ConfigError(
                 f"model.{name} = {value}: Hugging Face's Reformer cannot; {works} works, with other weights"

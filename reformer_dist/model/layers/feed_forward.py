@@ -76,6 +76,11 @@ class FeedForward(Layer):
         self.output_weight, self.output_bias = nn.Parameter(torch.empty(E, inner)), nn.Parameter(torch.zeros(E))
         self._names = [name for name, _ in self.named_parameters()]
 
+    @property
+    def near_reach(self) -> tuple[int, int]:
+        """Tokens before and after a shard's own that `neighbours` lend."""
+        return self.config.convolution_reach
+
     def decode(self, x_BTE: Tensor, context: Context, recent: RecentTokens) -> Tensor:
         """The contribution [B, T, E] to new tokens, which come after those in `recent` and are put there."""
         return self._by_pieces(*surround(x_BTE, context, recent), list(self.parameters()))
@@ -101,7 +106,7 @@ class FeedForward(Layer):
         return out_BTE
 
     def _cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
-        return tokens.cuts(self.budget.feed_forward_tokens, *self.config.convolution_reach)
+        return tokens.cuts(self.budget.feed_forward_tokens, *self.near_reach)
 
     def _piece(self, around: Context, x_BSE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
         """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is."""

@@ -68,7 +68,7 @@ def bucket_attention(
         qk_BtHD: shared queries-keys of this shard.
         v_BtHD: values, of the same shape and dtype.
         routes: from `Router.routes`, by slices, then rounds.
-        own_keep_BtH: dropout multipliers of a token's weight on its own value; None without dropout.
+        own_keep_BtH: multipliers of a token's weight on its own value, such as dropout's; None for ones.
         settings: what all routes share.
 
     Returns:

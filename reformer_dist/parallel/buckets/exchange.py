@@ -42,6 +42,8 @@ class BucketsExchange(Exchange):
         if call.dropout is not None and hashes_BtH is not None:
             scrambled_BtH = scramble(hashes_BtH)
             own_keep_BtH = pair_keep(scrambled_BtH, scrambled_BtH, call.dropout.probability, call.v_BTHD.dtype)
+        if call.config.lsh_brings_next:
+            own_keep_BtH = call.v_BTHD.new_zeros(call.v_BTHD.shape[:3])
         del hashes_BtH
         settings = Settings(
             _rule(call), self.group, self.traffic, call.dropout, call.config.attention_kernel, self.budget

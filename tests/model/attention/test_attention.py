@@ -41,9 +41,16 @@ def _dropout(case: Case, inputs: Inputs) -> tuple[AttentionDropout | None, Tenso
     return AttentionDropout(case.dropout, DROPOUT_KEY), keep
 
 
-def check_lsh(case: Case, mode: Literal["window", "chunked", "paper"], kernel: Literal["auto", "plain"]) -> None:
+def check_lsh(
+    case: Case,
+    mode: Literal["window", "chunked", "paper"],
+    kernel: Literal["auto", "plain"],
+    *,
+    own_value: bool = True,
+) -> None:
     inputs = case.inputs()
     dropout, keep = _dropout(case, inputs)
+    lonely = {} if own_value else {"own_value": False}
 
     def fast(qk: Tensor, v: Tensor) -> Tensor:
         return lsh_attention(
@@ -57,12 +64,13 @@ def check_lsh(case: Case, mode: Literal["window", "chunked", "paper"], kernel: L
             documents_BT=inputs.documents,
             dropout=dropout,
             kernel=kernel,
+            own_value=own_value,
         )
 
     def plain(qk: Tensor, v: Tensor) -> Tensor:
         buckets = references.hash_buckets(qk, inputs.rotations, case.num_buckets)
         return references.LSH_MODES[mode](
-            qk, v, buckets, case.window, documents_BT=inputs.documents, causal=case.causal, keep_BHTT=keep
+            qk, v, buckets, case.window, documents_BT=inputs.documents, causal=case.causal, keep_BHTT=keep, **lonely
         )
 
     _compare(fast, plain, [inputs.qk, inputs.v])
@@ -75,6 +83,12 @@ def test_lsh_attention(
     case: Case, mode: Literal["window", "chunked", "paper"], kernel: Literal["auto", "plain"]
 ) -> None:
     check_lsh(case, mode, kernel)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_a_token_that_sees_nothing_gets_nothing_if_asked(case: Case, kernel: Literal["auto", "plain"]) -> None:
+    check_lsh(case, "window", kernel, own_value=False)
 
 
 @pytest.mark.parametrize("mode", MODES)

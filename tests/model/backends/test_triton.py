@@ -66,6 +66,12 @@ def test_lsh_attention(mode: Literal["window", "chunked"], case: int) -> None:
 
 @interpreted
 @pytest.mark.usefixtures("kernels")
+def test_a_token_that_sees_nothing_gets_nothing_if_asked() -> None:
+    check_lsh(_CASES[1], "window", "auto", own_value=False)
+
+
+@interpreted
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize(("mode", "case"), [("window", 1), ("window", 2), ("chunked", 1)])
 def test_local_attention(mode: Literal["window", "chunked"], case: int) -> None:
     check_local(_CASES[case], mode, "auto")

@@ -16,6 +16,7 @@ Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the 
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -42,6 +43,7 @@ def lsh_attention(
     neighbours: tuple[int, int] = (1, 0),
     padded_length: int | None = None,
     causal: bool = True,
+    own_value: bool = True,
     documents_BT: Tensor | None = None,
     buckets_BHRT: Tensor | None = None,
     context: Context | None = None,
@@ -61,6 +63,7 @@ def lsh_attention(
         neighbours: chunks (before, after) its own that a query sees, in chunked and paper mode.
         padded_length: length to which chunked mode pads the tokens; by default the next multiple of the chunk.
         causal: whether a query sees only earlier positions.
+        own_value: whether a token that sees nothing else in any round gets its own value, or nothing.
         documents_BT: document of each token, -1 for padding; tokens see only their own document.
         buckets_BHRT: buckets to use instead of hashing, as `hash_buckets` returns them.
         context: documents and the shard's place, instead of `documents_BT` alone.
@@ -83,7 +86,7 @@ def lsh_attention(
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
     blocks = OrderedTokens(
-        rule=_rule(mode, window, neighbours, causal, T, padded_length),
+        rule=replace(_rule(mode, window, neighbours, causal, T, padded_length), own_value=own_value),
         budget=budget or Budget(),
         dropout=dropout,
         context=context,

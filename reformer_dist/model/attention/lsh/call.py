@@ -51,6 +51,7 @@ class LSHCall:
             neighbours=config.lsh_neighbours,
             padded_length=self.padded_length,
             causal=config.causal,
+            own_value=not config.lsh_brings_next,
             buckets_BHRT=buckets_BHRT,
             context=self.context,
             dropout=self.dropout,

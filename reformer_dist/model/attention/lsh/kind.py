@@ -3,6 +3,8 @@
 With rotary positions it is the vectors before they are turned that are hashed: tokens share a bucket for what they are,
 however far apart; how far then counts in their scores.
 
+With `lsh_values: next` a key brings the value of the token after it: what followed where the same stood before.
+
 Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors.
 """
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
@@ -59,6 +62,11 @@ class LSHKind(Kind):
         """See `Kind`."""
         return frozenset({"heads", "buckets"} if self.config.lsh_mode == "window" else {"heads"})
 
+    @property
+    def brings_next(self) -> bool:
+        """See `Kind`."""
+        return self.config.lsh_brings_next
+
     def attend(
         self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool, exchange: Exchange
     ) -> tuple[Tensor, Any]:
@@ -91,7 +99,10 @@ class LSHKind(Kind):
         here = Context(first_head=heads.start)
 
         def attend(tensors: tuple[Tensor, ...], buckets_BHRT: Tensor) -> Tensor:
-            return self.attend(tensors, here, buckets_BHRT, False, NoExchange())[0]
+            qk_BTHD, v_BTHD = tensors
+            if self.brings_next:
+                v_BTHD = pad(v_BTHD[:, 1:], (0, 0, 0, 0, 0, 1))
+            return self.attend((qk_BTHD, v_BTHD), here, buckets_BHRT, False, NoExchange())[0]
 
         rotations = self.rotations(0, dtype)
         rotations = rotations[heads] if rotations.dim() == 4 else rotations

@@ -30,13 +30,14 @@ class BucketMemory:
         """Start empty.
 
         Args:
-            config: window and buckets.
+            config: window, buckets and what a key brings.
             rotations: of these heads.
             attend: queries-keys and values of the first tokens, and their buckets -> their results.
             turned: see `Kind.turned`.
 
         """
         self._factors, self._window = config.bucket_factors, min(config.lsh_window, config.max_length)
+        self._brings_next = config.lsh_brings_next
         self._rotations, self._attend, self._turned = rotations, attend, turned
         self._keys, self._values = GrowingRows(), GrowingRows()
         self._newest_BHRNW: Tensor | None = None
@@ -72,13 +73,14 @@ class BucketMemory:
         scores_BHK = scores_BHK.masked_fill(seen_BHK < 0, -torch.inf)
         lonely_BH1 = (seen_BHK < 0).all(-1, keepdim=True)
         weights_BHK = scores_BHK.masked_fill(lonely_BH1, 0.0).softmax(-1)
-        out_BHD = torch.einsum("bhk,bhkd->bhd", weights_BHK, values[batch, at, head])
+        out_BHD = torch.einsum("bhk,bhkd->bhd", weights_BHK, values[batch, at + self._brings_next, head])
         count_BHR1 = self._counts_BHRN.gather(3, bucket_BHR[..., None])
         here = torch.full((B, H, R, 1, 1), position, dtype=torch.int32, device=q_BHD.device)
         place = bucket_BHR[..., None] * W + count_BHR1 % W
         self._newest_BHRNW.view(B, H, R, -1).scatter_(3, place, here[..., 0])
         self._counts_BHRN.scatter_(3, bucket_BHR[..., None], count_BHR1 + 1)
-        return torch.where(lonely_BH1, v_BHD, out_BHD)[:, None]
+        own_BHD = torch.zeros_like(v_BHD) if self._brings_next else v_BHD
+        return torch.where(lonely_BH1, own_BHD, out_BHD)[:, None]
 
     def _index(self, buckets_BHRT: Tensor) -> None:
         """File the positions of a whole prompt under their buckets."""

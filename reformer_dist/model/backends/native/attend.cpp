@@ -89,7 +89,7 @@ struct Lists {
 
 template <typename T>
 Problem<T> make_problem(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Lists& lists) {
-  TORCH_CHECK(lists.rule.size() == 9 && lists.dropout.size() == 3, "rule has 9 entries, dropout 3");
+  TORCH_CHECK(lists.rule.size() == 10 && lists.dropout.size() == 3, "rule has 10 entries, dropout 3");
   for (const auto* x : {&lists.orders, &lists.buckets, &lists.documents, &lists.hashes})
     TORCH_CHECK(!x->has_value() || (*x)->is_contiguous(), "lists must be contiguous");
   Problem<T> problem;
@@ -108,7 +108,7 @@ Problem<T> make_problem(const at::Tensor& q, const at::Tensor& k, const at::Tens
   if (lists.documents) problem.documents_BT = lists.documents->const_data_ptr<int64_t>();
   const auto& rule = lists.rule;
   problem.rule = {rule[0], rule[1],      rule[2],      rule[3], rule[4], rule[5], static_cast<Compare>(rule[6]),
-                  rule[7] != 0, rule[8] != 0};
+                  rule[7] != 0, rule[8] != 0, rule[9] != 0};
   if (lists.hashes) {
     problem.dropout = {lists.hashes->const_data_ptr<int64_t>(), static_cast<int64_t>(lists.dropout[0]),
                        static_cast<uint64_t>(lists.dropout[1]), lists.dropout[2]};
@@ -132,9 +132,10 @@ T masked_self_weight(const Problem<T>& problem, const uint8_t* num_self_NRT, int
   return weight;
 }
 
-// Weight of a lonely token on its own value, with dropout.
+// Weight of a lonely token on its own value, with dropout; 0 where the rule gives it nothing.
 template <typename T>
 T own_weight(const Problem<T>& problem, const uint8_t* num_self_NRT, int64_t slice, int64_t token) {
+  if (!problem.rule.own_value) return T{0};
   const T weight = num_self_NRT == nullptr ? 1 : masked_self_weight(problem, num_self_NRT, slice, token);
   const auto& dropout = problem.dropout;
   if (dropout.hashes_BT == nullptr) return weight;
@@ -207,7 +208,7 @@ void backward(const Problem<T>& problem, const at::Tensor& grad, const at::Tenso
 //   buckets    [B, H, R, T] int16 or int32, which must agree; none: they need not
 //   documents  [B, T] int64, which must agree, -1 for padding; none: one document
 //   hashes     [B, T] int64 of tokens for dropout; none: no dropout
-//   rule       chunk, before, after, empty, nearest, furthest, compare, circular, count_self
+//   rule       chunk, before, after, empty, nearest, furthest, compare, circular, count_self, own_value
 //   dropout    first head, threshold of 65536, scale
 // Returns out [B, T, H, D]; the combined log-sum-exp [N, T], inf where a token saw nothing; and its weight on its own value
 // there [N, T].

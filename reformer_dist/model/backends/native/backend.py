@@ -140,7 +140,7 @@ def _lists_of_tokens(blocks: OrderedTokens, q_BTHD: Tensor) -> tuple[Any, ...]:
         hashes_BT = token_hash(dropout.key, context.first_row, context.first_position, shape, q_BTHD.device)
     reach = rule.reach or (0, 0)
     numbers = [chunk, rule.before, rule.after, rule.empty, *reach, _COMPARISONS.index(rule.compare)]
-    numbers += [int(rule.circular), int(rule.masked_self_score)]
+    numbers += [int(rule.circular), int(rule.masked_self_score), int(rule.own_value)]
     same_BHRT = buckets_BHRT if rule.same_bucket else None
     return orders_BHRT, same_BHRT, documents_BT, hashes_BT, numbers, [float(context.first_head), *_dropout(blocks)]
 

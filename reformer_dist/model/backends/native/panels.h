@@ -28,6 +28,7 @@ struct Rule {
   Compare compare = Compare::kAny;
   bool circular = false;
   bool count_self = false;
+  bool own_value = true;  // of a token that saw nothing; else it gets nothing
 };
 
 struct Dropout {

@@ -41,7 +41,9 @@ class TokenLists:
             yield part
 
     def own_keep(self, first: int, last: int) -> Tensor | None:
-        """Dropout multipliers of every token's weight on its own value, [N, T]; None without dropout."""
+        """Multipliers of every token's weight on its own value, [N, T]: dropout's, or zeros; None for ones."""
+        if not self._blocks.rule.own_value:
+            return torch.zeros(last - first, self._T, dtype=self._dtype, device=self._device)
         if self._blocks.dropout is None:
             return None
         hashes_NT = self._orders.token_hashes(first, last)

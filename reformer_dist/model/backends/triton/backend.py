@@ -66,7 +66,7 @@ class _Attention(torch.autograd.Function):
         vectors = _vectors(q, k, v)
         out_MD, lse_M, met_RM = launch.attend(vectors, lists, blocks.rule.masked_self_score)
         lonely_M = lse_M == -torch.inf
-        own_M = lonely_M.to(lse_M.dtype)
+        own_M = lonely_M.to(lse_M.dtype) if blocks.rule.own_value else torch.zeros_like(lse_M)
         if met_RM is not None:
             own_M *= masked_self_weight(met_RM.clamp_(min=1).to(lse_M.dtype))
         if lists.hashes_M is not None and blocks.dropout is not None:
