@@ -58,7 +58,7 @@ class State(BaseModel):
 
 
 _MEANT_BEFORE: dict[str, dict[str, Any]] = {
-    "model": {"rotary": False, "convolution": 0, "lsh_values": "own", "embedding_std": 0.02},
+    "model": {"rotary": False, "convolution": 0, "lsh_values": "own", "lsh_rotary": True, "embedding_std": 0.02},
     "optimizer": {"name": "adamw"},
 }
 """What configurations of older releases meant by leaving out fields that they did not have, where that is no default now."""

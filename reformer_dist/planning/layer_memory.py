@@ -51,7 +51,8 @@ def num_convolved(model: ModelConfig) -> int:
 
 def num_turned(model: ModelConfig, kind: str) -> int:
     """Projections that are turned by their positions: queries and keys, or queries-keys."""
-    return num_projections(kind) - 1 if model.is_rotary else 0
+    is_turned = model.is_rotary and (kind != "lsh" or model.lsh_rotary)
+    return num_projections(kind) - 1 if is_turned else 0
 
 
 def output_weights(model: ModelConfig) -> int:

@@ -189,6 +189,7 @@ def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     old = {
         "model.rotary": False,
         "model.lsh_values": "own",
+        "model.lsh_rotary": True,
         "model.embedding_std": 0.02,
         "optimizer.name": "adamw",
     }
@@ -197,7 +198,7 @@ def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     state, manifest = Path(path) / "state.json", Path(path) / "manifest.json"
     tree = json.loads(state.read_text())
     del tree["config"]["objective"], tree["config"]["optimizer"]["name"]
-    for name in ("rotary", "rotary_base", "lsh_values", "embedding_std", "output_scale", "norm", "gated"):
+    for name in ("rotary", "rotary_base", "lsh_values", "lsh_rotary", "embedding_std", "output_scale", "norm", "gated"):
         del tree["config"]["model"][name]
     state.write_text(json.dumps(tree))
     files = json.loads(manifest.read_text())

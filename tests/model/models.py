@@ -15,6 +15,7 @@ OPTIONS: dict[str, Any] = {
     "norm": "rms",
     "convolution": 6,
     "lsh_values": "own",
+    "lsh_rotary": True,
     "gated": True,
     "activation": "silu",
     "query_key_norm": True,

@@ -130,7 +130,7 @@ def test_a_model_of_other_parts_equals_one_process(attention: str) -> None:
 
 
 def test_rotary_positions_of_chunked_modes_equal_one_process() -> None:
-    modes = {"lsh_mode": "chunked", "local_mode": "chunked", "rotary": True}
+    modes = {"lsh_mode": "chunked", "local_mode": "chunked", "rotary": True, "lsh_rotary": True}
     _check(2, 61, {"attention": "heads"}, layers="local,lsh,full", **modes)
 
 

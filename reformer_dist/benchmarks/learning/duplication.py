@@ -28,7 +28,13 @@ SYMBOLS = "".join(map(chr, range(1, 128)))
 SEPARATOR = "\0"
 """What ends a document too, as in the paper."""
 EVALUATED_WITH = (0, 8, 4, 2, 1)
-THE_PAPERS: dict[str, Any] = {"rotary": False, "convolution": 0, "activation": "gelu", "embedding_std": 0.02}
+THE_PAPERS: dict[str, Any] = {
+    "rotary": False,
+    "convolution": 0,
+    "lsh_values": "own",
+    "activation": "gelu",
+    "embedding_std": 0.02,
+}
 """What the paper's model has, or lacks, unlike ours by default."""
 
 

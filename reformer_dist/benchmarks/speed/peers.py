@@ -16,7 +16,7 @@ from reformer_dist.benchmarks.speed.measuring import Case, Step
 
 EMBED_DIM, NUM_HEADS, HEAD_DIM, FEED_FORWARD_DIM, VOCAB_SIZE = 256, 4, 64, 1024, 256
 NUM_HASHES, CHUNK, NUM_LAYERS = 4, 64, 6
-WHAT_THEY_LACK: dict[str, Any] = {"rotary": False, "convolution": 0}
+WHAT_THEY_LACK: dict[str, Any] = {"rotary": False, "convolution": 0, "lsh_values": "own"}
 """Fields of ours without what no peer has, so that the same is measured."""
 
 

@@ -58,9 +58,11 @@ class ModelConfig(Section):
     positions: Literal["axial", "learned", "none"] = "axial"
     """Position embeddings: axial (a sum of sizes instead of a product), learned (one vector a position) or none."""
     rotary: bool | None = None
-    """Turn queries and keys by position (RoFormer), after LSH has hashed them. By default, but not in chunked and paper mode."""
+    """Turn queries and keys of local and full layers by position (RoFormer). By default, but not in chunked and paper mode."""
     rotary_base: PositiveFloat = 10_000.0
     """Base of the rotary wave lengths, 2 pi to about 2 pi times this many tokens."""
+    lsh_rotary: bool = False
+    """With rotary: turn LSH's queries-keys too, after they were hashed. Otherwise what is alike matches at any distance."""
     axial_shape: tuple[PositiveInt, ...] | None = None
     """Factors whose product covers max_length, such as 64,64. By default two powers of two, as equal as can be."""
     axial_dims: tuple[PositiveInt, ...] | None = None

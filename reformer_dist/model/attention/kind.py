@@ -33,6 +33,11 @@ class Kind(ABC):
         self.config, self.layer, self.budget = config, layer, budget
 
     @property
+    def is_turned(self) -> bool:
+        """Whether queries and keys are turned by their positions."""
+        return self.config.is_rotary
+
+    @property
     def brings_next(self) -> bool:
         """Whether a key brings the value of the token after it, so that `attend` takes each token's next value as its own."""
         return False
@@ -92,8 +97,8 @@ class Kind(ABC):
         return "torch code of its own"
 
     def turned(self, x_BTHD: Tensor, first_position: int) -> Tensor:
-        """Queries or keys turned by their positions, of which the first is given; as they are in a model without rotary."""
-        if not self.config.is_rotary:
+        """Queries or keys turned by their positions, of which the first is given; as they are where that is not asked."""
+        if not self.is_turned:
             return x_BTHD
         return turn(x_BTHD, first_position, self.config.rotary_base, self.budget.turned_tokens)
 

@@ -35,8 +35,8 @@ SIZES = {
     ),
     "paper": Size(
         lengths=(4096, 16_384, 1024),
-        seconds=150,
-        tuning_seconds=30,
+        seconds=100,
+        tuning_seconds=20,
         seeds=(0, 1, 2),
         held_out_blocks=16,
     ),

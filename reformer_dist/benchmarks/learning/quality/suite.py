@@ -60,7 +60,7 @@ def tuned(size: Size, corpus: Corpus, length: int, variant: str, seed: int, resu
     while untried and len(found) < MOST_TRIED:
         for scale in untried:
             task = make_task(size, corpus, length, variant, size.seeds[0], scale)
-            short = replace(task, seconds=size.tuning_seconds, num_points=1)
+            short = replace(task, seconds=size.tuning_seconds, num_points=1, is_scored_on_all=False)
             found[scale] = results.finished(short, corpus).bits
         best = min(found, key=found.__getitem__)
         untried = [scale for scale in (best / 2, best * 2) if scale not in found]

@@ -1,7 +1,7 @@
 """LSH attention as an attention kind, see `Kind`: hashing, and showing an observer what was hashed.
 
-With rotary positions it is the vectors before they are turned that are hashed: tokens share a bucket for what they are,
-however far apart; how far then counts in their scores.
+Tokens share a bucket for what they are, however far apart: with `lsh_rotary` it is the vectors before they are turned that
+are hashed, and how far counts in their scores.
 
 With `lsh_values: next` a key brings the value of the token after it: what followed where the same stood before.
 
@@ -36,7 +36,7 @@ class Hashed:
     qk_BTHD: Tensor
     """Queries-keys of this shard, as they were hashed."""
     turned_BTHD: Tensor
-    """The same, turned by their positions, as they are attended."""
+    """The same as they are attended, turned by their positions if that is asked."""
     buckets_BHRT: Tensor
     """Their buckets."""
     rotations: Tensor
@@ -61,6 +61,11 @@ class LSHKind(Kind):
     def exchanges(self) -> frozenset[str]:
         """See `Kind`."""
         return frozenset({"heads", "buckets"} if self.config.lsh_mode == "window" else {"heads"})
+
+    @property
+    def is_turned(self) -> bool:
+        """See `Kind`."""
+        return self.config.is_rotary and self.config.lsh_rotary
 
     @property
     def brings_next(self) -> bool:
