@@ -39,7 +39,7 @@ class Kind(ABC):
 
     @property
     def brings_next(self) -> bool:
-        """Whether a key brings the value of the token after it, so that `attend` takes each token's next value as its own."""
+        """Whether a key brings the value of the token after it: `attend` then takes as a token's value the next one's."""
         return False
 
     @property

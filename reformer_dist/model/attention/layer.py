@@ -89,7 +89,7 @@ class Attention(Layer):
         near = surround(x_BTE, context, memory.recent)
         contributions = []
         for group, of_group in zip(self.head_groups, memory.of_groups, strict=True):
-            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters, brings_next=False))
+            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters, are_next=False))
             contributions.append(self._join(attended_BTHD, context, 0, group, parameters))
         return _sum(contributions)
 
@@ -135,9 +135,7 @@ class Attention(Layer):
         if group.kind.reach is None:
             tokens, around = surround(x_BTE, context, self.neighbours)
             own = slice(tokens.start, tokens.end)
-            projected = self._project(
-                tokens.whole, own, around.documents_BT, group, parameters, brings_next=group.kind.brings_next
-            )
+            projected = self._project(tokens.whole, own, around.documents_BT, group, parameters)
             attended_BTHD, found = group.attend(projected, context, None, self.training)
             return self._join(attended_BTHD, context, 0, group, parameters), found
         tokens, around = surround(x_BTE, context, group.exchange)
@@ -156,7 +154,7 @@ class Attention(Layer):
     ) -> Any:
         """Add some heads' contribution in place; returns what was found."""
         attended_BTHD, found = group.attend(
-            self._project_by_pieces(near, group, parameters, brings_next=group.kind.brings_next), context, found, self.training
+            self._project_by_pieces(near, group, parameters), context, found, self.training
         )
         for piece in pieces(out_BTE.shape[1], self.budget.projected_tokens):
             out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, group, parameters)
@@ -172,7 +170,7 @@ class Attention(Layer):
         grads_of_tokens: SurroundedTokens,
         leaves: Leaves,
     ) -> None:
-        projected = self._project_by_pieces(near, group, leaves.parameters, brings_next=group.kind.brings_next)
+        projected = self._project_by_pieces(near, group, leaves.parameters)
         with torch.enable_grad():
             projected = tuple(x.requires_grad_() for x in projected)
             attended_BTHD, _ = group.attend(projected, context, found, self.training)
@@ -189,11 +187,7 @@ class Attention(Layer):
         for own, seen in self._near_cuts(tokens):
             x = tokens.read(seen).detach().requires_grad_()
             with torch.enable_grad():
-                here = around.documents_of(seen)
-                brings_next = group.kind.brings_next
-                parts = self._project(
-                    x, _within(own, seen), here, group, leaves.parameters, brings_next=brings_next
-                )
+                parts = self._project(x, _within(own, seen), around.documents_of(seen), group, leaves.parameters)
             here = tokens.in_shard(own)
             (gradient,) = leaves.pull(parts, [grad[:, here] for grad in grads], [x])
             grads_of_tokens.add(seen, gradient)
@@ -223,9 +217,7 @@ class Attention(Layer):
         assert group.kind.reach is not None
         before, after = group.kind.reach
         met = slice(max(seen.start, own.start - before), min(own.stop + after, seen.stop))
-        projected = self._project(
-            x_BSE, _within(met, seen), around.documents_of(seen), group, parameters, brings_next=False
-        )
+        projected = self._project(x_BSE, _within(met, seen), around.documents_of(seen), group, parameters)
         first_position = around.first_position + met.start
         here = replace(around, documents_BT=around.documents_of(met), first_position=first_position)
         attended_BSHD, _ = group.attend(projected, here, None, self.training)
@@ -257,17 +249,17 @@ class Attention(Layer):
         group: HeadGroup,
         parameters: Sequence[Tensor],
         *,
-        brings_next: bool,
+        are_next: bool = True,
     ) -> tuple[Tensor, ...]:
         """The kind's projections of some heads and of the wanted tokens, each [B, T, H, D]; the others stand around them.
 
-        With `brings_next` values are those of the tokens after the wanted ones.
+        Of a kind that brings next values they are those of the tokens after the wanted ones; but not with `are_next` false.
         """
         own = self._by_name(parameters)
         x_BSE = convolve(normalise(x_BSE, own, self.config), own, documents_BS, self.config)
         projected = {}
         for name in group.kind.projections:
-            is_next = brings_next and name == "value"
+            is_next = are_next and group.kind.brings_next and name == "value"
             x_BTE = _after(x_BSE, wanted, documents_BS) if is_next else x_BSE[:, wanted]
             weight = own[f"{name}_weight"][self._rows(name, group.heads)]
             projected[name] = linear(x_BTE, weight).unflatten(-1, (-1, self.config.head_width))
@@ -278,7 +270,7 @@ class Attention(Layer):
         return tuple(projected.values())
 
     def _project_by_pieces(
-        self, near: Near, group: HeadGroup, parameters: Sequence[Tensor], *, brings_next: bool
+        self, near: Near, group: HeadGroup, parameters: Sequence[Tensor], *, are_next: bool = True
     ) -> tuple[Tensor, ...]:
         """The same of all tokens of the shard, without the normalised stream ever being whole."""
         tokens, around = near
@@ -286,7 +278,7 @@ class Attention(Layer):
         for own, seen in self._near_cuts(tokens):
             documents_BS = around.documents_of(seen)
             parts = self._project(
-                tokens.read(seen), _within(own, seen), documents_BS, group, parameters, brings_next=brings_next
+                tokens.read(seen), _within(own, seen), documents_BS, group, parameters, are_next=are_next
             )
             if not whole:
                 whole = [part.new_empty(*tokens.own.shape[:2], *part.shape[2:]) for part in parts]

@@ -68,7 +68,9 @@ def test_gradients_equal_plain_autograd_with_dropout(changes: dict[str, Any], mo
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked", "rotary": True, "lsh_rotary": True}, OPTIONS], ids=str
+    "changes",
+    [{}, {"causal": False}, {"hash_seed": 5, "lsh_mode": "chunked", "rotary": True, "lsh_rotary": True}, OPTIONS],
+    ids=str,
 )
 def test_head_groups_and_pieces_change_nothing(changes: dict[str, Any]) -> None:
     """As a long sequence is worked through: one head at a time, few tokens at a time."""
