@@ -12,7 +12,7 @@ class Size:
     seconds: float
     """CPU-seconds of a training."""
     tuning_seconds: float
-    """CPU-seconds of a training that only chooses a learning rate, with the first seed."""
+    """CPU-seconds of a training that chooses a learning rate, with the first seed. A short one prefers too large rates."""
     seeds: tuple[int, ...]
     """Trainings of each variant."""
     held_out_blocks: int
@@ -36,7 +36,7 @@ SIZES = {
     "paper": Size(
         lengths=(4096, 16_384, 1024),
         seconds=100,
-        tuning_seconds=20,
+        tuning_seconds=100,
         seeds=(0, 1, 2),
         held_out_blocks=16,
     ),

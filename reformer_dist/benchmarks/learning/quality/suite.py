@@ -51,17 +51,18 @@ def run(
 
 
 def tuned(size: Size, corpus: Corpus, length: int, variant: str, seed: int, results: Results) -> Task:
-    """A variant's task at its best learning rate: doubled or halved for as long as that is better after a short training.
+    """A variant's task at its best learning rate: doubled or halved for as long as that is better.
 
-    The short trainings have the size's first seed, and are done if need be.
+    The trainings that choose have the size's first seed, and are done if need be. As long as the others, they are such.
     """
     found: dict[float, float] = {}
     untried = [1.0]
     while untried and len(found) < MOST_TRIED:
         for scale in untried:
             task = make_task(size, corpus, length, variant, size.seeds[0], scale)
-            short = replace(task, seconds=size.tuning_seconds, num_points=1, is_scored_on_all=False)
-            found[scale] = results.finished(short, corpus).bits
+            if size.tuning_seconds < size.seconds:
+                task = replace(task, seconds=size.tuning_seconds, num_points=1, is_scored_on_all=False)
+            found[scale] = results.finished(task, corpus).bits
         best = min(found, key=found.__getitem__)
         untried = [scale for scale in (best / 2, best * 2) if scale not in found]
     return make_task(size, corpus, length, variant, seed, best)
