@@ -87,16 +87,21 @@ def test_a_query_sees_far_fewer_keys_than_with_full_attention() -> None:
         assert lsh.lsh_window == length // 8
 
 
-def test_sight_tells_whether_a_query_shares_a_bucket_with_its_value() -> None:
+@pytest.mark.parametrize(
+    ("recipe", "seen"),
+    [("own values", 0.5), ("default", 0.25)],
+    ids=["four and one tokens back are seen, five and nine are not", "the key before the value is one further back"],
+)
+def test_sight_tells_whether_a_query_shares_a_bucket_with_its_value(recipe: str, seen: float) -> None:
     """With one bucket a query sees its nearest predecessors, however the model hashes."""
-    config = model_config("lsh-1", "default", 32, 32, 24, seed=0).model_copy(update={"num_buckets": 1, "lsh_window": 4})
+    config = model_config("lsh-1", recipe, 32, 32, 24, seed=0).model_copy(update={"num_buckets": 1, "lsh_window": 4})
     model, tokens = ScoredLM(config).eval(), torch.zeros(2, 32, dtype=torch.int64)
     queries, targets = torch.tensor([[10, 20], [30, 9]]), torch.tensor([[6, 15], [29, 0]])
     with watched(model, queries, targets) as sight:
         model(tokens)
-    assert sight.by_layer == {0: 0.5, 1: 0.5}, "four and one tokens back are seen, five and nine are not"
+    assert sight.by_layer == {0: seen, 1: seen}
     model(tokens[:, :3])
-    assert sight.by_layer == {0: 0.5, 1: 0.5}, "nothing is watched after the block"
+    assert sight.by_layer == {0: seen, 1: seen}, "nothing is watched after the block"
 
 
 def test_the_learning_rate_grows_and_falls() -> None:

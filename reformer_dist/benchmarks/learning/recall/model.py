@@ -37,6 +37,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 are its keys: one bucket, and a window as long as the sequence. What lsh has less than that is what hashing loses."""
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
+    "own values": {"model.lsh_values": "own"},
     "no convolution": {"model.convolution": 0},
     "adamw": {"optimizer.name": "adamw"},
     "adamw, no convolution": {"model.convolution": 0, "optimizer.name": "adamw"},
@@ -98,7 +99,7 @@ class ScoredLM(ReformerLM):
 
 
 class Sight:
-    """How many scored queries had the token they look for among the keys that some hash round of some head shows them."""
+    """How many scored queries had the key of what they look for among those that some hash round of some head shows them."""
 
     def __init__(self, queries_BQ: Tensor, targets_BQ: Tensor) -> None:
         self._queries_BQ, self._targets_BQ = queries_BQ, targets_BQ
@@ -108,10 +109,11 @@ class Sight:
     def see(self, kind: LSHKind, hashed: Hashed) -> None:
         """Take a layer's buckets; the observer of an LSH kind in `window` mode."""
         buckets_BHRT = hashed.buckets_BHRT
+        targets_BQ = (self._targets_BQ - int(kind.brings_next)).clamp(min=0)  # whose keys bring the value
         places_T = torch.arange(buckets_BHRT.shape[-1])
         found_BQ = torch.zeros_like(self._queries_BQ, dtype=torch.bool)
         for q in range(self._queries_BQ.shape[1]):
-            query_B1, target_B1 = self._queries_BQ[:, q, None], self._targets_BQ[:, q, None]
+            query_B1, target_B1 = self._queries_BQ[:, q, None], targets_BQ[:, q, None]
             index_BHR1 = query_B1[:, None, None].expand(*buckets_BHRT.shape[:3], 1)
             same_BHRT = buckets_BHRT == buckets_BHRT.gather(-1, index_BHR1)
             since_BT = (places_T >= target_B1) & (places_T < query_B1)
