@@ -2,8 +2,8 @@
 
 In: tokens [B, T]. Out: logits [B, T, V], or the summed loss and the token count, as from `ReformerLM`.
 
-A decoder with one residual stream, RMSNorm before each layer, queries and keys at unit scale with rotary positions, exact
-attention by torch's scaled_dot_product_attention, and squared ReLU. It is not reversible: autograd keeps all activations.
+A decoder with one residual stream, RMSNorm before each layer, queries and keys at unit scale with rotary positions and a
+learned temperature a head, exact attention by torch's scaled_dot_product_attention, and squared ReLU. It is not reversible: autograd keeps all activations.
 
 Legend: B batch, T tokens, H heads, D head dimension, E model dimension, V vocabulary.
 """
@@ -16,6 +16,8 @@ from torch.nn.functional import linear, rms_norm
 from reformer_dist.config import ModelConfig
 
 ROTARY_BASE = 10_000.0
+TEMPERATURE = 2.0
+"""Scores at first are within so many times sqrt(D); with 1 no token could stand out among thousands."""
 
 
 class Transformer(nn.Module):
@@ -32,9 +34,8 @@ class Transformer(nn.Module):
         """
         super().__init__()
         E, width = config.embed_dim, config.num_heads * config.head_width
-        self.num_heads = config.num_heads
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, E))
-        self.stack = nn.ModuleList(Block(E, width, config.feed_forward_dim) for _ in config.layers)
+        self.stack = nn.ModuleList(Block(E, width, config.feed_forward_dim, config.num_heads) for _ in config.layers)
         self.output = nn.Parameter(torch.empty(config.vocab_size, E))
         self.register_buffer("angles_TD", angles(config.max_length, config.head_width), persistent=False)
         self._draw_weights(config.seed)
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         """Logits [B, T, V] of the next token; `step` says nothing here, since nothing is drawn."""
         x = normed(functional.embedding(tokens, self.embedding))
         for layer in self.stack:
-            x = layer(x, self.angles_TD[: tokens.shape[1]], self.num_heads)
+            x = layer(x, self.angles_TD[: tokens.shape[1]])
         return linear(normed(x), self.output)
 
     def loss(self, tokens: Tensor, labels: Tensor, *, step: int = 0) -> tuple[Tensor, Tensor]:
@@ -59,30 +60,31 @@ class Transformer(nn.Module):
         for name, weight in self.named_parameters():
             if "output" in name:
                 weight.zero_()
-            else:
+            elif weight.dim() == 2:
                 weight.normal_(std=1.0 if name == "embedding" else weight.shape[1] ** -0.5, generator=generator)
 
 
 class Block(nn.Module):
     """Attention and a feed-forward layer, each added to the stream."""
 
-    def __init__(self, embed_dim: int, width: int, inner: int) -> None:
+    def __init__(self, embed_dim: int, width: int, inner: int, num_heads: int) -> None:
         super().__init__()
         self.query = nn.Parameter(torch.empty(width, embed_dim))
         self.key = nn.Parameter(torch.empty(width, embed_dim))
         self.value = nn.Parameter(torch.empty(width, embed_dim))
         self.attention_output = nn.Parameter(torch.empty(embed_dim, width))
+        self.temperature = nn.Parameter(torch.full((num_heads,), TEMPERATURE))
         self.inner = nn.Parameter(torch.empty(inner, embed_dim))
         self.feed_forward_output = nn.Parameter(torch.empty(embed_dim, inner))
 
-    def forward(self, x: Tensor, angles_TD: Tensor, num_heads: int) -> Tensor:
+    def forward(self, x: Tensor, angles_TD: Tensor) -> Tensor:
         """The stream [B, T, E] after both layers."""
         y = normed(x)
         q, k, v = (
-            linear(y, weight).unflatten(-1, (num_heads, -1)).transpose(1, 2)  # [B, H, T, D]
+            linear(y, weight).unflatten(-1, (len(self.temperature), -1)).transpose(1, 2)  # [B, H, T, D]
             for weight in (self.query, self.key, self.value)
         )
-        q, k = rotated(normed(q), angles_TD), rotated(normed(k), angles_TD)
+        q, k = self.temperature[:, None, None] * rotated(normed(q), angles_TD), rotated(normed(k), angles_TD)
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + linear(attended.transpose(1, 2).flatten(2), self.attention_output)
         return x + linear(functional.relu(linear(normed(x), self.inner)).square(), self.feed_forward_output)
