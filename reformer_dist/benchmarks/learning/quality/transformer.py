@@ -3,7 +3,8 @@
 In: tokens [B, T]. Out: logits [B, T, V], or the summed loss and the token count, as from `ReformerLM`.
 
 A decoder with one residual stream, RMSNorm before each layer, queries and keys at unit scale with rotary positions and a
-learned temperature a head, exact attention by torch's scaled_dot_product_attention, and squared ReLU. It is not reversible: autograd keeps all activations.
+learned temperature a head, exact attention by torch's scaled_dot_product_attention, and squared ReLU. It is not reversible:
+autograd keeps all activations.
 
 Legend: B batch, T tokens, H heads, D head dimension, E model dimension, V vocabulary.
 """
