@@ -78,9 +78,7 @@ def lsh_attention(
         ValueError: shapes that do not fit, or an unknown mode.
 
     """
-    factors = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window)
-    context = context or Context(documents_BT=documents_BT)
-    T = qk_BTHD.shape[1]
+    factors, T = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window), qk_BTHD.shape[1]
     if buckets_BHRT is None:
         buckets_BHRT = hash_buckets(qk_BTHD, rotations, factors, kernel, budget)
     if mode == "chunked" and max(T, padded_length or T) <= window:
@@ -89,7 +87,7 @@ def lsh_attention(
         rule=replace(_rule(mode, window, neighbours, causal, T, padded_length), own_value=own_value),
         budget=budget or Budget(),
         dropout=dropout,
-        context=context,
+        context=context or Context(documents_BT=documents_BT),
         buckets_BHRT=buckets_BHRT,
         num_buckets=math.prod(factors),
     )
