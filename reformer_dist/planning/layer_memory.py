@@ -51,7 +51,7 @@ def num_convolved(model: ModelConfig) -> int:
 
 def num_turned(model: ModelConfig, kind: str) -> int:
     """Projections that are turned by their positions: queries and keys, or queries-keys."""
-    is_turned = model.is_rotary and (kind != "lsh" or model.lsh_rotary)
+    is_turned = model.is_lsh_rotary if kind == "lsh" else model.is_rotary
     return num_projections(kind) - 1 if is_turned else 0
 
 

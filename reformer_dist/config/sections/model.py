@@ -130,6 +130,11 @@ class ModelConfig(Section):
         return not self.is_published if self.rotary is None else self.rotary
 
     @property
+    def is_lsh_rotary(self) -> bool:
+        """Whether LSH's queries-keys are turned too."""
+        return self.is_rotary and self.lsh_rotary
+
+    @property
     def convolution_width(self) -> int:
         """Tokens K of the convolution, chosen or given."""
         return (0 if self.is_published else 4) if self.convolution is None else self.convolution

@@ -65,7 +65,7 @@ class LSHKind(Kind):
     @property
     def is_turned(self) -> bool:
         """See `Kind`."""
-        return self.config.is_rotary and self.config.lsh_rotary
+        return self.config.is_lsh_rotary
 
     @property
     def brings_next(self) -> bool:
