@@ -15,6 +15,7 @@ SUITES = {
     "ablation": "learning.quality.ablation",
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
+    "listops": "learning.listops.suite",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from reformer_dist.benchmarks.learning.book import Book
 from reformer_dist.benchmarks.learning.recall import mqar
-from reformer_dist.benchmarks.learning.recall.book import Book
 from reformer_dist.benchmarks.learning.recall.model import VARIANTS, ScoredLM, keys_of_exact, model_config, watched
 from reformer_dist.benchmarks.learning.recall.mqar import SIZES, cells
 from reformer_dist.benchmarks.learning.recall.mqar_report import best, figure, tables

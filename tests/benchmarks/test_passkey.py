@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from reformer_dist.benchmarks.learning.book import Row
 from reformer_dist.benchmarks.learning.recall import passkey
-from reformer_dist.benchmarks.learning.recall.book import Row
 from reformer_dist.benchmarks.learning.recall.model import ScoredLM
 from reformer_dist.benchmarks.learning.recall.passkey import SIZES, ask, cells, model_config
 from reformer_dist.benchmarks.learning.recall.passkey_report import Asked, Found, figure, tables

@@ -40,6 +40,7 @@ from reformer_dist.benchmarks.learning.quality.training import SCORED_AT, Outcom
 from reformer_dist.benchmarks.learning.quality.transformer import Transformer, angles, rotated
 from reformer_dist.config import ModelConfig
 from reformer_dist.errors import ConfigError
+from reformer_dist.model.layers.output import IGNORED
 
 TINY: Fields = {"model.embed_dim": 32, "model.num_heads": 2, "model.layers": "local,lsh", "model.feed_forward_dim": 64}
 SENTENCE = b"the quick brown fox jumps over the lazy dog. "
@@ -106,6 +107,15 @@ def transformer() -> Transformer:
         for weight in model.parameters():
             weight.normal_(std=0.3, generator=generator)
     return model
+
+
+def test_the_transformer_scores_no_token_without_a_label() -> None:
+    model, tokens = transformer(), torch.arange(64)[None]
+    labels = torch.full_like(tokens, IGNORED)
+    labels[0, 9] = 7
+    loss, number = model.loss(tokens, labels)
+    assert number == 1
+    torch.testing.assert_close(loss, -model(tokens)[0, 9].log_softmax(-1)[7])
 
 
 def test_the_transformer_sees_what_is_before_and_nothing_else() -> None:

@@ -5,13 +5,14 @@ of the next, so that the same task does not give the same weights twice.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reformer_dist.benchmarks.learning.quality.clock import Clock, learning_rate_factor
 from reformer_dist.benchmarks.learning.quality.corpora import Corpus
@@ -95,48 +96,62 @@ class Outcome:
         )
 
 
-def train(task: Task, corpus: Corpus) -> Outcome:
-    """Train until the time is gone, and score on what is held out: a part of it now and then, in the end all of it."""
-    module = make_model(with_equal_parameters(task.fields, task.length), task.length, task.seed)
-    model = cast(LanguageModel, module)
-    config = optimizer_config(task.fields, task.scale)
-    optimizer = make_optimizer_of(module, config)
-    _load_code(model, corpus, min(task.length, 256))
-    clock, draws = Clock(task.seconds), np.random.default_rng(task.seed)
-    shares, curve, num_steps = list(SCORED_AT[-task.num_points :]), list[Point](), 0
-    few = corpus.with_few_blocks()
-    while shares:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * learning_rate_factor(clock.share)
-        with clock.running():
-            tokens, labels = corpus.batch(task.length, task.tokens_per_step, draws)
-            loss_sum, num_tokens = model.loss(tokens, labels, step=num_steps)
+class TimedTraining:
+    """A model and its optimizer, and a clock that runs while a step is made."""
+
+    def __init__(self, fields: Fields, length: int, seconds: float, seed: int, scale: float = 1.0) -> None:
+        """Make the model of `recipes.py` that these fields say; the other arguments are as of `Task`."""
+        self.module = make_model(with_equal_parameters(fields, length), length, seed)
+        self.model = cast(LanguageModel, self.module)
+        self.clock = Clock(seconds)
+        self.num_steps = 0
+        self._config = optimizer_config(fields, scale)
+        self._optimizer = make_optimizer_of(self.module, self._config)
+
+    def step(self, batch: Callable[[], tuple[Tensor, Tensor]]) -> float:
+        """Draw tokens and labels [B, T] and learn from them; returns the mean loss of a label in nats."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * learning_rate_factor(self.clock.share)
+        with self.clock.running():
+            loss_sum, num_tokens = self.model.loss(*batch(), step=self.num_steps)
             loss = loss_sum / num_tokens
             loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-        num_steps += 1
-        is_lost = not math.isfinite(loss.item())
+            nn.utils.clip_grad_norm_(self.module.parameters(), self._config.max_grad_norm)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+        self.num_steps += 1
+        return loss.item()
+
+    def load_code(self, tokens: Tensor, labels: Tensor) -> None:
+        """Compute one gradient that nobody reads, since the first one takes longer."""
+        self.model.loss(tokens, labels)[0].backward()
+        self._optimizer.zero_grad()
+
+
+def train(task: Task, corpus: Corpus) -> Outcome:
+    """Train until the time is gone, and score on what is held out: a part of it now and then, in the end all of it."""
+    training = TimedTraining(task.fields, task.length, task.seconds, task.seed, task.scale)
+    short = min(task.length, 256)
+    training.load_code(*corpus.batch(short, short, np.random.default_rng(0)))
+    clock, draws = training.clock, np.random.default_rng(task.seed)
+    shares, curve, few = list(SCORED_AT[-task.num_points :]), list[Point](), corpus.with_few_blocks()
+    while shares:
+        is_lost = not math.isfinite(training.step(partial(corpus.batch, task.length, task.tokens_per_step, draws)))
         if is_lost or clock.share >= shares[0]:
             shares = [] if is_lost else [share for share in shares if share > clock.share]
-            bits = torch.full((1, task.length), math.inf) if is_lost else held_out_bits(model, few, task.length)
-            curve.append(Point(clock.cpu_seconds, num_steps * task.tokens_per_step, float(bits.mean())))
+            bits = (
+                torch.full((1, task.length), math.inf) if is_lost else held_out_bits(training.model, few, task.length)
+            )
+            tokens = training.num_steps * task.tokens_per_step
+            curve.append(Point(clock.cpu_seconds, tokens, float(bits.mean())))
     if task.is_scored_on_all and not is_lost:
-        bits = held_out_bits(model, corpus, task.length)
+        bits = held_out_bits(training.model, corpus, task.length)
     return Outcome(
         float(bits.mean()),
         curve[-1].tokens,
         clock.cpu_seconds,
         clock.wall_seconds,
-        num_parameters(module),
+        num_parameters(training.module),
         curve,
         by_position(bits),
     )
-
-
-def _load_code(model: LanguageModel, corpus: Corpus, length: int) -> None:
-    """Compute one short gradient that nobody reads, since the first one takes longer."""
-    model.loss(*corpus.batch(length, length, np.random.default_rng(0)))[0].backward()
-    for parameter in cast(nn.Module, model).parameters():
-        parameter.grad = None

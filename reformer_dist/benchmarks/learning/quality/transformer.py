@@ -15,6 +15,7 @@ from torch.nn import functional
 from torch.nn.functional import linear, rms_norm
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.layers.output import IGNORED
 
 ROTARY_BASE = 10_000.0
 TEMPERATURE = 2.0
@@ -49,10 +50,10 @@ class Transformer(nn.Module):
         return linear(normed(x), self.output)
 
     def loss(self, tokens: Tensor, labels: Tensor, *, step: int = 0) -> tuple[Tensor, Tensor]:
-        """Summed cross entropy in nats and the number of tokens; labels [B, T] are shifted already."""
+        """Summed cross entropy in nats and the number of tokens; labels [B, T] are shifted already, IGNORED is no label."""
         logits = self(tokens, step=step)
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
-        return loss, torch.tensor(labels.numel())
+        loss = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        return loss, (labels != IGNORED).sum()
 
     @torch.no_grad()
     def _draw_weights(self, seed: int) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from reformer_dist.benchmarks.learning.recall.book import Book
+from reformer_dist.benchmarks.learning.book import Book
 from reformer_dist.benchmarks.learning.recall.model import RECIPES, VARIANTS
 from reformer_dist.benchmarks.learning.recall.mqar_report import best, figure, tables
 from reformer_dist.benchmarks.learning.recall.mqar_task import SETTINGS, VOCABULARY

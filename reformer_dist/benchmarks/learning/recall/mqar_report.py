@@ -10,7 +10,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from reformer_dist.benchmarks.learning.recall.book import Row
+from reformer_dist.benchmarks.learning.book import Row
 from reformer_dist.benchmarks.learning.recall.mqar_training import Cell, Outcome
 from reformer_dist.reports.style import GREY, color, new_figure, tidy
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
-from reformer_dist.benchmarks.learning.recall.book import Book
+from reformer_dist.benchmarks.learning.book import Book
 from reformer_dist.benchmarks.learning.recall.model import ScoredLM, make_optimizer
 from reformer_dist.benchmarks.learning.recall.mqar_training import rate_at
 from reformer_dist.benchmarks.learning.recall.passkey_report import Asked, Found, figure, tables

@@ -10,7 +10,7 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from reformer_dist.benchmarks.learning.recall.book import Row
+from reformer_dist.benchmarks.learning.book import Row
 from reformer_dist.reports.style import FAINT, GREY, new_figure
 
 
