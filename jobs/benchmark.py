@@ -16,12 +16,13 @@ SUITES = {
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
     "listops": "learning.listops.suite",
+    "hashing": "learning.hashing.suite",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
-TAKE_TEXT = ("quality", "ablation")
+TAKE_TEXT = ("quality", "ablation", "hashing")
 """Suites whose `run` takes a text to learn, and seeds."""
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         "--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
-    of = " and ".join(TAKE_TEXT)
+    of = ", ".join(TAKE_TEXT)
     parser.add_argument("--text", type=Path, help=f"{of}: a file to learn (the standard library's source)")
     parser.add_argument("--seeds", type=int, nargs="+", help=f"{of}: trainings of each kind (the size's seeds)")
     arguments = parser.parse_args()
