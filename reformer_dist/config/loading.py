@@ -4,18 +4,24 @@ Mistakes are one `ConfigError` with a readable line for each.
 """
 
 import argparse
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from reformer_dist.config.configuration import Config
 from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
+from reformer_dist.config.yaml_text import parse_yaml
 from reformer_dist.errors import ConfigError
 
+_MAPPINGS = {
+    "tune.space": '{"model.num_hashes": [1, 4]}',
+    "data.fields": '{"source": {"column": "en"}}',
+}
+"""Fields that are mappings, which the command line takes as JSON or YAML, and an example of each."""
 Further = Callable[[Config, frozenset[str]], Sequence[str]]
 """Takes `WrongValues.config` and `WrongValues.right`; returns a line for each mistake that what is right shows already."""
 
@@ -33,14 +39,17 @@ def load_config(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         ConfigError: a missing or malformed file.
     """
     tree: dict[str, Any] = {}
+    places: dict[str, str] = {}
     if path is not None:
-        tree = _read_yaml(Path(path))
+        tree, places = _read_yaml(Path(path))
     for name, value in flatten(overrides or {}):
         _set(tree, name, value)
+        places[name] = ""
+    tree = {name: section for name, section in tree.items() if section is not None}  # `optimizer:` alone
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise wrong_values(error, tree) from None
+        raise wrong_values(error, tree, places) from None
 
 
 def parse_command_line(
@@ -67,6 +76,8 @@ def parse_command_line(
     problems = [unknown_field(option.removeprefix("--").split("=")[0]) for option in options]
     chosen = {name: value for name, value in vars(namespace).items() if name != "config" and value is not None}
     try:
+        for name in _MAPPINGS.keys() & chosen.keys():
+            chosen[name] = [_as_json(name, text) for text in chosen[name]]
         config = load_config(namespace.config, source(parsed_args=chosen)())
     except SettingsError as error:
         parser.refuse([*problems, f"{' '.join(str(error).split())}; a JSON object works"])
@@ -105,26 +116,50 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, "".join(f"{self.prog}: {problem}\n" for problem in problems))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sections of a file, and where in it each field stands."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--config {path}: must hold sections such as 'model:', not a {type(tree).__name__}")
-    return tree
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"--config {path}: is no UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from None
+    found = parse_yaml(text, str(path))
+    if found.tree is None:
+        return {}, {}
+    if not isinstance(found.tree, dict):
+        kind = "a list" if isinstance(found.tree, list) else "text"
+        raise ConfigError(f"--config {path}: must hold sections such as 'model:', not {kind}")
+    places = {name: f"{path}, line {line}" for name, line in found.lines.items()}
+    tree: dict[str, Any] = {name: value for name, value in found.tree.items() if "." not in name}
+    for name in (name for name in found.tree if "." in name):  # `train.run_name: one`, as on the command line
+        section, _, field = name.partition(".")
+        if isinstance(tree.get(section), dict) and field in tree[section]:
+            raise ConfigError(f"{places[name]}: {name} stands a second time, beside the section {section}; leave one")
+        _set(tree, name, found.tree[name])
+    return tree, places
+
+
+def _as_json(name: str, text: str) -> str:
+    """A mapping that the command line gives in JSON or YAML."""
+    works = f"; '{_MAPPINGS[name]}' works"
+    try:
+        value = parse_yaml(text, name, name).tree
+    except ConfigError as error:
+        raise ConfigError(f"{error}{works}") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{name} = {text} must be a JSON object{works}")
+    return json.dumps(value)
 
 
 def _set(tree: dict[str, Any], name: str, value: Any) -> None:
     *parents, leaf = name.split(".", 1)
     for parent in parents:
-        child = tree.setdefault(parent, {})
+        if tree.get(parent) is None:
+            tree[parent] = {}
+        child = tree[parent]
         if not isinstance(child, dict):
             raise ConfigError(f"{parent} = {child!r}: must be a section with fields, such as {name}")
         tree = child

@@ -18,6 +18,9 @@ from reformer_dist.errors import ConfigError
 
 _ANY_PASSWORD = re.compile(r"(\w+://[^/@:\s]*):[^/@\s]+(@)")
 """A password in a URL anywhere in a line, which shows the value that was given."""
+_NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
+_NAMED = re.compile(r"(?:unknown field )?([\w-]+(?:\.[\w-]+)*)")
+"""The name that a line about a field begins with."""
 _ENTRIES: dict[str, type[Section]] = {"data.fields": FieldConfig}
 """Fields that are dictionaries of sections, and which."""
 
@@ -36,7 +39,7 @@ class WrongValues(ConfigError):
         self.config, self.right = Config(), frozenset[str]()
 
 
-def wrong_values(error: ValidationError, tree: Mapping[str, Any]) -> WrongValues:
+def wrong_values(error: ValidationError, tree: Mapping[str, Any], places: Mapping[str, str]) -> WrongValues:
     """A line for each mistake: of pydantic's errors, then between those sections that are right.
 
     Pydantic compares no sections while one of them is wrong.
@@ -44,6 +47,7 @@ def wrong_values(error: ValidationError, tree: Mapping[str, Any]) -> WrongValues
     Args:
         error: what pydantic raised.
         tree: the values by section, of which it was raised.
+        places: where the user gave a field, by dotted name, such as "demo.yaml, line 7"; empty if not in a file.
     """
     errors = error.errors(include_url=False)
     wrong = {".".join(map(str, mistake["loc"][:2])) for mistake in errors if mistake["loc"]}
@@ -52,7 +56,7 @@ def wrong_values(error: ValidationError, tree: Mapping[str, Any]) -> WrongValues
     if wrong:
         problems += config.problems_between(right)
     hidden = {field for field, _ in config.passwords(Config.model_fields)}  # no later line may show them
-    found = WrongValues(*(_ANY_PASSWORD.sub(r"\1:...\2", problem) for problem in problems))
+    found = WrongValues(*(_placed(_ANY_PASSWORD.sub(r"\1:...\2", problem), places) for problem in problems))
     found.config, found.right = config, right - hidden - {field.partition(".")[0] for field in hidden}
     return found
 
@@ -89,9 +93,21 @@ def field_names() -> list[str]:
 
 def unknown_field(name: str, known: Sequence[str] = ()) -> str:
     """A line about a name that is none of those known, by default the configuration's fields, with the nearest that is."""
-    near = difflib.get_close_matches(name, known or field_names(), n=1, cutoff=0.5)
+    names = known or [*([] if "." in name else Config.model_fields), *field_names()]
+    near = [full for full in names if full.rpartition(".")[2] == name]  # a field without its section
+    near += [full for full in difflib.get_close_matches(name, names, n=1, cutoff=0.5) if full != name]
     hint = f"did you mean {near[0]}?" if near else "--help lists the fields"
     return f"unknown field {name}; {hint}"
+
+
+def _placed(problem: str, places: Mapping[str, str]) -> str:
+    """A line with the place of the field that it begins with, or of what that field stands in."""
+    named = _NAMED.match(problem)
+    name = named[1] if named else ""
+    while name and name not in places:
+        name = name.rpartition(".")[0]
+    place = places.get(name)
+    return f"{place}: {problem}" if place else problem
 
 
 def _by_field(errors: Sequence[ErrorDetails]) -> Iterable[ErrorDetails]:
@@ -113,11 +129,21 @@ def _explain(mistake: ErrorDetails) -> Sequence[str]:
     if mistake["type"] == "value_error":
         found = mistake["ctx"]["error"]
         return found.problems if isinstance(found, ConfigError) else [str(found)]
+    if names == [*parents] and not entry:
+        field, default = next(iter(Config.model_fields[name].default))
+        return [
+            f"{name} = {_shown(mistake['input'])} must be a section with fields, such as {name}.{field} = {default}"
+        ]
     reason = mistake["msg"].removeprefix("Input ")
     section = entry() if entry else Config.model_fields[names[0]].default
     default = getattr(section, names[-1], None) if len(names) > len(parents) else {} if entry else None
     example = f"; {default!r} works" if default is not None else ""
-    return [f"{name} = {mistake['input']!r} {reason}{example}"]
+    return [f"{name} = {_shown(mistake['input'])} {reason}{example}"]
+
+
+def _shown(value: Any) -> str:
+    """A value as it was given; a number without quotes, though it came as text."""
+    return value if isinstance(value, str) and _NUMBER.fullmatch(value) else repr(value)
 
 
 def _parents(mistake: ErrorDetails) -> list[str]:

@@ -22,7 +22,7 @@ def problems(**fields: object) -> tuple[str, ...]:
     [
         (  # fields of several sections; a field that may be of two types, or has several values, is one line
             {"train__workers": 0, "model__num_hashes": "x", "data__sequence_len": 5, "data__weights": "-1,-2"},
-            ["data.weights = '-1'", "unknown field data.sequence_len", "model.num_hashes = 'x'", "train.workers = 0"],
+            ["data.weights = -1", "unknown field data.sequence_len", "model.num_hashes = 'x'", "train.workers = 0"],
         ),
         (  # within a section
             {"data__test_fraction": 0.96, "data__tokenizer_file": "x", "data__field": "a,b", "data__weights": "1,2"},
@@ -101,9 +101,9 @@ def test_the_command_line_tells_all_of_them(tmp_path: Path, capsys: pytest.Captu
     assert lines == [
         "unknown field model.hashes; did you mean model.num_hashes?",
         "unknown field bogus; --help lists the fields",
-        "data.sequence_length = '0' should be greater than 0; 4096 works",
-        "model.num_heads = 0 should be greater than 0; 4 works",
-        "unknown field train.stepps; did you mean train.steps?",
+        "data.sequence_length = 0 should be greater than 0; 4096 works",
+        f"{path}, line 1: model.num_heads = 0 should be greater than 0; 4 works",
+        f"{path}, line 2: unknown field train.stepps; did you mean train.steps?",
     ]
 
 
