@@ -31,9 +31,9 @@ def write_documents(folder: Path, documents: Mapping[str, bytes]) -> Path:
 
 
 def random_documents(lengths: Mapping[str, int], seed: int = 0) -> dict[str, bytes]:
-    """Documents of random bytes (never NUL) of the given lengths."""
+    """Documents of random letters and signs, each a byte (never NUL), of the given lengths."""
     generator = np.random.default_rng(seed)
-    return {name: generator.integers(1, 256, n, np.uint8).tobytes() for name, n in lengths.items()}
+    return {name: generator.integers(1, 128, n, np.uint8).tobytes() for name, n in lengths.items()}
 
 
 def prepare_here(source: Path | str, storage: Path | str, validation_fraction: float = 0.2, **fields: object) -> Corpus:

@@ -5,6 +5,7 @@ Mistakes are one `ConfigError` with a readable line for each.
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from reformer_dist.config.configuration import Config
 from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
+from reformer_dist.config.sections.data import OLD_NAME
 from reformer_dist.config.yaml_text import parse_yaml
 from reformer_dist.errors import ConfigError
 
@@ -71,7 +73,7 @@ def parse_command_line(
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file with any of the fields below; options win over it")
     source = CliSettingsSource[argparse.ArgumentParser](_Options, root_parser=parser, cli_parse_args=False)
-    namespace, unknown = parser.parse_known_args(arguments)
+    namespace, unknown = parser.parse_known_args(_with_new_names(sys.argv[1:] if arguments is None else arguments))
     options = [option for option in unknown if option.startswith("--")] or unknown[:1]
     problems = [unknown_field(option.removeprefix("--").split("=")[0]) for option in options]
     chosen = {name: value for name, value in vars(namespace).items() if name != "config" and value is not None}
@@ -88,6 +90,20 @@ def parse_command_line(
     if problems:
         parser.refuse([*problems, *further(config, frozenset(Config.model_fields).union(field_names()))])
     return config
+
+
+def _with_new_names(arguments: Sequence[str]) -> list[str]:
+    """The same with `--data.skip_bad_documents true` as `--data.on_bad skip`, which it is called now."""
+    old, text = f"--data.{OLD_NAME}", [*arguments]
+    for place, argument in enumerate(text):
+        if argument == old and place + 1 < len(text) and not text[place + 1].startswith("--"):
+            text[place : place + 2] = [f"{argument}={text[place + 1]}"]
+    return [
+        f"--data.on_bad={'skip' if argument.partition('=')[2].lower() in ('', 'true', '1') else 'fail'}"
+        if argument.partition("=")[0] == old
+        else argument
+        for argument in text
+    ]
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

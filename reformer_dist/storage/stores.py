@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote, unquote_to_bytes
 
 import aiohttp
 import fsspec
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-NATIVE_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs")
+NATIVE_SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs")
 BUCKET_SCHEMES = ("s3", "gs", "gcs")
 Result = TypeVar("Result")
 STORE_ERRORS = (OSError, pa.ArrowException, aiohttp.ClientError)
@@ -58,9 +59,11 @@ def open_store(url: str) -> Store:
     Raises:
         ValueError: an unknown scheme, or one whose library is not installed; the message says which.
     """
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
+    if scheme == "file":
+        return Store(pafs.LocalFileSystem(), os.fsdecode(unquote_to_bytes(rest)), local_url)
     if not separator:
-        return Store(pafs.LocalFileSystem(), str(Path(url).expanduser().absolute()), lambda path: path)
+        return Store(pafs.LocalFileSystem(), str(Path(url).expanduser().absolute()), local_url)
     if scheme in NATIVE_SCHEMES:
         place, mark, options = url.partition("?")
         user = ""
@@ -74,14 +77,22 @@ def open_store(url: str) -> Store:
                 filesystem, path = pafs.FileSystem.from_uri(url)
         except (pa.ArrowException, OSError) as error:
             raise ValueError(one_line(error)) from None
-        if scheme == "file":
-            return Store(filesystem, path, lambda path: path)
         return Store(filesystem, path, lambda path: f"{scheme}://{user}{path}{mark}{options}")
     try:
         remote, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
         raise ValueError(one_line(error)) from None
     return Store(pafs.PyFileSystem(pafs.FSSpecHandler(remote)), path, remote.unstrip_protocol)
+
+
+def local_url(path: str) -> str:
+    """What `open_store` takes for a path of this machine: the path, or where that is no UTF-8 a file:// URL."""
+    return path if readable(path) == path else f"file://{quote(os.fsencode(path))}"
+
+
+def readable(path: str) -> str:
+    r"""A path as it can be printed and stored: a byte that is no UTF-8 is written as \xe9."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 @lru_cache(8)

@@ -2,17 +2,27 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from reformer_dist.config.sections.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
-FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "image"]
+FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image"]
 TEXT = "text"
 """Name of the field that `data.field` and `data.tokenizer` describe."""
+OLD_NAME = "skip_bad_documents"
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def _is_encoding(name: str) -> bool:
+    """Whether text can be written in it."""
+    try:
+        "".encode(name)
+    except (LookupError, ValueError):
+        return False
+    return True
 
 
 class FieldConfig(Section):
@@ -36,7 +46,11 @@ class DataConfig(Section):
     sources: tuple[str, ...] = Field(("stdlib",), min_length=1)
     """Files, folders, globs or URLs, separated by commas. `stdlib` is the Python standard library's own source code."""
     format: Literal["auto"] | FormatName = "auto"
-    """What the files are. By default their names say it: .jsonl, .csv, .tsv, .fasta, .npz or .npy (array), .parquet, .png or .jpg (image), all else text; .gz or .zst after it is decompressed."""
+    """What the files are. By default their first bytes say it (Parquet, Arrow, arrays, pictures), then their names: .jsonl, .csv, .tsv, .fasta; all else is text. Whatever is compressed by gzip, zstd, bzip2 or xz is decompressed."""
+    encoding: str = "utf-8"
+    """What text is written in: utf-8, latin-1, cp1252, utf-16, shift_jis or any other that Python knows; raw takes bytes as they are. A byte-order mark wins over it."""
+    errors: Literal["strict", "replace", "ignore"] = "strict"
+    """What becomes of bytes that are none of the encoding: the document is bad, or each becomes U+FFFD, or nothing."""
     field: tuple[str, ...] | None = None
     """Field, column or array that holds the document, one for all sources or one for each; a number counts the columns of a CSV or TSV file without a header from 0. By default text, or an .npz file's only array."""
     split_by: str | None = None
@@ -49,8 +63,10 @@ class DataConfig(Section):
     """With bpe: a tokenizer.json to use, of a corpus, a checkpoint or the tokenizers library, instead of training one."""
     bpe_vocab_size: PositiveInt = Field(8192, ge=257)
     """With bpe: tokens of the vocabulary that is trained; 256 single bytes and the document boundary are among them."""
-    skip_bad_documents: bool = False
-    """Leave out and count documents that cannot be decoded or hold what the vocabulary lacks, instead of stopping at the first."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What a document does that cannot be read, or holds what the vocabulary lacks: fail stops at the first, skip leaves it out, counts and names it."""
+    most_bad: PositiveInt | None = None
+    """With skip: bad documents that may be left out; with more, preparing stops. By default any number."""
     sequence_length: PositiveInt = 4096
     """Tokens in one training sequence, over all its shards."""
     validation_fraction: float = Field(0.05, gt=0.0, lt=1.0)
@@ -71,6 +87,16 @@ class DataConfig(Section):
     def __hash__(self) -> int:
         """Of its values; a dictionary, which `fields` is, has none of its own."""
         return hash(self.model_dump_json())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_old_names(cls, values: Any) -> Any:
+        """Let skip_bad_documents, as on_bad was called when older checkpoints were written, mean what it did."""
+        if not isinstance(values, dict) or OLD_NAME not in values:
+            return values
+        kept = {name: value for name, value in values.items() if name != OLD_NAME}
+        skips = str(values[OLD_NAME]).lower() in ("true", "1", "yes", "on")
+        return {"on_bad": "skip" if skips else "fail", **kept}
 
     @property
     def record_fields(self) -> Mapping[str, FieldConfig]:
@@ -105,6 +131,11 @@ class DataConfig(Section):
             yield f"data.test_fraction = {self.test_fraction} and data.validation_fraction = {self.validation_fraction} leave nothing to train on; 0.05 works for both"
         if self.fields and (self.field is not None or self.tokenizer != "bytes" or self.tokenizer_file is not None):
             yield "data.fields does not go with data.field, data.tokenizer and data.tokenizer_file, which describe one field called text; give each field its own"
+        if any(not source.strip() for source in self.sources):
+            given = ",".join(self.sources)
+            yield f"data.sources = {given!r} has an empty entry, as a variable that is not set leaves one; . means this folder"
+        if self.encoding != "raw" and not _is_encoding(self.encoding):
+            yield f"data.encoding = {self.encoding} is no encoding that Python knows; utf-8, latin-1, cp1252, utf-16 or raw works"
         for name, field in self.record_fields.items():
             yield from self._problems_of(name, field)
         if self.order == "documents" and self.weights is not None:

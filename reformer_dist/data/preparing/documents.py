@@ -98,6 +98,9 @@ class Documents:
             except NotText:
                 self._binary.append(piece.file.url)
                 return
+            except BadDocument as error:
+                self._leave_out(piece.file.name, piece, str(error))
+                return
             if content is not None:
                 self._waiting.add_file(content, piece)
                 if self._waiting.num_bytes >= BATCH_BYTES:
@@ -214,8 +217,8 @@ class Documents:
 
     def _leave_out(self, name: str, piece: FileSlice, problem: str, *, is_spread: bool = False) -> None:
         where = piece.file.url + (name.removeprefix(piece.file.name) if name.startswith(piece.file.name) else "")
-        if not self._data.skip_bad_documents:
-            raise StoreError(f"data.sources: {where}: {problem}; --data.skip_bad_documents true leaves it out")
+        if self._data.on_bad == "fail":
+            raise StoreError(f"data.sources: {where}: {problem}; --data.on_bad skip leaves it out")
         if is_spread:
             self.bad_files.setdefault(piece.file.url, f"{where}: {problem}")
             return

@@ -20,11 +20,12 @@ from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_
 from reformer_dist.data.preparing.parts import Part
 from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizer, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
-from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, format_of, slices_of
+from reformer_dist.data.reading.chaff import Left
+from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, recognise_all, slices_of
 from reformer_dist.data.reading.columns import Column, wanted_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import SourceFile, list_files
+from reformer_dist.data.reading.sources import SourceFile, list_sources
 from reformer_dist.data.tokenizers.choice import TOKENIZERS
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
@@ -35,7 +36,10 @@ FILE_BYTES = 4096
 """Bytes that a smaller file counts as: opening it takes as long."""
 UNKNOWN_SIZE = 1 << 20
 """Bytes that a file is taken to have, for dividing the work, when its store does not say."""
-MADE_FROM = ("format", "field", "split_by", "skip_bad_documents", "validation_fraction", "test_fraction")
+MADE_FROM = (
+    *("format", "encoding", "errors", "field", "split_by", "on_bad", "most_bad"),
+    *("validation_fraction", "test_fraction"),
+)
 """Settings of the data section that decide what is prepared, beside sources, fields and tokenizers."""
 
 
@@ -76,6 +80,8 @@ class Preparation:
     num_files: int = 0
     num_bytes: int = 0
     num_binary: int = 0
+    left: Left = field(default_factory=Left)
+    """What the sources hold beside it."""
 
     @property
     def is_done(self) -> bool:
@@ -140,15 +146,16 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         name: tokenizer if name == TEXT and tokenizer else chosen_tokenizer(data, name) for name in data.record_fields
     }
     takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
-    listed = list_files(data.sources)
+    listing = list_sources(data.sources)
     wanted = [wanted_of(data, source, takes).columns for source in range(len(data.sources))]
     slices: list[FileSlice] = []
     files = []
-    for file in listed:
-        format_name = format_of(file.name, data)
-        if _is_taken(file, format_name, data, wanted[file.source]):
-            files.append(file)
-            slices += slices_of(file, format_name)
+    for whole in recognise_all(listing, data):
+        if _is_taken(whole.file, whole.format, data, wanted[whole.file.source]):
+            files.append(whole.file)
+            slices += slices_of(whole)
+        else:
+            listing.left.add(f"{whole.format} files, which the tokenizer does not take", whole.file.name)
     if not files:
         kinds = " and ".join(dict.fromkeys(f"{content.kind}s" for content in takes.values()))
         raise ConfigError(f"data.sources = {','.join(data.sources)}: no {kinds} there for {_tokenizer_settings(data)}")
@@ -160,7 +167,8 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         parts,
         len(files),
         sum(file.size or 0 for file in files),
-        len(listed) - len(files),
+        len(listing.files) - len(files),
+        listing.left,
     )
 
 

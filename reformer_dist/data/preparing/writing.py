@@ -36,7 +36,7 @@ def write_corpus(
     """Write every part as a Ray Data dataset with a row for each, then the table of documents and the manifest.
 
     Parts that an interrupted attempt has finished are kept. Where a text that is written in part turns out to be bad and
-    `data.skip_bad_documents` is set, the parts that hold some of it are written again without it.
+    `data.on_bad` is skip, the parts that hold some of it are written again without it.
 
     Args:
         parts: all parts of the corpus.

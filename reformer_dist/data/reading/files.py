@@ -1,8 +1,13 @@
-"""A stored file to read: seekable, patient with its store, decompressed where its name says so."""
+"""A stored file to read: seekable, patient with its store, decompressed where it is compressed."""
 
+import bz2
+import gzip
 import io
+import lzma
 import os
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -11,18 +16,11 @@ import pyarrow.fs as pafs
 from reformer_dist.storage.stores import STORE_ERRORS, one_line, open_store, patiently
 
 Result = TypeVar("Result")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 BUFFER_BYTES = 1 << 20
 
 
 class StoreError(OSError):
     """A file that its store does not hand out, as often as it is asked; the text names it."""
-
-
-def compression_of(name: str) -> str | None:
-    """How a file of that name is compressed."""
-    end = name[-4:].lower()
-    return COMPRESSIONS.get(end) or COMPRESSIONS.get(end[-3:])
 
 
 class PatientFile(io.RawIOBase):
@@ -43,7 +41,7 @@ class PatientFile(io.RawIOBase):
             self._store = open_store(url)
         except ValueError as error:
             raise StoreError(f"data.sources: {url} cannot be read: {one_line(error)}") from None
-        self.size: int | None = self._asked(self._find).size
+        self.size: int | None = self._asked(self._find)
 
     def readable(self) -> bool:
         """Always."""
@@ -82,11 +80,15 @@ class PatientFile(io.RawIOBase):
         except STORE_ERRORS as error:
             raise StoreError(f"data.sources: {self._url} cannot be read: {one_line(error)}") from None
 
-    def _find(self) -> pafs.FileInfo:
+    def _find(self) -> int | None:
+        """Its size, None if its store does not say."""
+        if self._store.is_local:
+            return os.stat(self._store.path).st_size
         info = self._store.filesystem.get_file_info(self._store.path)
         if info.type == pafs.FileType.NotFound:  # also what some web servers' refusals look like from here
-            raise FileNotFoundError("not found") if self._store.is_local else OSError("not found")
-        return info
+            raise OSError("not found")
+        size: int | None = info.size
+        return size
 
     def _read(self, view: memoryview) -> int:
         try:
@@ -101,12 +103,12 @@ class PatientFile(io.RawIOBase):
 
     def _go_to(self, position: int) -> None:
         filesystem, path = self._store.filesystem, self._store.path
-        if self._file is None:
-            self._file = (
-                filesystem.open_input_stream(path, compression=None)
-                if self.size is None
-                else filesystem.open_input_file(path)
-            )
+        if self._file is None and self._store.is_local:  # whose name may be no UTF-8, which pyarrow does not open
+            self._file = io.FileIO(path)
+        elif self._file is None and self.size is None:
+            self._file = filesystem.open_input_stream(path, compression=None)
+        elif self._file is None:
+            self._file = filesystem.open_input_file(path)
         if self._file.seekable():
             self._file.seek(position)
             return
@@ -131,6 +133,24 @@ def read_small(url: str, size: int) -> bytes | None:
     return content if len(content) == size else None
 
 
+def read_head(url: str, size: int, compression: str | None = None) -> bytes:
+    """The first bytes of a file, decompressed; fewer if it ends before.
+
+    Raises:
+        StoreError: it cannot be read.
+        OSError: it cannot be decompressed.
+    """
+    if compression is None and "://" not in url:
+        with suppress(OSError):
+            descriptor = os.open(url, os.O_RDONLY)
+            try:
+                return os.read(descriptor, size)
+            finally:
+                os.close(descriptor)
+    with open_bytes(url, compression) as stream:
+        return stream.read(size)
+
+
 def open_bytes(url: str, compression: str | None) -> io.BufferedIOBase:
     """The bytes of a file, decompressed: seekable if it is not compressed and its store can.
 
@@ -138,24 +158,62 @@ def open_bytes(url: str, compression: str | None) -> io.BufferedIOBase:
         StoreError: now or at any read, when the store refuses.
         OSError: at a read, when the compressed data is damaged or ends too early.
     """
-    file: io.RawIOBase = PatientFile(url)
-    if compression is not None:
-        file = _Decompressed(file, compression)
-    return io.BufferedReader(file, BUFFER_BYTES)
+    file = io.BufferedReader(PatientFile(url), BUFFER_BYTES)
+    if compression is None:
+        return file
+    if compression == "zstd":
+        return io.BufferedReader(_Zstd(file), BUFFER_BYTES)
+    opened: Any = _STANDARD[compression](file)
+    return io.BufferedReader(_Whole(opened, file), BUFFER_BYTES)
 
 
-class _Decompressed(io.RawIOBase):
-    """A gzip or zstd file of any number of members."""
+_STANDARD: dict[str, Callable[[Any], Any]] = {
+    "gzip": lambda file: gzip.GzipFile(fileobj=file),
+    "bz2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+"""What decompresses streams of any number of members, zeros after them left out."""
 
-    def __init__(self, file: io.RawIOBase, compression: str) -> None:
+
+class _Whole(io.RawIOBase):
+    """A decompressed file; what its library raises where the data is damaged becomes an OSError."""
+
+    def __init__(self, opened: Any, file: io.BufferedIOBase) -> None:
         super().__init__()
-        self._stream = pa.CompressedInputStream(pa.PythonFile(io.BufferedReader(file, BUFFER_BYTES), "r"), compression)
+        self._opened, self._file = opened, file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            return int(self._opened.readinto(buffer))
+        except (lzma.LZMAError, zlib.error, EOFError) as error:
+            raise OSError(str(error)) from None
+
+    def close(self) -> None:
+        self._opened.close()
+        self._file.close()
+        super().close()
+
+
+class _Zstd(io.RawIOBase):
+    """A zstd file of any number of frames."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        super().__init__()
+        self._stream = pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        data = self._stream.read(len(view))
+        try:
+            data = self._stream.read(len(view))
+        except OSError as error:
+            if "memory" in str(error):  # zstd --ultra --long=31
+                raise OSError("its zstd window is larger than 128 MiB; zstd --long=27 makes one that is read") from None
+            raise
         view[: len(data)] = data
         return len(data)

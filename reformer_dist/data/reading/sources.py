@@ -1,21 +1,26 @@
 """Finding files: what `data.sources` names in, a sorted list of `SourceFile`s out. Nothing is read but listings.
 
-A source is a file, a folder (every regular file below it, hidden ones left out), a glob, a URL of either kind, or the
-word `stdlib`. A file's name is its path relative to its source's root: the folder itself, the folders before a
-glob's first wildcard, or a file's parent. Names, not absolute paths, decide order, split and hash, so a corpus is the
-same wherever it lies.
+A source is a file, a folder (every regular file below it), a glob, a URL of either kind, or the word `stdlib`. What nobody
+means as data stays out of folders and globs and is counted: hidden files, editors' backups, locks, and what a data set's
+folder says about itself. A file's name is its path relative to its source's root: the folder itself, the folders before a
+glob's first wildcard, or a file's parent. Names, not absolute paths, decide order, split and hash, so a corpus is the same
+wherever it lies.
 """
 
+import os
 import re
 import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
+from reformer_dist.data.reading.chaff import TABLES, Left, is_about_tables, is_chaff, is_hidden
+from reformer_dist.data.reading.walking import Keep, walk_folder
 from reformer_dist.errors import ConfigError
-from reformer_dist.storage.stores import STORE_ERRORS, Store, one_line, open_store, patiently
+from reformer_dist.storage.stores import STORE_ERRORS, Store, local_url, one_line, open_store, patiently, readable
 
 # Tests would double the corpus and are the least like other code; what is generated is not code that anyone wrote; the
 # others are installed packages and caches.
@@ -23,6 +28,9 @@ STDLIB_SKIPPED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "pydoc_data", "__pycache__"}
 )
 STDLIB_GENERATED = "_sysconfigdata"
+HIDDEN, CHAFF = "hidden files and folders", "backups, locks and files about files"
+"""Reasons to leave a file."""
+_WILDCARDS = re.compile(r"[*?\[]")
 
 
 class SourceFile(NamedTuple):
@@ -45,69 +53,163 @@ class SourceFile(NamedTuple):
     source: int = 0
 
 
+class Listing(NamedTuple):
+    """What sources hold.
+
+    Attributes:
+        files: what is to be read, sorted by name, each once.
+        left: what was seen and is not read, by reason.
+    """
+
+    files: list[SourceFile]
+    left: Left
+
+
+Seen = tuple[Hashable, SourceFile]
+"""What makes a file the same as another (its place on its disk, or its URL), and the file."""
+
+
 def list_files(sources: Sequence[str]) -> list[SourceFile]:
-    """All non-empty files that `data.sources` names, sorted by name, each once.
+    """The files of `list_sources`."""
+    return list_sources(sources).files
+
+
+def list_sources(sources: Sequence[str]) -> Listing:
+    """All non-empty files that `data.sources` names, sorted by name, each real file once.
 
     Raises:
         ConfigError: a source that does not exist, cannot be listed or matches nothing, or only empty files.
     """
-    found: dict[str, SourceFile] = {}
+    found: dict[Hashable, SourceFile] = {}
+    left = Left()
     for number, source in enumerate(sources):
-        for file in _list_source(source):
-            found.setdefault(file.url, file._replace(source=number) if number else file)
-    files = sorted((file for file in found.values() if file.size != 0), key=lambda file: (file.name, file.source))
+        for identity, file in _list_source(source, left):
+            if found.setdefault(identity, file._replace(source=number) if number else file).url != file.url:
+                left.add("the same file by another name", file.name)
+    files = []
+    for file in sorted(found.values(), key=lambda file: (file.name, file.source)):
+        if file.size == 0:
+            left.add("empty files", file.name)
+        else:
+            files.append(file)
     if not files:
         raise ConfigError(f"data.sources = {','.join(sources)}: holds only empty files; name a file with text in it")
-    return files
+    return Listing(files, left)
 
 
-def _list_source(source: str) -> list[SourceFile]:
+def _list_source(source: str, left: Left) -> list[Seen]:
     try:
-        files = patiently(lambda: list(_expand(source)))
+        files = patiently(lambda: list(_expand(source, left)))
     except (*STORE_ERRORS, ValueError) as error:
         raise ConfigError(f"data.sources = {source}: {one_line(error)}") from None
     if not files:
-        raise ConfigError(f"data.sources = {source}: no files there; a file, a folder, a glob, a URL or stdlib works")
+        rest = f" but {left}" if left else ""
+        raise ConfigError(
+            f"data.sources = {source}: no files there{rest}; a file, a folder, a glob, a URL or stdlib works"
+        )
     return files
 
 
-def _expand(source: str) -> Iterator[SourceFile]:
+def _expand(source: str, left: Left) -> Iterator[Seen]:
     if source == "stdlib":
         store = open_store(sysconfig.get_paths()["stdlib"])
-        yield from _walk(store, store.path, _is_library_code, found=False)
+        yield from _walk(store, store.path, _is_library_code, left, found=False)
         return
     store = open_store(source)
-    info = store.filesystem.get_file_info(store.path)
-    if info.type == pafs.FileType.Directory:
-        yield from _walk(store, store.path, _is_visible, found=True)
-    elif info.type == pafs.FileType.File:
-        yield _file(store, info, info.base_name, found=False)
-    elif re.search(r"[*?\[]", store.path):
-        root = re.split(r"[*?\[]", store.path, maxsplit=1)[0].rpartition("/")[0] or "/"
-        pattern = re.compile(glob_translate(store.path))
-        yield from _walk(store, root, lambda name: bool(pattern.match(f"{root.rstrip('/')}/{name}")), found=False)
+    kind = _kind_of(store)
+    if kind == pafs.FileType.Directory:
+        files = list(_walk(store, store.path, partial(_is_meant, left), left, found=True))
+        yield from _without_what_is_about_tables(files, left)
+    elif kind == pafs.FileType.File:
+        yield _named(store)
+    elif wildcard := _WILDCARDS.search(store.path):
+        root = store.path[: wildcard.start()].rpartition("/")[0] or "/"
+        yield from _walk(store, root, _matching(store.path, root, left), left, found=False)
     else:
         # What a web server that refuses looks like from here, so it is asked again; a local folder answers at once.
         absent = FileNotFoundError if store.is_local or source.startswith("s3://") else OSError
         raise absent("no such file or folder; a file, a folder, a glob, a URL or stdlib works")
 
 
-def _walk(store: Store, root: str, keep: Callable[[str], bool], *, found: bool) -> Iterator[SourceFile]:
+def _kind_of(store: Store) -> pafs.FileType:
+    if store.is_local:  # where a name may be no UTF-8
+        is_folder, is_file = os.path.isdir(store.path), os.path.isfile(store.path)
+        return pafs.FileType.Directory if is_folder else pafs.FileType.File if is_file else pafs.FileType.NotFound
+    return store.filesystem.get_file_info(store.path).type
+
+
+def _named(store: Store) -> Seen:
+    """A file that somebody named."""
+    if store.is_local:
+        return _local(os.path.basename(store.path), store.path, os.stat(store.path), found=False)
+    info = store.filesystem.get_file_info(store.path)
+    url = store.url(info.path)
+    return url, SourceFile(info.base_name, url, info.size, info.mtime_ns)
+
+
+def _walk(store: Store, root: str, keep: Keep, left: Left, *, found: bool) -> Iterator[Seen]:
     """Regular files below `root` whose path relative to it passes `keep`."""
+    if store.is_local:
+        for name, path, status in walk_folder(root, keep, left):
+            yield _local(name, path, status, found=found)
+        return
+    entered = {"": True}
     for info in store.filesystem.get_file_info(pafs.FileSelector(root, recursive=True, allow_not_found=True)):
         name = info.path.removeprefix(root).lstrip("/")
-        if info.is_file and keep(name):
-            yield _file(store, info, name, found=found)
+        if info.is_file and _is_entered(name, keep, entered) and keep(name):
+            url = store.url(info.path)
+            yield url, SourceFile(name, url, info.size, info.mtime_ns, found)
 
 
-def _file(store: Store, info: pafs.FileInfo, name: str, *, found: bool) -> SourceFile:
-    return SourceFile(name, store.url(info.path), info.size, info.mtime_ns, found)
+def _is_entered(name: str, keep: Keep, entered: dict[str, bool]) -> bool:
+    """Whether all folders that a file lies in are kept; `entered` remembers those that were asked for."""
+    folder = name.rpartition("/")[0]
+    if folder not in entered:
+        entered[folder] = _is_entered(folder, keep, entered) and keep(f"{folder}/")
+    return entered[folder]
 
 
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and "/." not in name
+def _local(name: str, path: str, status: os.stat_result, *, found: bool) -> Seen:
+    file = SourceFile(readable(name), local_url(path), status.st_size, status.st_mtime_ns, found)
+    return (status.st_dev, status.st_ino), file
+
+
+def _is_meant(left: Left, name: str) -> bool:
+    """Whether what a folder holds may be data; what is not is counted."""
+    reason = HIDDEN if is_hidden(name) else CHAFF if is_chaff(name) else ""
+    if reason:
+        left.add(reason, readable(name))
+    return not reason
+
+
+def _matching(pattern: str, root: str, left: Left) -> Keep:
+    """What a glob keeps: what matches it, hidden files and chaff only where its own parts begin or end so."""
+    expression = re.compile(glob_translate(pattern))
+    wants_hidden = any(part.startswith(".") for part in pattern.removeprefix(root).split("/"))
+    wants_chaff = is_chaff(_WILDCARDS.split(pattern)[-1] or "x")
+
+    def keep(name: str) -> bool:
+        if not name.endswith("/") and not expression.match(f"{root.rstrip('/')}/{readable(name)}"):
+            return False
+        reason = HIDDEN if is_hidden(name) and not wants_hidden else CHAFF if is_chaff(name) and not wants_chaff else ""
+        if reason:
+            left.add(reason, readable(name))
+        return not reason
+
+    return keep
+
+
+def _without_what_is_about_tables(files: Sequence[Seen], left: Left) -> Iterator[Seen]:
+    """The files of a folder; where it holds tables, without what is said about them."""
+    has_tables = any(file.name.lower().endswith(TABLES) for _, file in files)
+    for identity, file in files:
+        if has_tables and is_about_tables(file.name):
+            left.add("files about the tables beside them", file.name)
+        else:
+            yield identity, file
 
 
 def _is_library_code(name: str) -> bool:
-    is_source = name.endswith(".py") and not name.startswith(STDLIB_GENERATED)
-    return is_source and STDLIB_SKIPPED.isdisjoint(name.split("/"))
+    if name.endswith("/"):
+        return STDLIB_SKIPPED.isdisjoint(name.split("/"))
+    return name.endswith(".py") and not name.startswith(STDLIB_GENERATED) and not is_hidden(name)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from reformer_dist.config.sections.data import TokenizerName
 from reformer_dist.data.tokenizers.tokenizer import (
     TEXT_CONTENT,
+    BadDocument,
     Encoded,
     definition_of,
     join_bytes,
@@ -34,11 +35,12 @@ class BytesTokenizer:
 
     def encode(self, document: str | bytes) -> NDArray[Any]:
         """Token ids [n] uint8 of a document; str is taken as UTF-8."""
-        return np.frombuffer(to_bytes(document), np.uint8)
+        return _without_nul(np.frombuffer(to_bytes(document), np.uint8))
 
     def encode_all(self, documents: Sequence[str | bytes]) -> Encoded:
         """What `encode` makes of several documents."""
-        return join_bytes(documents)
+        content, lengths = join_bytes(documents)
+        return _without_nul(content), lengths
 
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n] (any integer type); boundaries are left out, broken UTF-8 becomes U+FFFD."""
@@ -48,3 +50,10 @@ class BytesTokenizer:
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""
         return definition_of(self)
+
+
+def _without_nul(content: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The same bytes. Raises BadDocument for NUL, which would end a document in its middle."""
+    if not content.all():
+        raise BadDocument(f"byte {int(content.argmin()):,} of it is NUL, which marks where a document ends")
+    return content

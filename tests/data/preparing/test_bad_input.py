@@ -28,7 +28,7 @@ BAD_DOCUMENTS = {
     "a residue there is not": ("a.fa", fasta(["MKV"] * 30) + b">bad x\nMK1V\n", {"tokenizer": "amino_acids"},
                                r"a\.fa#bad: '1' is no code of an amino acid"),
     "text that is no UTF-8": ("a.tsv", b"text\n" + b"fine\n" * 30 + b"\xff\xfe\n",
-                              {"tokenizer": "bpe", "bpe_vocab_size": 260}, r"a\.tsv#30: no UTF-8"),
+                              {"tokenizer": "bpe", "bpe_vocab_size": 260}, r"a\.tsv#30: of its value byte 0 .* is no UTF-8"),
     "levels that are none": ("a.parquet", parquet({"text": [[[1]]] * 30 + [[[300]]]}), {"tokenizer": "grey"},
                              r"a\.parquet#30: int64 levels from 300 to 300"),
 }  # fmt: skip
@@ -42,8 +42,8 @@ def test_a_bad_document_is_named_or_left_out_and_counted(case: str, tmp_path: Pa
         prepare_here(source, tmp_path, 0.3, **fields)
     assert str(caught.value).startswith(f"data.sources: {source}")
     assert "\n" not in str(caught.value)
-    assert "--data.skip_bad_documents true leaves it out" in str(caught.value)
-    corpus = prepare_here(source, tmp_path, 0.3, skip_bad_documents=True, **fields)
+    assert "--data.on_bad skip leaves it out" in str(caught.value)
+    corpus = prepare_here(source, tmp_path, 0.3, on_bad="skip", **fields)
     assert corpus.manifest.bad == 1
     assert len(documents(corpus)) == 30
 
@@ -51,8 +51,8 @@ def test_a_bad_document_is_named_or_left_out_and_counted(case: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "content", "fields", "message"),
     [
-        ("a.fasta", b"MKV\n", {}, "does not begin with '>'"),
-        ("a.csv", b"a,b\n1,2\n", {}, "it breaks off or is no csv: .*text"),
+        ("a.fasta", b"MKV\n", {}, "its first entry begins with 'MKV'; FASTA has '>'"),
+        ("a.csv", b"a,b\n1,2\n", {}, "it has no column text .*; its columns: a, b"),
         ("a.parquet", parquet({"a": GOOD, "b": GOOD}), {}, "no column text .*; its columns: a, b"),
         ("a.parquet", parquet({"text": GOOD})[:-100], {}, "it breaks off or is no parquet"),
         ("a.npz", npz(x=PICTURES, y=PICTURES), {"tokenizer": "rgb"}, "several arrays: x, y; name one of them in data.field"),
@@ -74,18 +74,18 @@ def test_a_bad_file_is_named(
 def test_nothing_but_bad_documents_says_so(tmp_path: Path) -> None:
     write_documents(tmp_path, {"a.jsonl": b"{}\n" * 5})
     with pytest.raises(ConfigError, match=r"too little for a train split.*5 bad documents were left out, first .*#0: "):
-        prepare_here(tmp_path / "a.jsonl", tmp_path, skip_bad_documents=True)
+        prepare_here(tmp_path / "a.jsonl", tmp_path, on_bad="skip")
 
 
 def test_a_broken_text_is_left_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = {f"{i}.txt.gz": gzip.compress(b"fine " * 99) for i in range(9)}
     source = write_documents(tmp_path / "s", good | {"bad.txt.gz": gzip.compress(LINES * 20)[:-9]})
-    corpus = prepare_here(source, tmp_path, 0.3, skip_bad_documents=True)
+    corpus = prepare_here(source, tmp_path, 0.3, on_bad="skip")
     assert (len(documents(corpus)), corpus.manifest.bad) == (9, 1)
     monkeypatch.setattr(reading, "HELD_TOKENS", 10)
     monkeypatch.setattr(files, "BUFFER_BYTES", 64)
     monkeypatch.setattr(text, "PIECE_BYTES", 100)
-    again = prepare_here(source, tmp_path / "again", 0.3, skip_bad_documents=True)
+    again = prepare_here(source, tmp_path / "again", 0.3, on_bad="skip")
     assert again.manifest == corpus.manifest, "also when some of it was written before it was known to be bad"
 
 
@@ -99,9 +99,9 @@ def test_a_bad_text_in_slices_of_several_parts_is_left_out_of_all(
     good = {"a.txt": b"MKV\n" * 50, "z.txt": b"AC\n" * 50}
     bad = {"b.txt": b"MKV\n" * 40 + b"1\n" + b"MKV\n" * 40 + b"2\n", "c.txt": b"1\n" + b"MKV\n" * 60}
     source = write_documents(tmp_path / "s", good | bad)
-    with pytest.raises(OSError, match=r"b\.txt: '1' is no code .* --data\.skip_bad_documents true leaves it out"):
+    with pytest.raises(OSError, match=r"b\.txt: '1' is no code .* --data\.on_bad skip leaves it out"):
         prepare_here(source, tmp_path, tokenizer="amino_acids")
-    corpus = prepare_here(source, tmp_path, tokenizer="amino_acids", skip_bad_documents=True)
+    corpus = prepare_here(source, tmp_path, tokenizer="amino_acids", on_bad="skip")
     assert len(corpus.manifest.fields["text"].token_files) > 6
     assert corpus.manifest.bad == 2
     assert corpus.tokenizer.decode(corpus.read(0, 250)) == "MKV" * 50 + "AC" * 50

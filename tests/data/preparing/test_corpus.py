@@ -148,7 +148,10 @@ def test_a_folder_leaves_binary_files_out_and_counts_them(tmp_path: Path) -> Non
     assert corpus.manifest.binary == 1
     with pytest.raises(ConfigError, match=r"data\.tokenizer = bytes takes no image file, which .*b\.png is; rgb works"):
         prepare_here(source / "b.png", tmp_path)
-    assert prepare_here(source / "b.png", tmp_path, format="text").manifest.binary == 0
+    with pytest.raises(OSError, match=r"b\.png: byte 0 \(0x89\) is no UTF-8; data\.encoding says what it is"):
+        prepare_here(write_documents(tmp_path, {"b.png": b"\x89PNG"}) / "b.png", tmp_path, format="text")
+    with pytest.raises(OSError, match=r"b\.png: byte 4 is NUL, which text does not hold"):
+        prepare_here(source / "b.png", tmp_path, format="text", encoding="raw")
 
 
 def test_too_little_text_for_two_splits_is_one_line(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_a_bad_record_is_named_or_left_out_whole(case: str, tmp_path: Path) -> N
     with pytest.raises(OSError, match=rf"a\.jsonl#750: .*{message}") as caught:
         prepare_here(source, tmp_path, 0.3, fields=given)
     assert "\n" not in str(caught.value)
-    corpus = prepare_here(source, tmp_path, 0.3, fields=given, skip_bad_documents=True)
+    corpus = prepare_here(source, tmp_path, 0.3, fields=given, on_bad="skip")
     assert corpus.manifest.bad == 1
     assert rows_of(corpus) == [("MKV", "KVM")] * 30
 

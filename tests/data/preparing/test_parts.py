@@ -72,7 +72,7 @@ def test_rows_and_counts_are_those_of_the_tokens(
 def test_small_documents_are_the_same_together_as_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     contents = {f"{i // 10}/{i:03d}.txt": b"MKV" * (i % 7) + b"1" * (i % 11 == 0) + b"A\n" for i in range(100)}
     source = write_documents(tmp_path / "s", contents)
-    fields = {"tokenizer": "amino_acids", "skip_bad_documents": True}
+    fields = {"tokenizer": "amino_acids", "on_bad": "skip"}
     together = prepare_here(source, tmp_path / "together", **fields)
     assert together.manifest.bad == 10
     assert together.manifest.split("train").documents + together.manifest.split("validation").documents == 90

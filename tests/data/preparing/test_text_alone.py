@@ -12,7 +12,9 @@ from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing import preparation as preparing
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
-from reformer_dist.data.reading.sources import SourceFile
+from reformer_dist.data.reading.chaff import Left
+from reformer_dist.data.reading.slices import FileSlice
+from reformer_dist.data.reading.sources import Listing, SourceFile
 from tests.corpora import prepare_here, write_documents
 
 DOCUMENTS = {f"{i:02d}.txt": bytes(97 + (i * k) % 26 for k in range(5 + 7 * i)) for i in range(30)}
@@ -21,8 +23,8 @@ PINNED = {
     "ends": ("c3a990956ff3f05ce8104529bae69ddb", "3404628ce398376e"),
 }
 """Hash of the corpus and xxh3-64 of its manifest as they were, with pyarrow 25.0.1, which writes its version into files."""
-FOLDERS = {"bytes": "c2499f4678148d03", "bpe": "e9f512a4ccbb47cc", "field": "b1c4beba8aa06581"}
-"""Names of folders as they were."""
+FOLDERS = {"bytes": "51052b3d35f40465", "bpe": "6892d8654d74bebd", "field": "3ef84b27b85d0add"}
+"""Names of folders as they were since encodings are checked."""
 
 
 def corpus_of(case: str, folder: Path) -> Corpus:
@@ -56,7 +58,8 @@ def test_hash_and_manifest_are_what_they_were(case: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("case", FOLDERS)
 def test_folders_are_called_what_they_were(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     listing = [SourceFile(f"{i}.jsonl", f"/s/{i}.jsonl", 100 + i, 7, True, 0) for i in range(4)]
-    monkeypatch.setattr(preparing, "list_files", lambda sources: listing)
+    monkeypatch.setattr(preparing, "list_sources", lambda sources: Listing(listing, Left()))
+    monkeypatch.setattr(preparing, "recognise_all", lambda found, data: [FileSlice(file, "jsonl") for file in listing])
     given = {"bytes": {}, "bpe": {"tokenizer": "bpe", "bpe_vocab_size": 300}, "field": {"field": "body"}}
     preparation = plan_preparation(DataConfig.model_validate({"sources": ("/s",), **given[case]}), "/storage")
     assert preparation.folder == f"/storage/corpora/{FOLDERS[case]}"

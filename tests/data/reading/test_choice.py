@@ -2,9 +2,8 @@
 
 from typing import get_args
 
-from reformer_dist.config import DataConfig
 from reformer_dist.config.sections.data import FormatName, TokenizerName
-from reformer_dist.data.reading.choice import READERS, SUFFIXES, format_of
+from reformer_dist.data.reading.choice import READERS, SUFFIXES, format_named
 from reformer_dist.data.reading.contents import CONTENTS
 from reformer_dist.data.tokenizers.bpe import BPETokenizer
 from reformer_dist.data.tokenizers.choice import TOKENIZERS
@@ -32,8 +31,9 @@ def test_names_say_what_a_file_is() -> None:
         "a.npy": "array",
         "a.JPG": "image",
         "a.tsv.zst": "tsv",
+        "a.jsonl.bz2": "jsonl",
+        "a.csv.xz": "csv",
         "a.py": "text",
         "gz": "text",
     }
-    assert {name: format_of(name, DataConfig()) for name in names} == names
-    assert format_of("a.jsonl", DataConfig(format="text")) == "text"
+    assert {name: format_named(name) for name in names} == names

@@ -19,8 +19,9 @@ from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.reading import choice, delimited
-from reformer_dist.data.reading.choice import format_of, read_records, slices_of
+from reformer_dist.data.reading.choice import read_records, recognise, slices_of
 from reformer_dist.data.reading.columns import wanted_of
+from reformer_dist.data.reading.kinds import csv as csv_reader
 from reformer_dist.data.reading.kinds import jsonl as jsonl_reader
 from reformer_dist.data.reading.kinds import text
 from reformer_dist.data.reading.records import one_by_one
@@ -168,6 +169,59 @@ def test_columns_without_quotes_or_nulls_are_taken_as_they_are(tmp_path: Path) -
     assert [content for _, content in sliced(tmp_path / "a.tsv", DataConfig(), 1000)] == [b'"NA', b"NA", b"null"]
 
 
+@pytest.mark.parametrize("mode", ["fail", "skip"])
+def test_a_row_that_is_wrong_costs_a_row(tmp_path: Path, mode: str) -> None:
+    rows = [f"{i},fine {i}" for i in range(30)]
+    rows[7], rows[20] = "7,too,many", "20"
+    content = ("n,text\n" + "\n".join(rows) + "\n").encode() + b"30,\xff\n"
+    write_documents(tmp_path, {"a.csv": content})
+    if mode == "fail":
+        with pytest.raises(OSError, match=r"a\.csv#7: it has 3 columns, not 2; --data\.on_bad skip leaves it out"):
+            prepare_here(tmp_path / "a.csv", tmp_path)
+        return
+    corpus = prepare_here(tmp_path / "a.csv", tmp_path, 0.3, on_bad="skip")
+    expected = {f"a.csv#{i}": f"fine {i}" for i in range(30) if i not in (7, 20)}
+    assert documents(corpus) == expected, "the others keep their numbers"
+    assert corpus.manifest.bad == 3
+
+
+def test_a_row_longer_than_a_block_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_reader, "BLOCK_BYTES", 64)
+    rows = [f"{i},{'x' * (200 if i in (11, 25) else 5)}{i}" for i in range(30)]
+    write_documents(tmp_path, {"a.csv": ("n,text\n" + "\n".join(rows)).encode()})
+    found = documents(prepare_here(tmp_path / "a.csv", tmp_path, 0.3))
+    assert found == {f"a.csv#{i}": row.split(",")[1] for i, row in enumerate(rows)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"text,n,text\n1,2,3\n"),
+        ("a.tsv", b"text\ttext\nx\ty\n"),
+        ("a.arrow", b""),
+    ],
+)
+def test_a_column_that_stands_twice_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    if not content:
+        file, rows = io.BytesIO(), pa.table([["x"], ["y"]], names=["text", "text"])
+        with pa.ipc.new_file(file, rows.schema) as writer:
+            writer.write_table(rows)
+        content = file.getvalue()
+    write_documents(tmp_path, {name: content})
+    with pytest.raises(OSError, match=r"it has 2 columns text \(data\.field.*\); its columns: text, "):
+        prepare_here(tmp_path / name, tmp_path)
+
+
+@pytest.mark.parametrize("before", [b"", b"\r\n \n", b"; made on a Tuesday\r\n", b";\n\n;x\n", b"\xef\xbb\xbf"])
+def test_fasta_as_it_comes(tmp_path: Path, before: bytes) -> None:
+    entries = b"".join(
+        b">P%02d made up\r\nMKVLAwqd\r\n; a comment\r\nGHTY-SEK%s*\r\n\r\n" % (i, b"AG" * (i % 5)) for i in range(30)
+    )
+    write_documents(tmp_path, {"a.fasta": before + entries + b">EMPTY nothing follows\r\n"})
+    found = documents(prepare_here(tmp_path / "a.fasta", tmp_path, 0.3, tokenizer="amino_acids"))
+    assert found == {f"a.fasta#P{i:02d}": f"MKVLAWQDGHTY-SEK{'AG' * (i % 5)}*" for i in range(30)}
+
+
 def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, bytes]]:
     """Documents of a file read in slices of that size, pieces put together."""
     file = SourceFile(path.name, str(path), path.stat().st_size, None)
@@ -176,7 +230,7 @@ def sliced(path: Path, data: DataConfig, slice_bytes: int) -> list[tuple[str, by
     cuts = [*range(0, size, slice_bytes)]
     for start in cuts:
         stop = None if start == cuts[-1] else start + slice_bytes
-        piece = FileSlice(file, format_of(path.name, data), start, stop)
+        piece = recognise(file, data)._replace(start=start, stop=stop)
         for record in one_by_one(read_records(piece, wanted_of(data, 0, {"text": TEXT_CONTENT}))):
             (content,) = record.contents
             content = content.encode() if isinstance(content, str) else content
@@ -220,9 +274,11 @@ def test_slices_hold_each_document_once(
 def test_large_files_are_cut_into_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "SLICE_BYTES", 10)
     file = SourceFile("a.txt", "/a.txt", 25, None)
-    assert [(s.start, s.stop) for s in slices_of(file, "text")] == [(0, 10), (10, 20), (20, None)]
-    assert len(list(slices_of(file, "csv"))) == 1
-    assert len(list(slices_of(SourceFile("a.txt.gz", "/a.txt.gz", 25, None), "text"))) == 1
+    whole = FileSlice(file, "text")
+    assert [(s.start, s.stop) for s in slices_of(whole)] == [(0, 10), (10, 20), (20, None)]
+    for other in ({"format": "csv"}, {"compression": "gzip"}, {"encoding": "latin-1"}, {"errors": "replace"}):
+        assert len(list(slices_of(whole._replace(**other)))) == 1
+    assert len(list(slices_of(whole._replace(encoding="raw")))) == 3
 
 
 def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from torch import Tensor
 from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
-from reformer_dist.data.reading.files import compression_of, open_bytes
+from reformer_dist.data.reading.files import open_bytes, read_head
+from reformer_dist.data.reading.recognition import HEAD_BYTES, compression_in
 from reformer_dist.data.reading.sources import list_files
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.errors import ConfigError
@@ -98,14 +99,15 @@ def spread_blocks(held_out: Bytes, num_blocks: int, size: int) -> Bytes:
 
 
 def text_file(path: Path, num_blocks: int) -> Corpus:
-    """A file's bytes, decompressed where its name says so; its last blocks are held out.
+    """A file's bytes, decompressed where it is compressed; its last blocks are held out.
 
     Raises:
         ConfigError: no such file, or one that is too short.
     """
     if not path.is_file():
         raise ConfigError(f"--text {path}: no such file; the path of a text file works")
-    text = np.frombuffer(open_bytes(str(path), compression_of(path.name)).read(), np.uint8)
+    compression = compression_in(read_head(str(path), HEAD_BYTES))
+    text = np.frombuffer(open_bytes(str(path), compression).read(), np.uint8)
     num_held_out = num_blocks * BLOCK + 1
     if len(text) < 4 * num_held_out:
         raise ConfigError(f"--text {path} has {len(text):,} bytes; one of {4 * num_held_out:,} works")

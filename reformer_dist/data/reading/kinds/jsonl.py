@@ -12,7 +12,7 @@ from reformer_dist.data.reading.contents import record_of
 from reformer_dist.data.reading.delimited import entries_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record, Records, group_of
-from reformer_dist.data.reading.slices import FileSlice
+from reformer_dist.data.reading.slices import FileSlice, not_utf8
 
 
 def read_jsonl(piece: FileSlice, wanted: Wanted) -> Iterator[Record | Records]:
@@ -48,6 +48,8 @@ def _line_record(name: str, line: bytes, wanted: Wanted) -> Record:
     """The document of a line, or what is wrong with it."""
     try:
         tree = _parsed(line)
+    except UnicodeDecodeError as error:
+        return Record(name, problem=f"the line: {not_utf8(error)}")
     except (ValueError, RecursionError) as error:
         return Record(name, problem=f"the line is no JSON: {error}")
     for column in wanted.columns:

@@ -1,6 +1,6 @@
 """Parquet: a document for each row, named by the row's number."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +21,7 @@ def read_parquet(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
     columns = wanted.keys
     with open_slice(piece) as stream:
         parquet = pq.ParquetFile(pa.PythonFile(stream, "r"))
-        names = parquet.schema_arrow.names
-        if lacking := [column for column in columns if column not in names]:
-            raise BadDocument(
-                f"it has no column {lacking[0]} ({wanted.settings}, data.split_by); its columns: {', '.join(names)}"
-            )
+        check_columns(parquet.schema_arrow.names, wanted)
         first_row = 0
         for number in range(parquet.num_row_groups):
             num_rows = parquet.metadata.row_group(number).num_rows
@@ -33,12 +29,24 @@ def read_parquet(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
             if piece.start <= begin and (piece.stop is None or begin < piece.stop):
                 row = first_row
                 for batch in parquet.iter_batches(ROWS, [number], columns, use_threads=False):
-                    for values in batch.select(columns).to_pylist():
-                        group = values[wanted.split_by] if wanted.split_by else None
-                        kept = [values[column.key] for column in wanted.columns]
-                        yield record_of(f"{piece.file.name}#{row}", kept, wanted, group)
-                        row += 1
+                    yield from rows_of(batch.select(columns), piece.file.name, row, wanted)
+                    row += batch.num_rows
             first_row += num_rows
+
+
+def check_columns(names: Sequence[str], wanted: Wanted) -> None:
+    """Raises BadDocument for a table without a wanted column, or with two of its name."""
+    for column in wanted.keys:
+        if names.count(column) != 1:
+            has = f"has {names.count(column)} columns" if column in names else "has no column"
+            raise BadDocument(f"it {has} {column} ({wanted.settings}, data.split_by); its columns: {', '.join(names)}")
+
+
+def rows_of(batch: pa.RecordBatch, name: str, first_row: int, wanted: Wanted) -> Iterator[Record]:
+    """A record for each row of a batch that has the wanted columns."""
+    for row, values in enumerate(batch.to_pylist(), first_row):
+        group = values[wanted.split_by] if wanted.split_by else None
+        yield record_of(f"{name}#{row}", [values[column.key] for column in wanted.columns], wanted, group)
 
 
 def _begin(metadata: pq.FileMetaData, row_group: int) -> int:

@@ -1,20 +1,23 @@
 """Files of text: each is one document. A small one comes whole, others in pieces."""
 
+import codecs
 import io
 from collections.abc import Iterator
 from typing import Any
 
 from reformer_dist.data.reading.columns import Wanted
-from reformer_dist.data.reading.files import compression_of, read_small
+from reformer_dist.data.reading.files import read_small
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import NotText, Record
-from reformer_dist.data.reading.slices import FileSlice, open_slice
+from reformer_dist.data.reading.slices import FileSlice, not_utf8, open_text
 from reformer_dist.data.tokenizers.tokenizer import BadDocument
 
 PIECE_BYTES = 1 << 20
 """Bytes of a text that are tokenised at a time; it is cut after a line where there is one."""
 BINARY_PROBE = 8192
 """Leading bytes of a file in which a NUL means binary, as git has it."""
+MARK = codecs.BOM_UTF8
+"""May stand before a text and is none of it."""
 CUT_WINDOW = 1 << 16
 """Bytes in which the cut between two slices of a text looks for the end of a line."""
 
@@ -24,18 +27,20 @@ def read_small_text(piece: FileSlice) -> bytes | None:
 
     Raises:
         NotText: a binary file that was found in a folder.
+        BadDocument: it is no text.
         StoreError: it cannot be read.
     """
-    file, _, start, stop = piece
-    if start or stop is not None or file.size is None or file.size > PIECE_BYTES or compression_of(file.name):
+    file = piece.file
+    is_part = bool(piece.start) or piece.stop is not None
+    if is_part or file.size is None or file.size > PIECE_BYTES or piece.compression is not None:
         return None
-    content = read_small(file.url, file.size)
+    content = None if piece.is_converted else read_small(file.url, file.size)
     if content is None:
-        with open_slice(piece) as stream:
+        with open_text(piece) as stream:
             content = stream.read()
     if file.found and b"\0" in content[:BINARY_PROBE]:
         raise NotText
-    return content
+    return _checked(content.removeprefix(MARK), piece, len(content) - len(content.removeprefix(MARK)))
 
 
 def read_text(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
@@ -43,6 +48,7 @@ def read_text(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
 
     Raises:
         NotText: at the first piece, for a binary file that was found in a folder.
+        BadDocument: at the first piece that is no text.
     """
     content = read_small_text(piece)
     if content is None:
@@ -61,28 +67,47 @@ def text_of(value: Any, mode: str = "") -> str | bytes:
     return value
 
 
+def _checked(content: bytes, piece: FileSlice, before: int) -> bytes:
+    """A text, which is known to be one; `before` bytes of the file come before it."""
+    if (place := content.find(b"\0")) >= 0:
+        raise BadDocument(
+            f"byte {before + place:,} is NUL, which text does not hold; data.encoding = utf-16 reads two bytes a letter"
+        )
+    if piece.encoding == "utf-8":
+        try:
+            content.decode()
+        except UnicodeDecodeError as error:
+            raise not_utf8(error, before) from None
+    return content
+
+
 def _pieces(piece: FileSlice) -> Iterator[Record]:
     """The pieces of a text's slice."""
-    with open_slice(piece) as stream:
+    with open_text(piece) as stream:
         head = stream.read(BINARY_PROBE)
         if piece.file.found and b"\0" in head:
             raise NotText
-        start, left, rest = 0, None, head
+        rest = head.removeprefix(MARK)
+        start, left, before = 0, None, len(head) - len(rest)
         if piece.start or piece.stop:
             start, rest = _line_start(stream, piece.start), b""
             left = None if piece.stop is None else _line_start(stream, piece.stop) - start
-            stream.seek(start)
+            before = start
+            if start == 0:
+                before = len(MARK) if head.startswith(MARK) else 0
+                left = None if left is None else left - before
+            stream.seek(before)
         continues = start > 0
         while block := stream.read(PIECE_BYTES if left is None else min(PIECE_BYTES, left)):
             left = None if left is None else left - len(block)
             block = rest + block
             cut = block.rfind(b"\n") + 1 or _last_character(block)
             if cut:
-                yield Record(piece.file.name, (block[:cut],), continues=continues)
-                continues = True
+                yield Record(piece.file.name, (_checked(block[:cut], piece, before),), continues=continues)
+                continues, before = True, before + cut
             rest = block[cut:]
         if rest:
-            yield Record(piece.file.name, (rest,), continues=continues)
+            yield Record(piece.file.name, (_checked(rest, piece, before),), continues=continues)
 
 
 def _line_start(stream: io.BufferedIOBase, at: int) -> int:
