@@ -9,6 +9,7 @@ from reformer_dist.cli import run_job
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
 from reformer_dist.generation.sampling import stream
+from reformer_dist.generation.text import TextStream
 
 
 def main(config: Config) -> None:
@@ -21,15 +22,17 @@ def main(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(f"generation.prompt = {options.prompt!r}: {error}") from None
     prompt = torch.tensor([[tokenizer.boundary, *ids]], dtype=torch.int64)
-    sampling = (options.temperature, options.top_k, options.top_p, options.seed)
-    print(f"{path}, seed {options.seed}", file=sys.stderr)
-    print(options.prompt, end="", flush=True)
+    sampling = (options.temperature, options.top_k, options.top_p, options.seed, tokenizer.vocab_size)
     try:
-        for tokens in stream(model.eval(), prompt, options.num_tokens, *sampling):
-            print(tokenizer.decode(tokens.numpy()), end="", flush=True)
+        steps = stream(model.eval(), prompt, options.num_tokens, *sampling)
     except ValueError as error:
         raise ConfigError(str(error)) from None
-    print()
+    print(f"{path}, seed {options.seed}", file=sys.stderr)
+    print(options.prompt, end="", flush=True)
+    text = TextStream(tokenizer.decode, prompt[0].tolist())
+    for tokens in steps:
+        print(text.take(int(tokens)), end="", flush=True)
+    print(text.rest())
 
 
 if __name__ == "__main__":

@@ -24,6 +24,13 @@ _MAPPINGS = {
     "data.fields": '{"source": {"column": "en"}}',
 }
 """Fields that are mappings, which the command line takes as JSON or YAML, and an example of each."""
+_TEXTS = frozenset(
+    f"{section}.{field}"
+    for section, info in Config.model_fields.items()
+    for field, about in info.default.__class__.model_fields.items()
+    if about.annotation is str
+)
+"""Fields that are any text, for which the command line's None is a word."""
 Further = Callable[[Config, frozenset[str]], Sequence[str]]
 """Takes `WrongValues.config` and `WrongValues.right`; returns a line for each mistake that what is right shows already."""
 
@@ -80,7 +87,10 @@ def parse_command_line(
     try:
         for name in _MAPPINGS.keys() & chosen.keys():
             chosen[name] = [_as_json(name, text) for text in chosen[name]]
-        config = load_config(namespace.config, source(parsed_args=chosen)())
+        values = source(parsed_args=chosen)()
+        for name in _TEXTS.intersection(name for name, value in chosen.items() if value in ("None", ["None"])):
+            _set(values, name, "None")
+        config = load_config(namespace.config, values)
     except SettingsError as error:
         parser.refuse([*problems, f"{' '.join(str(error).split())}; a JSON object works"])
     except WrongValues as error:

@@ -24,6 +24,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 1.0,
     seed: int = 0,
+    num_symbols: int | None = None,
 ) -> Tensor:
     """Continue a prompt.
 
@@ -35,6 +36,7 @@ def generate(
         top_k: sample among the k likeliest tokens only.
         top_p: sample among the likeliest tokens that together have this probability (Holtzman et al. 2020).
         seed: of the sampling; the same seed gives the same text.
+        num_symbols: tokens from here on are never drawn, as where a tokenizer has fewer than the model.
 
     Returns:
         [B, T + num_tokens] (or [T + num_tokens]) int64: the prompt and what follows.
@@ -44,7 +46,7 @@ def generate(
 
     """
     prompt_BT = prompt[None] if prompt.dim() == 1 else prompt
-    new = list(stream(model, prompt_BT, num_tokens, temperature, top_k, top_p, seed))
+    new = list(stream(model, prompt_BT, num_tokens, temperature, top_k, top_p, seed, num_symbols))
     whole = torch.cat([prompt_BT, *(tokens_B[:, None] for tokens_B in new)], dim=1)
     return whole[0] if prompt.dim() == 1 else whole
 
@@ -57,14 +59,26 @@ def stream(
     top_k: int | None = None,
     top_p: float = 1.0,
     seed: int = 0,
+    num_symbols: int | None = None,
 ) -> Iterator[Tensor]:
-    """As `generate`, one step [B] at a time, as soon as it is drawn."""
+    """As `generate`, one step [B] at a time, as soon as it is drawn; what is raised is raised at once."""
     _check(model, prompt_BT, num_tokens, temperature, top_k, top_p)
+    return _steps(model, prompt_BT, num_tokens, (temperature, top_k, top_p), seed, num_symbols)
+
+
+def _steps(
+    model: ReformerLM,
+    prompt_BT: Tensor,
+    num_tokens: int,
+    options: tuple[float, int | None, float],
+    seed: int,
+    num_symbols: int | None,
+) -> Iterator[Tensor]:
     generator = torch.Generator(prompt_BT.device).manual_seed(make_key(seed, Use.SAMPLING))
     decoder = Decoder(model)
     logits_BV = decoder.read(prompt_BT, only_last=True)[:, -1]
     for index in range(num_tokens):
-        tokens_B = draw(logits_BV, temperature, top_k, top_p, generator)
+        tokens_B = draw(logits_BV[:, :num_symbols], *options, generator)
         yield tokens_B
         if index + 1 < num_tokens:
             logits_BV = decoder.read(tokens_B[:, None])[:, -1]
@@ -100,8 +114,13 @@ def _check(
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p = {top_p} must be above 0 and at most 1; 0.9 works")
     longest = model.config.max_length
+    if prompt_BT.shape[1] > longest:
+        raise ValueError(
+            f"a prompt of {prompt_BT.shape[1]} tokens needs more than model.max_length = {longest} positions; a shorter one"
+            f" works, of {longest} or fewer with what marks its start"
+        )
     if prompt_BT.shape[1] + num_tokens - 1 > longest:
         raise ValueError(
             f"a prompt of {prompt_BT.shape[1]} and num_tokens = {num_tokens} need more than model.max_length = {longest} "
-            f"positions; num_tokens = {max(1, longest + 1 - prompt_BT.shape[1])} works"
+            f"positions; num_tokens = {longest + 1 - prompt_BT.shape[1]} works"
         )

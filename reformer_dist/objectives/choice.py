@@ -49,11 +49,16 @@ def check_vocabulary(config: Config, tokenizer_size: int) -> None:
     Raises:
         ConfigError: it knows fewer.
     """
-    num_extra = make_objective(config.objective).num_extra_tokens
-    if config.model.vocab_size < tokenizer_size + num_extra:
+    needed = needed_vocab_size(config, tokenizer_size)
+    num_extra = needed - tokenizer_size
+    if config.model.vocab_size < needed:
         tokenizer = f"{config.data.setting_of(TEXT, 'tokenizer')} = {config.data.record_fields[TEXT].tokenizer}"
         objective = f" with objective.name = {config.objective.name}" if num_extra else ""
         raise ConfigError(
-            f"model.vocab_size = {config.model.vocab_size} is less than {tokenizer} needs"
-            f"{objective}; {tokenizer_size + num_extra} works"
+            f"model.vocab_size = {config.model.vocab_size} is less than {tokenizer} needs{objective}; {needed} works"
         )
+
+
+def needed_vocab_size(config: Config, tokenizer_size: int) -> int:
+    """Tokens of the tokenizer and those that the objective adds."""
+    return tokenizer_size + make_objective(config.objective).num_extra_tokens

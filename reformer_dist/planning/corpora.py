@@ -8,17 +8,50 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.data.reading.sources import list_files
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary
+from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary, needed_vocab_size
 from reformer_dist.planning import places
 from reformer_dist.planning.known import Known
+
+WASTEFUL = 2
+"""A vocabulary of more than so many times what is needed is told."""
 
 
 def tokenizer(config: Config, known: Known) -> None:
     """Whether the tokenizer can be read; of a prepared corpus, whether there is one (its files are verified later)."""
+    known.vocab_size = _tokenizer_size(config)
+
+
+def _tokenizer_size(config: Config) -> int | None:
     if config.data.prepared is not None:
-        known.vocab_size = Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
-    elif TEXT in config.data.record_fields:  # or the objective has no field to read, which its own check tells
-        known.vocab_size = planned_vocab_size(config.data)
+        return Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
+    if TEXT in config.data.record_fields:  # or the objective has no field to read, which its own check tells
+        return planned_vocab_size(config.data)
+    return None
+
+
+def with_vocab_size(config: Config) -> Config:
+    """The configuration with as many tokens as the tokenizer has and the objective adds, unless the user gave a number.
+
+    Where that cannot be known it is as it was; the checks tell why.
+    """
+    if "vocab_size" in config.model.model_fields_set or config.objective.name not in OBJECTIVES:
+        return config
+    try:
+        size = _tokenizer_size(config)
+    except (ConfigError, OSError):
+        return config
+    if size is None:
+        return config
+    model = config.model.model_copy(update={"vocab_size": needed_vocab_size(config, size)})
+    return config.model_copy(update={"model": model})
+
+
+def wasteful_vocabulary(config: Config, tokenizer_size: int) -> str:
+    """A line about a vocabulary that is much larger than is needed, else nothing."""
+    given, needed = config.model.vocab_size, needed_vocab_size(config, tokenizer_size)
+    if given <= WASTEFUL * needed:
+        return ""
+    return f"model.vocab_size = {given:,}, of which {needed:,} are needed; left out it is {needed}"
 
 
 def vocabulary(config: Config, known: Known) -> None:

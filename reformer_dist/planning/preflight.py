@@ -74,8 +74,13 @@ class Preflight:
     """
 
     def __init__(self, config: Config) -> None:
-        self._config = config
+        self._config = corpora.with_vocab_size(config)
         self._known = Known(joins=will_join())
+
+    @property
+    def config(self) -> Config:
+        """The configuration with what it left to the corpus."""
+        return self._config
 
     def before_ray(self) -> Preparation:
         """Stage 1; then the storage folder is there, and what is to be prepared is known."""

@@ -14,6 +14,7 @@ from reformer_dist.checkpoints.starting_point import Place
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.objectives.choice import make_objective
+from reformer_dist.planning.corpora import wasteful_vocabulary
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
 from reformer_dist.tracking import runs
@@ -57,12 +58,14 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
         JobStopped: Ctrl-C or SIGTERM; the workers have written a checkpoint first. A second signal does not wait for it.
     """
     preflight = Preflight(config)
-    preparation = preflight.before_ray()
+    config, preparation = preflight.config, preflight.before_ray()
     experiment = _opening(config, watcher)
     with ray_session():
         preflight.on_cluster(ray.cluster_resources())
         corpus = preparation.run()
         place = preflight.with_corpus(corpus)
+        if note := wasteful_vocabulary(config, corpus.tokenizer_of().vocab_size):
+            print(note)
         run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         if watcher is not None:
             watcher.started(run.id)

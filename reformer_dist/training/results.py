@@ -36,5 +36,5 @@ def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document."""
     model, _, tokenizer = checkpoints.read_model(path)
     start_BT = torch.tensor([[tokenizer.boundary]])
-    tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95)
+    tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95, num_symbols=tokenizer.vocab_size)
     return tokenizer.decode(tokens_BT[0, 1:].tolist())

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reformer_dist.generation.decoding import Decoder
-from reformer_dist.generation.sampling import draw, generate
+from reformer_dist.generation.sampling import draw, generate, stream
 from tests.model.models import OPTIONS, draw_tokens, make_model
 
 
@@ -81,3 +81,19 @@ def test_the_longest_text_fits_and_no_longer() -> None:
     assert generate(model, prompt, 11).shape == (1, 17)
     with pytest.raises(ValueError, match="num_tokens = 11 works"):
         generate(model, prompt, 12)
+
+
+def test_tokens_that_the_tokenizer_lacks_are_never_drawn() -> None:
+    model = make_model()
+    tokens = generate(model, torch.tensor([[3]]), 40, num_symbols=5, seed=1)
+    assert tokens[0, 1:].max() < 5
+    assert generate(model, torch.tensor([[3]]), 40, seed=1)[0, 1:].max() >= 5
+
+
+def test_a_prompt_that_is_too_long_is_told_before_anything_is_drawn() -> None:
+    model = make_model()
+    longest = model.config.max_length
+    with pytest.raises(ValueError, match=rf"a prompt of {longest + 1} tokens needs more than .* a shorter one works"):
+        stream(model, torch.zeros(1, longest + 1, dtype=torch.int64), 1)
+    with pytest.raises(ValueError, match=r"num_tokens = 3 works"):
+        stream(model, torch.zeros(1, longest - 2, dtype=torch.int64), 10)

@@ -14,6 +14,7 @@ from reformer_dist.config import Config, load_config
 from reformer_dist.config.mistakes import WrongValues
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning import corpora, objectives, places, preflight, spaces, workers
+from reformer_dist.planning.corpora import wasteful_vocabulary
 from reformer_dist.planning.preflight import Preflight, mistakes_before_ray, mistakes_before_sweep, together
 from tests.checkpoints.test_checkpoint import write
 from tests.corpora import prepare_here, random_documents, write_documents
@@ -51,7 +52,11 @@ ONE_MISTAKE: Mapping[str, tuple[dict[str, object], str]] = {
     "resume": ({"train__resume": "/nowhere"}, "train.resume = /nowhere: checkpoint /nowhere: no manifest.json"),
     "tokenizer": ({"data__tokenizer": "bpe", "data__tokenizer_file": "/no"}, "data.tokenizer_file = /no cannot be"),
     "prepared": ({"data__prepared": "/nowhere"}, ".*/nowhere"),
-    "vocabulary": ({"data__tokenizer": "bpe"}, "model.vocab_size = 256 is less than data.tokenizer = bpe needs; 8192"),
+    "vocabulary": ({"data__tokenizer": "bpe", "model__vocab_size": 256},
+        "model.vocab_size = 256 is less than data.tokenizer = bpe needs; 8192"),
+        {"data__tokenizer": "bpe", "model__vocab_size": 256},
+        "model.vocab_size = 256 is less than data.tokenizer = bpe needs; 8192",
+    ),
     "sources": ({"data__sources": "/nowhere"}, "data.sources = /nowhere: no such file"),
     "kind of sources": ({"data__tokenizer": "rgb", "model__vocab_size": 257}, "data.sources = .*: no images there"),
     "workers": ({"train__workers": 4096, "train__batch_size": 4096}, "train.workers = 4096 is more than 4 for each of"),
@@ -225,3 +230,24 @@ def test_an_error_of_several_lines_travels_between_processes() -> None:
     error = pickle.loads(pickle.dumps(ConfigError("a; 1 works", "b; 2 works")))
     assert error.problems == ("a; 1 works", "b; 2 works")
     assert str(error) == "a; 1 works; and b; 2 works"
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({"data__tokenizer": "amino_acids"}, 29),
+        ({"data__tokenizer": "bpe", "data__bpe_vocab_size": 300}, 300),
+        ({"objective__name": "masked", "model__causal": False}, 257),
+        ({"data__tokenizer": "amino_acids", "model__vocab_size": 256}, 256),
+        ({}, 256),
+        ({"data__prepared": "/nowhere"}, 256),
+    ],
+)
+def test_the_tokenizer_sets_the_models_vocabulary(place: Path, fields: dict[str, Any], size: int) -> None:
+    assert Preflight(make_config(place, **fields)).config.model.vocab_size == size
+
+
+def test_a_vocabulary_that_is_much_too_large_is_told(place: Path) -> None:
+    wide = make_config(place, data__tokenizer="amino_acids", model__vocab_size=256)
+    assert wasteful_vocabulary(wide, 29) == "model.vocab_size = 256, of which 29 are needed; left out it is 29"
+    assert not wasteful_vocabulary(make_config(place, model__vocab_size=512), 256)
