@@ -52,8 +52,7 @@ ONE_MISTAKE: Mapping[str, tuple[dict[str, object], str]] = {
     "resume": ({"train__resume": "/nowhere"}, "train.resume = /nowhere: checkpoint /nowhere: no manifest.json"),
     "tokenizer": ({"data__tokenizer": "bpe", "data__tokenizer_file": "/no"}, "data.tokenizer_file = /no cannot be"),
     "prepared": ({"data__prepared": "/nowhere"}, ".*/nowhere"),
-    "vocabulary": ({"data__tokenizer": "bpe", "model__vocab_size": 256},
-        "model.vocab_size = 256 is less than data.tokenizer = bpe needs; 8192"),
+    "vocabulary": (
         {"data__tokenizer": "bpe", "model__vocab_size": 256},
         "model.vocab_size = 256 is less than data.tokenizer = bpe needs; 8192",
     ),
