@@ -4,9 +4,11 @@ In: a tracking URI. Out: MLflow's client of the store, one that waits for a serv
 MLflow is imported when the first client is made, which takes seconds.
 """
 
+import fcntl
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.patience import Patient
 from reformer_dist.storage.stores import one_line, open_store
-from reformer_dist.tracking.place import check_reachable
+from reformer_dist.tracking.place import check_reachable, database_file
 
 # Read by MLflow when it sends or fetches.
 _SETTINGS = {
@@ -32,13 +34,48 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of errors that pass; no connection at all is its first."""
 
 
+_HELP = {
+    "401": "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
+    "403": "; this user may not write there",
+    "out-of-date database schema": "; mlflow db upgrade {uri} brings it up to date (keep a copy)",
+    "readonly database": "; sqlite:////tmp/mlflow.db works",
+}
+"""What helps, by a sign of what MLflow says."""
+
+
 def connect(uri: str) -> Any:
-    """MLflow's client of a store, which says nothing on the terminal."""
+    """MLflow's client of a store, which says nothing on the terminal; a new SQLite database is made by one process.
+
+    Raises:
+        ConfigError: a store that MLflow cannot open.
+    """
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
 
     for library in ("mlflow", "alembic"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    return MlflowClient(uri)
+    try:
+        with _alone(uri):
+            client = MlflowClient(uri)
+            client.search_experiments(max_results=1)  # opens the database
+            return client
+    except MlflowException as error:
+        raise ConfigError(refusal(uri, error)) from None
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Whoever else makes the same SQLite database waits; MLflow's own making of tables knows no second process."""
+    file = database_file(uri)
+    if file is None or file.exists():
+        yield
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{file}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    with suppress(OSError):
+        os.unlink(f"{file}.lock")
 
 
 def patient(client: Any, uri: str, tell: Callable[[str], object]) -> Patient:
@@ -73,11 +110,12 @@ def log_parameters(client: Any, run_id: str, values: Mapping[str, object]) -> No
 
 
 def find_run(client: Any, run_id: str) -> Any | None:
-    """A run as MLflow has it, None if it no longer has it."""
+    """A run as MLflow has it, None if it no longer has it, or as one that was deleted."""
     from mlflow.exceptions import MlflowException
 
     try:
-        return client.get_run(run_id)
+        found = client.get_run(run_id)
+        return None if found.info.lifecycle_stage == "deleted" else found
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
@@ -88,14 +126,21 @@ def find_experiment(client: Any, uri: str, config: Config) -> str:
     """The id of the configuration's experiment, which is made if it is not there.
 
     Raises:
-        ConfigError: the store at `uri` refuses.
+        ConfigError: the store at `uri` refuses, or the experiment was deleted there.
     """
     from mlflow.exceptions import MlflowException
 
     try:
-        return _experiment_id(client, config)
+        return _experiment_id(client, config, uri)
     except MlflowException as error:
-        raise ConfigError(f"tracking.uri = {uri}: {' '.join(str(error).split())}") from None
+        raise ConfigError(refusal(uri, error)) from None
+
+
+def refusal(uri: str, error: Exception) -> str:
+    """The line about what MLflow's store refuses, and what helps where that is known."""
+    text = " ".join(str(error).split())
+    hint = next((help_text for sign, help_text in _HELP.items() if sign in text), "")
+    return f"tracking.uri = {uri}: {text[:300]}{hint.format(uri=uri)}"
 
 
 def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -123,12 +168,17 @@ def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[
     return client, list(runs)
 
 
-def _experiment_id(client: Any, config: Config) -> str:
+def _experiment_id(client: Any, config: Config, uri: str) -> str:
     """The experiment's id, made if it is not there; with the default SQLite file, artifacts lie beside it."""
     from mlflow.exceptions import MlflowException
 
     name = config.tracking.experiment
     if found := client.get_experiment_by_name(name):
+        if found.lifecycle_stage == "deleted":
+            raise ConfigError(
+                f"tracking.experiment = {name} was deleted at {uri}; another name works, or restore it:"
+                f" MLFLOW_TRACKING_URI={uri} mlflow experiments restore --experiment-id {found.experiment_id}"
+            )
         return str(found.experiment_id)
     artifacts = None
     if config.tracking.uri is None:

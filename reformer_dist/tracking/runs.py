@@ -22,11 +22,15 @@ from reformer_dist.errors import JobStopped
 from reformer_dist.storage.patience import Patient, ServerAway
 from reformer_dist.tracking.client import MAX_BATCH, connect, find_experiment, find_run, log_parameters, patient, point
 from reformer_dist.tracking.place import check_reachable, tracking_uri
+from reformer_dist.tracking.processes import is_gone, this_process
 
 FLUSH_SECONDS = 3.0
 """Metrics reach MLflow at most this much later, while it answers."""
 STOPPED_EARLY = "stopped_early"
 """Tag of a run that a sweep ended early: the step at which."""
+
+DRIVER = "reformer_dist.driver"
+"""Tag of a run: the process that writes it, as `this_process` names it."""
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -181,20 +185,32 @@ class Experiment:
             run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
         """
         client = patient(self._client, self.uri, self._tell)
+        self._close_abandoned(client, run_id)
         run = self._reopen(client, run_id) if run_id else None
         if run is not None:
             return run
-        tags = {"mlflow.parentRunId": parent_run} if parent_run else {}
+        if run_id:
+            self._tell(f"MLflow no longer has run {run_id}; a new one goes on")
+        tags = {DRIVER: this_process(), **({"mlflow.parentRunId": parent_run} if parent_run else {})}
         new_id = client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
         values = {**dict(flatten(config.model_dump(mode="json"))), **derived(config)}
         log_parameters(client, new_id, values)
         return Run(new_id, self.uri, self.id, client)
+
+    def _close_abandoned(self, client: Patient, run_id: str | None) -> None:
+        """Mark runs as killed whose driver on this machine is gone, as after SIGKILL; all but the one to go on with."""
+        for run in client.search_runs([self.id], "attributes.status = 'RUNNING'", max_results=MAX_BATCH):
+            driver = run.data.tags.get(DRIVER)
+            if run.info.run_id != run_id and driver is not None and is_gone(driver):
+                client.set_terminated(run.info.run_id, "KILLED")
+                self._tell(f"MLflow run {run.info.run_id} was left open by a driver that is gone: marked as KILLED")
 
     def _reopen(self, client: Patient, run_id: str) -> Run | None:
         found = find_run(client, run_id)
         if found is None:
             return None
         client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, DRIVER, this_process())
         run = Run(run_id, self.uri, found.info.experiment_id, client)
         for name in found.data.metrics:
             run._last_steps[name] = run.history(name)[-1][0]

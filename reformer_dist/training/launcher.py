@@ -62,6 +62,7 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
     experiment = _opening(config, watcher)
     with ray_session():
         preflight.on_cluster(ray.cluster_resources())
+        experiment.result()  # what MLflow refuses is told before anything is prepared
         corpus = preparation.run()
         place = preflight.with_corpus(corpus)
         if note := wasteful_vocabulary(config, corpus.tokenizer_of().vocab_size):

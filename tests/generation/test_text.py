@@ -30,7 +30,7 @@ def test_characters_come_whole(bpe: Tokenizer, split: int) -> None:
         parts = shown(tokenizer, [tokenizer.boundary, *prompt], ids)
         assert "".join(parts) == TEXT[split:]
         assert not any(BROKEN in part for part in parts)
-        assert len([part for part in parts if part]) > 3, "it does not wait for the end"
+        assert len([part for part in parts if part]) > 2, "it does not wait for the end"
 
 
 @given(st.lists(st.integers(0, 255), max_size=60), st.binary(max_size=12))

@@ -1,6 +1,9 @@
 """MLflow: what a run holds, and that steps are logged once whatever happens to the training."""
 
 import dataclasses
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +19,9 @@ from mlflow.exceptions import MlflowException
 from reformer_dist.config import Config, load_config
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
 from reformer_dist.storage import patience
-from reformer_dist.tracking import runs
+from reformer_dist.tracking import processes, runs
 from reformer_dist.tracking.client import read_history
-from reformer_dist.tracking.place import tracking_uri
+from reformer_dist.tracking.place import check_reachable, tracking_uri
 
 
 @pytest.fixture(scope="module")
@@ -193,3 +196,114 @@ def test_pictures_and_texts_are_artifacts(storage: Path) -> None:
     run.log_text("sample.txt", "text")
     names = {artifact.path for artifact in MlflowClient(run.uri).list_artifacts(run.id)}
     assert names == {"picture.png", "sample.txt"}
+
+
+def test_a_run_that_was_deleted_is_begun_anew(storage: Path) -> None:
+    config, told = make_config(storage), list[str]()
+    first = runs.start(config)
+    first.finish()
+    client = MlflowClient(first.uri)
+    client.delete_run(first.id)
+    second = runs.start(config, run_id=first.id, tell=told.append)
+    second.finish()
+    assert second.id != first.id
+    assert told == [f"MLflow no longer has run {first.id}; a new one goes on"]
+    assert client.get_run(first.id).info.lifecycle_stage == "deleted"
+
+
+def test_a_deleted_experiment_is_one_line(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    run = runs.start(config)
+    run.finish()
+    MlflowClient(run.uri).delete_experiment(run.experiment_id)
+    with pytest.raises(
+        ConfigError, match=r"^tracking\.experiment = reformer_dist was deleted at .*; another name works"
+    ):
+        runs.start(config)
+    runs.start(make_config(tmp_path, **{"tracking.experiment": "another"})).finish()
+
+
+def test_runs_of_drivers_that_are_gone_are_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path)
+    mine = processes.this_process()
+    host, boot, number, started = mine.split()
+    drivers = {
+        "gone": f"{host} {boot} {number} 1",
+        "of another boot": f"{host} 0000 {number} {started}",
+        "alive": mine,
+        "elsewhere": f"other {boot} {number} 1",
+    }
+    made = {}
+    for name, driver in drivers.items():
+        monkeypatch.setattr(runs, "this_process", lambda driver=driver: driver)
+        monkeypatch.setattr(runs, "is_gone", lambda driver: False)
+        made[name] = runs.start(config)
+    monkeypatch.undo()
+    told = list[str]()
+    last = runs.start(config, tell=told.append)
+    client = MlflowClient(last.uri)
+    statuses = {name: client.get_run(run.id).info.status for name, run in made.items()}
+    assert statuses == {"gone": "KILLED", "of another boot": "KILLED", "alive": "RUNNING", "elsewhere": "RUNNING"}
+    assert len(told) == 2
+    assert all(line.endswith("was left open by a driver that is gone: marked as KILLED") for line in told)
+    again = runs.start(config, run_id=made["gone"].id)
+    assert client.get_run(again.id).data.tags[runs.DRIVER] == mine
+
+
+def test_a_process_that_ended_is_gone() -> None:
+    script = "from reformer_dist.tracking import processes; print(processes.this_process())"
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    name, _ = process.communicate()
+    assert processes.is_gone(name.strip())
+    assert not processes.is_gone(processes.this_process())
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("localhost:5000", "does not say how it is spoken to; http://localhost:5000 works"),
+        ("mlflow.example.org:80/path", "does not say how it is spoken to; http://mlflow.example.org:80/path works"),
+        ("./mlruns", "is a folder, where MLflow keeps no runs any more; sqlite:///mlflow.db works"),
+        ("file:///tmp/mlruns", "is a folder, where MLflow keeps no runs any more"),
+        ("http://localhost:port", "Port could not be cast to integer value as 'port'; http://localhost:5000 works"),
+        ("http://localhost:99999", "Port out of range 0-65535; http://localhost:5000 works"),
+        ("sqlite://", "names no file; sqlite:///mlflow.db works"),
+        ("sqlite:////proc", "is a folder; sqlite:////proc/mlflow.db works"),
+        ("sqlite:////proc/none/mlflow.db", "cannot be written"),
+    ],
+)
+def test_a_place_that_is_none_is_one_line(uri: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda place, mode: not str(place).startswith("/proc"))
+    with pytest.raises(ConfigError) as refused:
+        check_reachable(uri)
+    (line,) = refused.value.problems
+    assert line.startswith(f"tracking.uri = {uri}")
+    assert said in line
+
+
+def test_a_database_of_an_old_schema_is_one_line(tmp_path: Path) -> None:
+    run = runs.start(make_config(tmp_path))
+    run.finish()
+    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
+        connection.execute("update alembic_version set version_num = '451aebb31d03'")
+    connection.close()
+    script = f"from reformer_dist.tracking.client import connect; connect({run.uri!r})"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "ConfigError: tracking.uri = sqlite:///" in ended.stderr
+    assert "mlflow db upgrade sqlite:///" in ended.stderr
+
+
+def test_two_trainings_make_one_new_database(tmp_path: Path) -> None:
+    script = (
+        "import sys; from reformer_dist.config import load_config; from reformer_dist.tracking import runs;"
+        f"run = runs.start(load_config(None, {{'train.storage': {str(tmp_path)!r}}}));"
+        "run.finish(); print(run.experiment_id)"
+    )
+    started = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0, 0, 0], ended
+    assert len({out for out, _ in ended}) == 1
+    assert not (tmp_path / "mlflow.db.lock").exists()

@@ -34,6 +34,7 @@ FEED_FORWARD_DIM = 512
 
 VARIANTS: dict[str, Fields] = {
     "local,lsh": {},
+    "local,local,local,lsh": {"model.layers": "local,local,local,lsh"},
     "transformer": {"architecture": "transformer"},
     "local": {"model.layers": "local,local,local,local"},
     "full": {"model.layers": "full,full,full,full"},
