@@ -12,10 +12,16 @@ from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.ray_session import ray_session
 
+SHOWN = 5
+"""Bad documents that are printed; the manifest names more."""
 
-def main(config: Config) -> None:
-    """Prepare the corpus and print where it is and what it holds."""
+
+def main(config: Config, dry_run: bool = False) -> None:
+    """Prepare the corpus and print where it is and what it holds; with `dry_run` print what would be read and stop."""
     preparation = plan_preparation(config.data, config.train.storage)
+    if dry_run:
+        print(*preparation.summary(), sep="\n")
+        return
     if preparation.is_done:
         corpus = preparation.run()
     else:
@@ -29,10 +35,11 @@ def main(config: Config) -> None:
     manifest = corpus.manifest
     if manifest.binary or manifest.bad:
         print(f"left out: {manifest.binary:,} binary files, {manifest.bad:,} bad documents")
+        print(*(f"  {problem}" for problem in manifest.problems[:SHOWN]), sep="\n")
     for split in SPLITS:
         if manifest.split(split, corpus.fields[0]).documents:
             print(*split_summary(corpus, split, config.data), sep="\n")
 
 
 if __name__ == "__main__":
-    run_job(main, __doc__)
+    run_job(main, __doc__, switches={"dry_run": "list what would be read, by kind and size, and what would be left"})

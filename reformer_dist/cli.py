@@ -1,24 +1,36 @@
 """What every job's command line shares: read the configuration, run, and answer a user's mistakes with a line each."""
 
+import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from reformer_dist.config import Config, Further, parse_command_line
+from reformer_dist.config import Further, parse_command_line
 from reformer_dist.errors import ConfigError, JobFailed, JobStopped
 
 
-def run_job(function: Callable[[Config], None], description: str, further: Further = lambda config, right: ()) -> None:
+def run_job(
+    function: Callable[..., None],
+    description: str,
+    further: Further = lambda config, right: (),
+    switches: Mapping[str, str] | None = None,
+) -> None:
     """Run a job as a script's whole work.
 
     Args:
-        function: the job, given the configuration of this process's command line.
+        function: the job, given the configuration of this process's command line, and each switch by name as a bool.
         description: first lines of `--help`.
         further: what the job would find wrong next, told with a configuration's own mistakes.
+        switches: options of this job alone, which are there or not, and the help of each.
 
     See `answer` for how it ends.
     """
-    config = parse_command_line(description, further=further)
-    answer(lambda: function(config))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, help_text in (switches or {}).items():
+        parser.add_argument(f"--{name}", action="store_true", help=help_text)
+    chosen, rest = parser.parse_known_args()
+    more = "".join(f"\n--{name}: {help_text}" for name, help_text in (switches or {}).items())
+    config = parse_command_line(description + more, rest, further=further)
+    answer(lambda: function(config, **vars(chosen)))
 
 
 def answer(job: Callable[[], None]) -> None:

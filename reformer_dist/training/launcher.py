@@ -73,6 +73,8 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
         _complete(run, place)
         with run:
             if run.last_step("baseline/loss") < 0:
+                if corpus.manifest.problems:
+                    run.log_text("left_out.txt", "\n".join(corpus.manifest.problems) + "\n")
                 run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
             path = _trained(config, corpus, place, run, watcher)
             keep_results(config, corpus, run, path)

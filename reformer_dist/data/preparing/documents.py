@@ -25,7 +25,8 @@ HELD_TOKENS = 8 << 20
 """Tokens of a text that are held back until all of it is known to be good, so that nothing is written twice."""
 BATCH_BYTES = 1 << 18
 """Content of small documents that is encoded at a time."""
-SHOWN_PROBLEMS = 3
+SHOWN_PROBLEMS = 100
+"""Bad documents of a part that are named, and of a corpus in its manifest."""
 
 
 def parts_schema(fields: Iterable[str]) -> pa.Schema:
@@ -220,11 +221,11 @@ class Documents:
         if self._data.on_bad == "fail":
             raise StoreError(f"data.sources: {where}: {problem}; --data.on_bad skip leaves it out")
         if is_spread:
-            self.bad_files.setdefault(piece.file.url, f"{where}: {problem}")
+            self.bad_files.setdefault(piece.file.url, f"{name}: {problem}")
             return
         self._num_bad += 1
         if len(self._problems) < SHOWN_PROBLEMS:
-            self._problems.append(f"{where}: {problem}")
+            self._problems.append(f"{name}: {problem}")
 
     def _write_held(self, field: str, held: list[NDArray[Any]], piece: FileSlice, *, continues: bool) -> None:
         """Write pieces of a document, if there are any."""

@@ -10,7 +10,7 @@ import xxhash
 
 from reformer_dist.config import DataConfig
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.preparing.documents import tokens_column
+from reformer_dist.data.preparing.documents import SHOWN_PROBLEMS, tokens_column
 from reformer_dist.data.preparing.held_out import Int64s, SplitLengths, count_ends, hold_out
 from reformer_dist.data.preparing.manifest import (
     DOCUMENTS,
@@ -45,6 +45,12 @@ def write_manifest(
         OSError: a file that cannot be written; the message names it.
     """
     results = [read_part(store, index) for index in range(num_parts)]
+    problems = [problem for result in results for problem in result.problems][:SHOWN_PROBLEMS]
+    num_bad = sum(result.num_bad for result in results)
+    if data.most_bad is not None and num_bad > data.most_bad:
+        raise ConfigError(
+            f"data.most_bad = {data.most_bad}: {num_bad:,} bad documents were left out, first {problems[0]}; {num_bad} works"
+        )
     about, all_lengths = _documents(results, tokenizers)
     lengths, held_out = hold_out(all_lengths, about["split"].to_numpy(), data)
     _check_splits(lengths, data, results)
@@ -60,7 +66,8 @@ def write_manifest(
         num_sources=len(data.sources),
         held_out=held_out,
         binary=num_binary + len({url for result in results for url in result.binary}),
-        bad=sum(result.num_bad for result in results),
+        bad=num_bad,
+        problems=tuple(problems),
         documents_file=documents_file,
         fields=fields,
     )

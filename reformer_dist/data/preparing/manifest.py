@@ -69,6 +69,7 @@ class _Common(BaseModel):
     held_out: HeldOut
     binary: int
     bad: int
+    problems: tuple[str, ...] = ()
     documents_file: StoredFile
 
 
@@ -83,6 +84,7 @@ class Manifest(_Common):
         held_out: whether held-out splits are whole documents or, where there are too few of them, each document's end.
         binary: files left out because the tokenizers do not take them.
         bad: documents left out because they could not be decoded.
+        problems: the first of those, each named (file and row) with what is wrong; left out where there are none.
         documents_file: the table of documents.
         fields: the fields by name.
     """
@@ -107,7 +109,7 @@ class Manifest(_Common):
             layout = _TextLayout.model_validate(
                 self.model_dump(exclude={"fields"}) | self.fields[TEXT].model_dump(exclude={"aligned_with"})
             )
-        return layout.model_dump_json(indent=1) + "\n"
+        return layout.model_dump_json(indent=1, exclude=None if self.problems else {"problems"}) + "\n"
 
 
 class _TextLayout(BaseModel):
@@ -123,6 +125,7 @@ class _TextLayout(BaseModel):
     held_out: HeldOut
     binary: int
     bad: int
+    problems: tuple[str, ...] = ()
     train: Split
     validation: Split
     test: Split

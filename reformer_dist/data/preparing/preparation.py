@@ -36,6 +36,8 @@ FILE_BYTES = 4096
 """Bytes that a smaller file counts as: opening it takes as long."""
 UNKNOWN_SIZE = 1 << 20
 """Bytes that a file is taken to have, for dividing the work, when its store does not say."""
+SHOWN = 3
+"""Files of a kind that a summary names."""
 MADE_FROM = (
     *("format", "encoding", "errors", "field", "split_by", "on_bad", "most_bad"),
     *("validation_fraction", "test_fraction"),
@@ -90,6 +92,21 @@ class Preparation:
             return True
         store = open_store(self.folder)
         return bool(store.filesystem.get_file_info(store.child(MANIFEST)).type == pafs.FileType.File)
+
+    def summary(self) -> Iterator[str]:
+        """Lines on what is to be read, by kind and size, and on what is left."""
+        if not self.parts:
+            yield f"prepared corpus: {self.folder}"
+            return
+        whole = [piece for part in self.parts for piece in part.slices if piece.start == 0]
+        for kind in dict.fromkeys(_kind_of(piece) for piece in whole):
+            of_kind = [piece.file for piece in whole if _kind_of(piece) == kind]
+            shown = ", ".join(file.name for file in of_kind[:SHOWN]) + (", ..." if len(of_kind) > SHOWN else "")
+            yield f"{kind}: {len(of_kind):,} files, {sum(file.size or 0 for file in of_kind) / 1e6:,.3f} MB ({shown})"
+        yield f"altogether {self.num_files:,} files, {self.num_bytes / 1e6:,.3f} MB"
+        for line in self.left.lines():
+            yield f"left: {line}"
+        yield f"corpus: {self.folder}{'' if self.is_done else ' (not made yet)'}"
 
     def run(self, report: Callable[[str], None] = print) -> Corpus:
         """Make the corpus if it is not there (Ray must be running), verify it and open it."""
@@ -170,6 +187,12 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         len(listing.files) - len(files),
         listing.left,
     )
+
+
+def _kind_of(piece: FileSlice) -> str:
+    """What a file is, in words."""
+    compressed = f", compressed by {piece.compression}" if piece.compression else ""
+    return f"{piece.format}{f' in {piece.encoding}' if piece.is_converted else ''}{compressed}"
 
 
 def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], files: Sequence[SourceFile]) -> str:

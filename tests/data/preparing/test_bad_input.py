@@ -144,7 +144,8 @@ def test_a_corpus_smaller_than_a_batch_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
-    config = load_config(None, {"data.tokenizer": "bpe", "train.storage": str(tmp_path)})
+    given = {"data.tokenizer": "bpe", "model.vocab_size": 256, "train.storage": str(tmp_path)}
+    config = load_config(None, given)
     with pytest.raises(
         ConfigError, match=r"model\.vocab_size = 256 is less than data\.tokenizer = bpe needs; 8192 works"
     ):

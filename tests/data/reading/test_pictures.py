@@ -38,10 +38,8 @@ def test_other_levels_are_refused(levels: NDArray[Any]) -> None:
 
 def test_colours_are_what_they_mean() -> None:
     flat = Image.fromarray(np.full((8, 8, 3), (10, 200, 30), np.uint8))
-    for picture in (flat.convert("P"), flat.convert("RGBA"), flat):
-        assert np.abs(image_of(saved(picture), "RGB").astype(int) - (10, 200, 30)).max() <= 26, (
-            "a palette has few colours"
-        )
+    for picture in (flat.quantize(), flat.convert("RGBA"), flat):
+        np.testing.assert_array_equal(image_of(saved(picture), "RGB"), np.asarray(flat))
     assert np.abs(image_of(saved(flat.convert("CMYK"), "jpeg"), "RGB").astype(int) - (10, 200, 30)).max() <= 4
     other = Image.fromarray(np.zeros((8, 8, 3), np.uint8))
     moving = saved(flat, save_all=True, append_images=[other])
