@@ -34,6 +34,8 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of errors that pass; no connection at all is its first."""
 
 
+_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+"""Opens an experiment in the view of trainings, not of chats."""
 _HELP = {
     "401": "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
     "403": "; this user may not write there",
@@ -98,6 +100,14 @@ def point(name: str, value: float, milliseconds: int, step: int) -> Any:
     from mlflow.entities import Metric
 
     return Metric(name, value, milliseconds, step)
+
+
+def data_set(name: str, digest: str, source: str) -> Any:
+    """What a run is trained on, as `log_inputs` takes it."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    about = Dataset(name=name[:500], digest=digest[:36], source_type="local", source=source)
+    return DatasetInput(about, [InputTag("mlflow.data.context", "training")])
 
 
 def log_parameters(client: Any, run_id: str, values: Mapping[str, object]) -> None:
@@ -184,7 +194,7 @@ def _experiment_id(client: Any, config: Config, uri: str) -> str:
     if config.tracking.uri is None:
         artifacts = Path(open_store(config.train.storage).child("mlflow_artifacts")).as_uri()
     try:
-        return str(client.create_experiment(name, artifact_location=artifacts))
+        return str(client.create_experiment(name, artifact_location=artifacts, tags=_TRAINING))
     except MlflowException:
         found = client.get_experiment_by_name(name)  # another process may have made it in between
         if found is None:

@@ -20,7 +20,17 @@ from typing import Any, Literal, Self
 from reformer_dist.config import Config, flatten
 from reformer_dist.errors import JobStopped
 from reformer_dist.storage.patience import Patient, ServerAway
-from reformer_dist.tracking.client import MAX_BATCH, connect, find_experiment, find_run, log_parameters, patient, point
+from reformer_dist.tracking.client import (
+    MAX_BATCH,
+    connect,
+    data_set,
+    find_experiment,
+    find_run,
+    log_parameters,
+    patient,
+    point,
+)
+from reformer_dist.tracking.origin import origin
 from reformer_dist.tracking.place import check_reachable, tracking_uri
 from reformer_dist.tracking.processes import is_gone, this_process
 
@@ -117,6 +127,10 @@ class Run:
         """Keep a text as an artifact called `name`."""
         self._client.log_text(self.id, text, name)
 
+    def log_data(self, name: str, digest: str, source: str) -> None:
+        """Tell which data set the run trains on: a name, the hash of its content and where it lies."""
+        self._client.log_inputs(self.id, [data_set(name, digest, source)])
+
     def log_figure(self, name: str, figure: Any) -> None:
         """Keep a matplotlib Figure as an artifact called `name`; the suffix decides the format."""
         with tempfile.TemporaryDirectory() as folder:
@@ -191,7 +205,7 @@ class Experiment:
             return run
         if run_id:
             self._tell(f"MLflow no longer has run {run_id}; a new one goes on")
-        tags = {DRIVER: this_process(), **({"mlflow.parentRunId": parent_run} if parent_run else {})}
+        tags = {**origin(), DRIVER: this_process(), **({"mlflow.parentRunId": parent_run} if parent_run else {})}
         new_id = client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
         values = {**dict(flatten(config.model_dump(mode="json"))), **derived(config)}
         log_parameters(client, new_id, values)

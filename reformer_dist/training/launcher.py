@@ -73,6 +73,7 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
         _complete(run, place)
         with run:
             if run.last_step("baseline/loss") < 0:
+                run.log_data(",".join(config.data.sources), corpus.hash, corpus.folder)
                 if corpus.manifest.problems:
                     run.log_text("left_out.txt", "\n".join(corpus.manifest.problems) + "\n")
                 run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,35 @@ def test_two_trainings_make_one_new_database(tmp_path: Path) -> None:
     assert [process.returncode for process in started] == [0, 0, 0], ended
     assert len({out for out, _ in ended}) == 1
     assert not (tmp_path / "mlflow.db.lock").exists()
+
+
+def test_a_run_tells_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = tmp_path / "code"
+    repository.mkdir()
+    (repository / "a.py").write_text("1")
+    git = ["git", "-C", str(repository), "-c", "user.name=x", "-c", "user.email=x@y"]
+    for command in (["init", "-q"], ["add", "a.py"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(sys, "argv", ["jobs/train.py", "--train.run_name", "two words"])
+    tags = []
+    for text in ("1", "2"):
+        (repository / "a.py").write_text(text)
+        run = runs.start(make_config(tmp_path))
+        run.log_data("texts/*.txt", "f00d" * 8, "/runs/corpora/f00d")
+        run.finish()
+        found = MlflowClient(run.uri).get_run(run.id)
+        tags.append(found.data.tags)
+        (given,) = found.inputs.dataset_inputs
+        assert (given.dataset.name, given.dataset.digest) == ("texts/*.txt", "f00d" * 8)
+    assert [each["mlflow.source.git.dirty"] for each in tags] == ["false", "true"]
+    assert tags[0]["mlflow.source.git.commit"] == commit
+    assert tags[0]["reformer_dist.command"] == "jobs/train.py --train.run_name 'two words'"
+    assert f"torch {version('torch')}" in tags[0]["reformer_dist.environment"]
+    experiment = MlflowClient(run.uri).get_experiment(run.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    run = runs.start(make_config(tmp_path))
+    assert "mlflow.source.git.commit" not in MlflowClient(run.uri).get_run(run.id).data.tags
