@@ -42,6 +42,7 @@ class State(BaseModel):
         corpus_hash: content hash of the corpus.
         run_id: MLflow run.
         workers, zero_stage: of the training that wrote it; any others can go on.
+        samples: sequences drawn by then, as far as it tells (older releases: steps times `train.batch_size`).
         validation_loss: nats a token on held-out documents, if this step was validated.
         config: the whole configuration.
     """
@@ -53,8 +54,14 @@ class State(BaseModel):
     run_id: str
     workers: int
     zero_stage: int
+    samples: int | None = None
     validation_loss: float | None = None
     config: Config
+
+    @property
+    def num_samples(self) -> int:
+        """Sequences drawn in all steps before."""
+        return self.step * self.config.train.batch_size if self.samples is None else self.samples
 
 
 _MEANT_BEFORE: dict[str, dict[str, Any]] = {

@@ -131,6 +131,11 @@ class Run:
         """Tell which data set the run trains on: a name, the hash of its content and where it lies."""
         self._client.log_inputs(self.id, [data_set(name, digest, source)])
 
+    def note_changes(self, step: int, changes: Mapping[str, str]) -> None:
+        """Tell fields that are others from a step on: tags `changed.FIELD`, since a parameter can be given once."""
+        for name, text in changes.items():
+            self._client.set_tag(self.id, f"changed.{name}", f"{text}, from step {step} on")
+
     def log_figure(self, name: str, figure: Any) -> None:
         """Keep a matplotlib Figure as an artifact called `name`; the suffix decides the format."""
         with tempfile.TemporaryDirectory() as folder:

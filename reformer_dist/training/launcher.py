@@ -71,6 +71,7 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
         if watcher is not None:
             watcher.started(run.id)
         _complete(run, place)
+        run.note_changes(place.step, place.changes)
         with run:
             if run.last_step("baseline/loss") < 0:
                 run.log_data(",".join(config.data.sources), corpus.hash, corpus.folder)

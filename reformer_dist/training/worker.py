@@ -51,10 +51,19 @@ class Work:
     start: str | None
     run_id: str
 
-    def starting_point(self) -> tuple[str | None, int]:
-        """The newest good checkpoint of the run, or `start`, and the steps done there."""
-        path = checkpoints.newest(self.folder, report=_discard) or self.start
-        return path, checkpoints.read_state(path).step if path else 0
+    def starting_point(self) -> tuple[str | None, int, int]:
+        """The newest good checkpoint of the run, or `start`; the steps done there; the samples' offset from here on.
+
+        A run that goes on takes the sample after the last that it had, whatever the batch was. One that starts from
+        another's checkpoint takes samples as if it had been its own all along.
+        """
+        own = checkpoints.newest(self.folder, report=_discard)
+        path = own or self.start
+        if path is None:
+            return None, 0, 0
+        state = checkpoints.read_state(path)
+        is_own = own is not None or path.startswith(f"{self.folder}/")
+        return path, state.step, state.num_samples - state.step * self.config.train.batch_size if is_own else 0
 
 
 def work(
@@ -76,21 +85,21 @@ def work(
     config = job.config.with_workers(dist.get_world_size())
     topology = make_topology(config)
     tell = send if topology.rank == 0 else _discard
-    engine, traffic, path, step = _begin(job, config, topology, device)
+    engine, traffic, path, step, offset = _begin(job, config, topology, device)
     if config != job.config:
         tell(f"workers: {topology.world_size}, as {topology.data_groups} x {topology.sequence_shards} sequence shards")
     tell(explain_model(config.model, device, DTYPES[config.train.dtype]))
     if path is not None:
         tell(f"continuing from step {step} of {path}")
     tell(step)
-    keeper = _Keeper(job, engine, path, tell)
+    keeper = _Keeper(job, engine, path, tell, offset)
     here = (job.corpus, config, engine.objective, topology.data_group, topology.shard)
     try:
         train(
             config,
             engine,
             traffic,
-            loader.batches_from(loader.training_dataset(*here, start_step=step).iterator()),
+            loader.batches_from(loader.training_dataset(*here, start_step=step, offset=offset).iterator()),
             lambda: loader.validation_batches(
                 *here, topology.data_groups, max_sequences=config.train.validation_sequences
             ),
@@ -101,17 +110,17 @@ def work(
             noticed,
         )
     except Diverged as error:  # all workers see it at the same step, and starting them again would end the same way
-        tell(FloatingPointError(_divergence(job, error.step)))
+        tell(FloatingPointError(_divergence(job, error.step, offset)))
     keeper.finish()
 
 
 def _begin(
     job: Work, config: Config, topology: Topology, device: torch.device
-) -> tuple[Engine, Traffic, str | None, int]:
-    """The engine at its starting point, chosen by rank 0 for all: a checkpoint or None, and the steps done there."""
-    choice = [job.starting_point() if topology.rank == 0 else (None, 0)]
+) -> tuple[Engine, Traffic, str | None, int, int]:
+    """The engine at its starting point, chosen by rank 0 for all; see `Work.starting_point`."""
+    choice = [job.starting_point() if topology.rank == 0 else (None, 0, 0)]
     dist.broadcast_object_list(choice)
-    path, step = choice[0]
+    path, step, offset = choice[0]
     model = ReformerLM(config.model)
     if config.train.dtype == "float64":
         model.double()
@@ -122,15 +131,17 @@ def _begin(
     if path is not None:
         with checkpoints.optimizer_files(path) as folder:
             engine.load_state(folder, step)
-    return engine, traffic, path, step
+    return engine, traffic, path, step, offset
 
 
 class _Keeper:
     """Keeps what must not be lost with the worker: it sends metrics to the driver, and writes them into checkpoints."""
 
-    def __init__(self, job: Work, engine: Engine, path: str | None, tell: Callable[[Message], object]) -> None:
+    def __init__(
+        self, job: Work, engine: Engine, path: str | None, tell: Callable[[Message], object], offset: int
+    ) -> None:
         """Begin with the metrics of the checkpoint at `path`, if it is of this run."""
-        self._job, self._engine, self._tell = job, engine, tell
+        self._job, self._engine, self._tell, self._offset = job, engine, tell, offset
         own = path is not None and path.startswith(f"{job.folder}/")
         self._metrics = checkpoints.read_metrics(path) if path is not None and own else []
         self._weights: dict[str, torch.Tensor] = {}
@@ -157,6 +168,7 @@ class _Keeper:
             run_id=job.run_id,
             workers=dist.get_world_size(),
             zero_stage=job.config.parallel.zero_stage,
+            samples=step * job.config.train.batch_size + self._offset,
             validation_loss=validation_loss,
             config=job.config,
         )
@@ -169,9 +181,9 @@ class _Keeper:
         self._writer.finish()
 
 
-def _divergence(job: Work, step: int) -> str:
+def _divergence(job: Work, step: int, offset: int) -> str:
     """One line about a step whose numbers are not finite."""
-    samples = SequenceReader(job.corpus, "train", job.config.data, 1).samples(job.config, step).tolist()
+    samples = SequenceReader(job.corpus, "train", job.config.data, 1).samples(job.config, step, offset).tolist()
     shown = ", ".join(map(str, samples[:SAMPLES_SHOWN])) + (", ..." if len(samples) > SAMPLES_SHOWN else "")
     return (
         f"the loss or gradient of step {step + 1} is not finite (training sequences {shown});"

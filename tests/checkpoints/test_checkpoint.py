@@ -21,6 +21,7 @@ from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.storage.hashed_files import hash_file
 from reformer_dist.storage.stores import open_store
+from reformer_dist.training.worker import Work
 from tests.corpora import prepare_here, random_documents, write_documents
 
 METRICS = [(1, {"train/loss": 2.5}), (2, {"train/loss": 1 / 3, "validation/loss": 1e-300})]
@@ -160,7 +161,7 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
         return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
 
     assert decide() == starting_point.Place(folder, path, 5, "r")
-    assert decide(**{"model.loss_chunk": 7, "optimizer.learning_rate": 0.5, "model.output_scale": 0.5}).start == path
+    assert decide(**{"model.loss_chunk": 7, "train.steps": 9, "model.output_scale": 0.5}).start == path
     anew = decide(**{"train.resume": "none"})
     assert (anew.start, anew.run_id) == (None, None)
     assert anew.folder != folder
@@ -178,10 +179,62 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
             refused(**other)
     with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
         starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
-    assert decide(**{"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}).start == path
+    wide = {"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}
+    assert decide(**wide, **{"train.allow_changes": "train.batch_size"}).start == path
     write(folder, 6, config, corpus_hash="another")
     with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
         decide()
+
+
+def test_a_run_that_would_go_on_otherwise_says_so(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+    corpus = prepare_here(source, tmp_path)
+    config = make_config(str(tmp_path), **{"train.run_name": "a"})
+    folder = checkpoints.new_folder(str(tmp_path), "a")
+    path = write(folder, 5, config, corpus_hash=corpus.hash)
+    rate, batch = config.optimizer.learning_rate, config.train.batch_size
+
+    def decide(**changes: object) -> starting_point.Place:
+        given = {name.replace("__", "."): value for name, value in changes.items()}
+        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
+
+    with pytest.raises(ConfigError) as refused:
+        decide(optimizer__learning_rate=0.5, train__batch_size=8, train__seed=3, data__reset_positions=False)
+    assert refused.value.problems == (
+        f"{path} began otherwise, and its curve would change (train.batch_size = 8, was {batch}; train.seed = 3, was 0; "
+        f"data.reset_positions = False, was True; optimizer.learning_rate = 0.5, was {rate}); train.allow_changes = "
+        "train.batch_size,train.seed,data.reset_positions,optimizer.learning_rate goes on all the same,"
+        " or train.resume none starts anew",
+    )
+    place = decide(optimizer__learning_rate=0.5, train__batch_size=8, train__allow_changes="optimizer,train.batch_size")
+    assert (place.start, place.step) == (path, 5)
+    assert place.changes == {"train.batch_size": f"8, was {batch}", "optimizer.learning_rate": f"0.5, was {rate}"}
+    assert decide().changes == {}
+    with pytest.raises(
+        ConfigError, match=rf"goes on with train\.batch_size = {batch} alone, since data\.order = documents"
+    ):
+        decide(train__batch_size=8, data__order="documents", train__allow_changes="train,data")
+    assert decide(train__resume=path, train__batch_size=8).start == path, "another run may begin as it likes"
+    with pytest.raises(
+        ConfigError, match=r"^train\.allow_changes = model: model is none that it is about; train, data"
+    ):
+        starting_point.check(make_config(str(tmp_path), **{"train.allow_changes": "model"}))
+
+
+def test_samples_go_on_where_another_batch_size_ended(tmp_path: Path) -> None:
+    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+    corpus = prepare_here(source, tmp_path)
+    four, six = (make_config(str(tmp_path), **{"train.run_name": "a", "train.batch_size": size}) for size in (4, 6))
+    folder = checkpoints.new_folder(str(tmp_path), "a")
+    first = write(folder, 5, four)  # as an older release wrote it, without samples
+    assert Work(four, corpus, folder, first, "r").starting_point() == (first, 5, 0)
+    path, step, offset = Work(six, corpus, folder, first, "r").starting_point()
+    assert (path, step, step * 6 + offset) == (first, 5, 20)
+    second = write(folder, 8, six, samples=8 * 6 + offset)
+    path, step, offset = Work(four, corpus, folder, None, "r").starting_point()
+    assert (path, step, step * 4 + offset) == (second, 8, 20 + 3 * 6)
+    other = Work(six, corpus, checkpoints.new_folder(str(tmp_path), "b"), second, "r")
+    assert other.starting_point() == (second, 8, 0), "a run that starts from another's is its own from the beginning"
 
 
 def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:

@@ -142,7 +142,8 @@ def test_corpus_and_checkpoint_are_told_together(place: Path, one_worker: None) 
     assert [line.split()[0] for line in told[:2]] == ["model.vocab_size", "train.batch_size"]
     assert "is of another model (model.vocab_size = 200, was 256, model.num_hashes = 2, was 4)" in told[2]
     assert "was trained on another corpus" in told[3]
-    assert len(told) == 4
+    assert "began otherwise, and its curve would change (train.batch_size = 1000, was 1)" in told[4]
+    assert len(told) == 5
     anew = make_config(place, train__run_name="a", train__resume="none", train__batch_size=2)
     assert Preflight(anew).with_corpus(corpus).start is None
 

@@ -44,6 +44,8 @@ class TrainConfig(Section):
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     resume: str = "auto"
     """auto continues the run's own last checkpoint if there is one, none starts anew, a path starts from that checkpoint."""
+    allow_changes: tuple[str, ...] = ()
+    """Fields that may be others than a run began with when it goes on, such as train.batch_size,optimizer; without it, what would change the curve is refused."""
     storage: str = "runs"
     """Folder or URL for checkpoints, prepared corpora and, by default, MLflow's database. On a cluster all nodes must reach it."""
     run_name: str = Field("reformer", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")

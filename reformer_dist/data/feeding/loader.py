@@ -26,12 +26,21 @@ MIN_STEPS_A_TASK, MAX_TASKS = 8, 512
 
 
 def training_batches(
-    corpus: Corpus, config: Config, examples: Examples, data_group: int, shard: int, start_step: int = 0
+    corpus: Corpus,
+    config: Config,
+    examples: Examples,
+    data_group: int,
+    shard: int,
+    start_step: int = 0,
+    offset: int = 0,
 ) -> Iterator[list[Batch]]:
-    """Micro-batches of one worker for each step from `start_step` to `train.steps`, read in this process."""
+    """Micro-batches of one worker for each step from `start_step` to `train.steps`, read in this process.
+
+    For `offset` see `SequenceReader.samples`.
+    """
     reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
     for step in range(start_step, config.train.steps):
-        rows_of_step = read_step(reader, examples, config, data_group, shard, step)
+        rows_of_step = read_step(reader, examples, config, data_group, shard, step, offset)
         yield [_batch(rows, first_row, shard) for first_row, rows in rows_of_step]
 
 
@@ -72,7 +81,13 @@ def validation_batches(
 
 
 def training_dataset(
-    corpus: Corpus, config: Config, examples: Examples, data_group: int, shard: int, start_step: int = 0
+    corpus: Corpus,
+    config: Config,
+    examples: Examples,
+    data_group: int,
+    shard: int,
+    start_step: int = 0,
+    offset: int = 0,
 ) -> ray.data.Dataset:
     """The micro-batches of `training_batches` as a Ray Data dataset, a row each, for `batches_from`.
 
@@ -80,7 +95,7 @@ def training_dataset(
     """
     steps = range(start_step, config.train.steps)
     steps_a_task = max(MIN_STEPS_A_TASK, -(-len(steps) // MAX_TASKS))
-    read = partial(read_steps, corpus.folder, corpus.hash, config, examples, data_group, shard)
+    read = partial(read_steps, corpus.folder, corpus.hash, config, examples, data_group, shard, offset)
     tasks = [partial(read, steps[first : first + steps_a_task]) for first in range(0, len(steps), steps_a_task)]
     return ordered_dataset(tasks, BLOCK_BYTES)
 

@@ -11,16 +11,16 @@ ROUND = 1000
 """Samples of a mixture in which each source has its share exactly: weights are rounded to thousandths."""
 
 
-def sample_ids(corpus_hash: str, seed: int, num_sequences: int, batch_size: int, step: int) -> NDArray[np.int64]:
-    """Sequences of the global batch of a step, int64 [batch_size].
+def sample_ids(corpus_hash: str, seed: int, num_sequences: int, samples: range) -> NDArray[np.int64]:
+    """Sequences of some global samples, int64 [samples], those of a step's batch say.
 
-    Row r of step s is sample g mod N of epoch g div N, where g = s * batch_size + r and N = num_sequences. Sample i of
+    Sample g is sample g mod N of epoch g div N, N being num_sequences. Sample i of
     epoch e is entry i of the permutation of N that numpy's PCG64, seeded with (corpus hash, seed, e), draws. Neither
     the number of workers nor the step at which training was resumed comes into it.
     """
-    epochs, samples = np.divmod(step * batch_size + np.arange(batch_size), num_sequences)
+    epochs, places = np.divmod(np.asarray(samples), num_sequences)
     orders = {epoch: epoch_order(corpus_hash, seed, epoch, num_sequences) for epoch in np.unique(epochs).tolist()}
-    ids = [orders[epoch][sample] for epoch, sample in zip(epochs.tolist(), samples.tolist(), strict=True)]
+    ids = [orders[epoch][place] for epoch, place in zip(epochs.tolist(), places.tolist(), strict=True)]
     return np.array(ids, np.int64)
 
 
@@ -30,11 +30,11 @@ def rows_of(batch_size: int, data_groups: int, data_group: int) -> range:
 
 
 def mixture_ids(
-    corpus_hash: str, seed: int, source_sizes: Sequence[int], weights: Sequence[float], batch_size: int, step: int
+    corpus_hash: str, seed: int, source_sizes: Sequence[int], weights: Sequence[float], samples: range
 ) -> NDArray[np.int64]:
-    """Sequences of the global batch of a step, int64 [batch_size], drawn from several sources by weight.
+    """Sequences of some global samples, int64 [samples], drawn from several sources by weight.
 
-    The global samples g = step * batch_size + row fall into rounds of ROUND. In each, source k has a fixed number of
+    The global samples g fall into rounds of ROUND. In each, source k has a fixed number of
     them, n_k, the weights' shares of ROUND rounded to whole numbers; which ones is a permutation drawn for the round.
     So sample g is the j-th of its source for a j that follows from g alone, and it is sample j mod N_k of that source's
     epoch j div N_k, N_k being the source's number of sequences. A source's epochs are permuted as a corpus's are.
@@ -44,13 +44,12 @@ def mixture_ids(
         seed: seed of the order.
         source_sizes: sequences of each source; those of source k are numbered after those of the sources before it.
         weights: share of each source, of any sum.
-        batch_size: rows.
-        step: step.
+        samples: those of a step, say.
     """
     numbers = round_numbers(tuple(weights))
     firsts = np.cumsum([0, *source_sizes])
     ids = []
-    for sample in range(step * batch_size, (step + 1) * batch_size):
+    for sample in samples:
         number, place = divmod(sample, ROUND)
         sources, ranks = _round(corpus_hash, seed, number, numbers)
         source = int(sources[place])

@@ -85,14 +85,20 @@ class SequenceReader:
             self._fill(examples, sequence, place, shard * self.shard_length, into)
         return rows
 
-    def samples(self, config: Config, step: int) -> NDArray[np.int64]:
-        """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus."""
+    def samples(self, config: Config, step: int, offset: int = 0) -> NDArray[np.int64]:
+        """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus.
+
+        Row r of step s is global sample s * batch_size + r + offset, which `train.batch_size`, once it was another, makes
+        other than 0.
+        """
         train, weights = config.train, config.data.weights
+        first = step * train.batch_size + offset
+        samples = range(first, first + train.batch_size)
         if config.data.order == "documents":
             return self._document_order(train.seed, train.batch_size).ids(step)
         if weights is None:
-            return sample_ids(self._corpus.hash, train.seed, self.plan.num_sequences, train.batch_size, step)
-        return mixture_ids(self._corpus.hash, train.seed, self.source_sizes, weights, train.batch_size, step)
+            return sample_ids(self._corpus.hash, train.seed, self.plan.num_sequences, samples)
+        return mixture_ids(self._corpus.hash, train.seed, self.source_sizes, weights, samples)
 
     def _document_order(self, seed: int, batch_size: int) -> DocumentOrder:
         if self._orders.get((seed, batch_size)) is None:
@@ -166,14 +172,14 @@ def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfi
 
 
 def read_step(
-    reader: SequenceReader, examples: Examples, config: Config, data_group: int, shard: int, step: int
+    reader: SequenceReader, examples: Examples, config: Config, data_group: int, shard: int, step: int, offset: int = 0
 ) -> Iterator[tuple[int, Rows]]:
     """(first row, rows) of each micro-batch of a data group in a step.
 
     Every data group has the same number of them; one with fewer rows may end with a row that is wholly padding.
     """
     train = config.train
-    sequences = reader.samples(config, step).tolist()
+    sequences = reader.samples(config, step, offset).tolist()
     rows = rows_of(train.batch_size, config.data_groups, data_group)
     most_rows = -(-train.batch_size // config.data_groups)
     for first_row in range(rows.start, rows.start + most_rows, train.micro_batch_size):
@@ -191,7 +197,14 @@ def read_held_out(
 
 
 def read_steps(
-    folder: str, corpus_hash: str, config: Config, examples: Examples, data_group: int, shard: int, steps: range
+    folder: str,
+    corpus_hash: str,
+    config: Config,
+    examples: Examples,
+    data_group: int,
+    shard: int,
+    offset: int,
+    steps: range,
 ) -> Iterator[pa.Table]:
     """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
     reader = open_reader(folder, corpus_hash, "train", config.data, config.parallel.sequence_shards)
@@ -204,7 +217,7 @@ def read_steps(
                 "ends_step": False,
                 **{name: rows[name].tobytes() for name in COLUMNS},
             }
-            for first_row, rows in read_step(reader, examples, config, data_group, shard, step)
+            for first_row, rows in read_step(reader, examples, config, data_group, shard, step, offset)
         ]
         records[-1]["ends_step"] = True
         yield pa.Table.from_pylist(records)

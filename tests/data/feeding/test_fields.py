@@ -36,7 +36,7 @@ def test_both_fields_of_every_document_come_back_from_any_shards(corpus: Corpus,
     reader = FieldReader(corpus, "train", LENGTHS, num_shards)
     assert reader.num_sequences < corpus.manifest.split("train", "source").documents
     assert not len(reader.left_out)
-    sequences = sample_ids(corpus.hash, 0, reader.num_sequences, reader.num_sequences, 0)
+    sequences = sample_ids(corpus.hash, 0, reader.num_sequences, range(reader.num_sequences))
     assert sorted(sequences.tolist()) == list(range(reader.num_sequences)), "an epoch is every sequence once"
     rows = {field: whole_rows(reader, field, sequences, num_shards) for field in LENGTHS}
     pairs = []

@@ -8,10 +8,14 @@ HASH = "00f1e2d3c4b5a69788796a5b4c3d2e1f"
 SIZES = (40, 30, 7)
 
 
+def batch(step: int, size: int) -> range:
+    return range(step * size, (step + 1) * size)
+
+
 def stream(
     num_steps: int, batch_size: int, seed: int = 0, corpus_hash: str = HASH, num_sequences: int = 10
 ) -> list[int]:
-    steps = [sample_ids(corpus_hash, seed, num_sequences, batch_size, step) for step in range(num_steps)]
+    steps = [sample_ids(corpus_hash, seed, num_sequences, batch(step, batch_size)) for step in range(num_steps)]
     return np.concatenate(steps).tolist()
 
 
@@ -37,7 +41,7 @@ def test_the_order_is_the_documented_one() -> None:
 
 
 def mixture(num_steps: int, batch_size: int, weights: tuple[float, ...] = (3, 1, 0.5), seed: int = 0) -> list[int]:
-    steps = [mixture_ids(HASH, seed, SIZES, weights, batch_size, step) for step in range(num_steps)]
+    steps = [mixture_ids(HASH, seed, SIZES, weights, batch(step, batch_size)) for step in range(num_steps)]
     return np.concatenate(steps).tolist()
 
 

@@ -34,8 +34,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def config_of(grid: tuple[int, int], order: Mapping[str, object], steps: int, micro: int = 1) -> Config:
-    return grid_config(*grid, data__sequence_length=LENGTH, data__sources=("a", "b"), train__batch_size=BATCH,
-        train__micro_batch_size=micro, train__steps=steps, **order)  # fmt: skip
+    fields = {"data__sequence_length": LENGTH, "data__sources": ("a", "b"), "train__batch_size": BATCH, **order}
+    return grid_config(*grid, train__micro_batch_size=micro, train__steps=steps, **fields)
 
 
 def consumed(corpus: Corpus, config: Config, start_step: int) -> list[Tokens]:
@@ -81,6 +81,27 @@ def test_kills_and_resizes_change_nothing(
         if end > step:
             assert consumed(corpus, config_of(grid, order, end, micro), step) == reference[step:end]
         step = max(step, end - steps_lost)
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 6), st.integers(1, 9)), min_size=1, max_size=5),
+    order=st.sampled_from(ORDERS[:2]),
+)
+def test_another_batch_size_skips_and_repeats_nothing(
+    corpus: Corpus, sizes: list[tuple[int, int]], order: dict[str, object]
+) -> None:
+    """Some steps of each batch size, one after the other, take the samples that steps of one would have taken."""
+    reader = SequenceReader(corpus, "train", config_of((1, 1), order, 1).data, 1)
+    taken, step = list[int](), 0
+    for steps, size in sizes:
+        config = config_of((1, 1), {**order, "train__batch_size": size}, step + steps)
+        offset = len(taken) - step * size
+        for _ in range(steps):
+            taken += reader.samples(config, step, offset).tolist()
+            step += 1
+    single = config_of((1, 1), {**order, "train__batch_size": 1}, len(taken))
+    assert taken == [int(reader.samples(single, sample)[0]) for sample in range(len(taken))]
 
 
 def test_an_epoch_is_every_position_once(corpus: Corpus) -> None:
