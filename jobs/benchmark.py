@@ -39,8 +39,13 @@ def main() -> None:
     of = ", ".join(TAKE_TEXT)
     parser.add_argument("--text", type=Path, help=f"{of}: a file to learn (the standard library's source)")
     parser.add_argument("--seeds", type=int, nargs="+", help=f"{of}: trainings of each kind (the size's seeds)")
+    parser.add_argument("--seconds", type=float, help="ablation: CPU-seconds of a training (the size's)")
+    parser.add_argument("--only", nargs="+", metavar="CHANGE", help="ablation: changes by name (all)")
     arguments = parser.parse_args()
-    given = {name: value for name in ("text", "seeds") if (value := getattr(arguments, name)) is not None}
+    if (arguments.seconds or arguments.only) and (other := next((s for s in arguments.suite if s != "ablation"), None)):
+        parser.error(f"--seconds and --only do not go with --suite {other}; ablation takes them")
+    options = ("text", "seeds", "seconds", "only")
+    given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
     if given and (other := next((suite for suite in arguments.suite if suite not in TAKE_TEXT), None)):
         parser.error(f"--{next(iter(given))} does not go with --suite {other}; {of} take it")
     for suite in arguments.suite:

@@ -254,11 +254,12 @@ def test_each_variant_is_trained_at_its_best_learning_rate(tmp_path: Path, monke
     assert {(task.name, task.scale) for task in long} == {
         ("local,lsh", 0.5),
         ("full", 4.0),
+        ("local,local,local,lsh", 1.0),
         ("local", 1.0),
         ("lsh", 1.0),
         ("transformer", 1.0),
     }
-    assert [task.seed for task in long] == [0] * 5 + [1] * 5
+    assert [task.seed for task in long] == [0] * len(VARIANTS) + [1] * len(VARIANTS)
     short = [task for task in trained if task.seconds == 1.0]
     assert {task.num_points for task in short} == {1}
     tried = [task.scale for task in short if task.name == "full"]
@@ -270,7 +271,7 @@ def test_each_variant_is_trained_at_its_best_learning_rate(tmp_path: Path, monke
         for end in (".jsonl", ".csv", "-curves.csv", "-curves.png", "-positions.csv", "-positions.png")
     }
     suite.run("small", tmp_path)
-    assert len(trained) == 10 + len(short)
+    assert len(trained) == 2 * len(VARIANTS) + len(short)
 
 
 def test_the_ablation_changes_one_thing_at_a_time(
@@ -283,8 +284,23 @@ def test_the_ablation_changes_one_thing_at_a_time(
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == list(CHANGES)
     assert float(rows[0]["bits"]) == 2.5
-    table = capsys.readouterr().out.partition("against the base")[2]
+    table = capsys.readouterr().out.partition("against base")[2]
     assert "+0.020" in next(line for line in table.splitlines() if "AdamW alone" in line)
+
+
+def test_the_ablation_of_some_changes_at_another_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Task] = []
+
+    def fake_train(task: Task, corpus: Corpus) -> Outcome:
+        trained.append(task)
+        return outcome(2.0)
+
+    monkeypatch.setattr(results, "train", fake_train)
+    monkeypatch.setattr(ablation, "standard_library", lambda num_blocks: corpus())
+    ablation.run("small", tmp_path, seeds=(3,), seconds=7.0, only=("GELU", "local alone"))
+    assert [(task.name, task.seconds, task.seed) for task in trained] == [("local alone", 7.0, 3), ("GELU", 7.0, 3)]
+    with pytest.raises(ConfigError, match=r"^--only GeLU: no such change; GELU works$"):
+        ablation.run("small", tmp_path, only=("GeLU",))
 
 
 def test_every_change_is_a_configuration() -> None:
