@@ -1,5 +1,9 @@
 """How a job ends: what each kind of failure says, and the exit status."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from reformer_dist import cli
@@ -73,3 +77,49 @@ def test_several_mistakes_are_a_line_each(capsys: pytest.CaptureFixture[str], mo
         cli.answer(job)
     assert ended.value.code == 2
     assert capsys.readouterr() == ("", "train.py: a = 1 is wrong; 2 works\ntrain.py: b = 3 is wrong; 4 works\n")
+
+
+JOB = """
+import signal, sys, time
+from reformer_dist import cli
+{before}
+def job():
+    try:
+        print("ready", flush=True)
+        time.sleep(20)
+        print("slept", flush=True)
+    finally:
+        print("put away", flush=True)
+cli.answer(job)
+"""
+
+
+def signalled(number: int, before: str = "") -> tuple[int, str, str]:
+    """Status and output of a job that gets a signal while it works."""
+    script = JOB.format(before=before).replace("time.sleep(20)", "time.sleep(20 if not sys.argv[1:] else 1)")
+    command = [sys.executable, "-c", script, *(["short"] if before else [])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("number", "line"),
+    [
+        (signal.SIGTERM, "stopped by SIGTERM"),
+        (signal.SIGHUP, "stopped by SIGHUP"),
+        (signal.SIGINT, "interrupted"),
+    ],
+)
+def test_a_signal_unwinds_a_job_and_is_one_line(number: signal.Signals, line: str) -> None:
+    status, out, err = signalled(number)
+    assert (status, out) == (128 + number, "put away\n")
+    assert err == f"-c: {line}\n"
+
+
+def test_a_closed_terminal_is_ignored_under_nohup() -> None:
+    status, out, err = signalled(signal.SIGHUP, "signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    assert (status, out, err) == (0, "slept\nput away\n", "")

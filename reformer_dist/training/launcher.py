@@ -4,8 +4,11 @@ In: a configuration. Out: a trained model's last checkpoint and its MLflow run. 
 `Preflight`), prepares the corpus, decides where to start, and then listens to the workers (see `listener`).
 """
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 
@@ -13,10 +16,14 @@ from reformer_dist import checkpoints
 from reformer_dist.checkpoints.starting_point import Place
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.preparation import Preparation
+from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.planning.corpora import wasteful_vocabulary
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
+from reformer_dist.storage.locks import Taken, alone
+from reformer_dist.storage.stores import open_store
 from reformer_dist.tracking import runs
 from reformer_dist.training.listener import Watcher, train_and_listen
 from reformer_dist.training.meter import in_split
@@ -59,6 +66,28 @@ def launch(config: Config, *, parent_run: str | None = None, watcher: Watcher | 
     """
     preflight = Preflight(config)
     config, preparation = preflight.config, preflight.before_ray()
+    with _alone(config):
+        return _launched(config, preflight, preparation, parent_run, watcher)
+
+
+@contextmanager
+def _alone(config: Config) -> Iterator[None]:
+    """Hold the run's folder, so that no second job writes there; that of a store that is no disk is not held."""
+    store = open_store(config.train.storage)
+    if not store.is_local:
+        yield
+        return
+    name = config.train.run_name
+    try:
+        with alone(Path(store.path) / name / "driver.lock"):
+            yield
+    except Taken as taken:
+        raise ConfigError(f"train.run_name = {name} is being trained by {taken}; another name works") from None
+
+
+def _launched(
+    config: Config, preflight: Preflight, preparation: Preparation, parent_run: str | None, watcher: Watcher | None
+) -> RunResult:
     experiment = _opening(config, watcher)
     with ray_session():
         preflight.on_cluster(ray.cluster_resources())

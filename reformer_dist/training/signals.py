@@ -1,10 +1,14 @@
-"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM (`ray job stop`, a cluster that takes its node back)."""
+"""Being asked to stop: SIGINT (Ctrl-C), SIGTERM (`ray job stop`, a cluster that takes its node back), SIGHUP (a terminal
+that is closed, unless `nohup` asked to ignore that).
+"""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -23,7 +27,8 @@ def stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = [each for each in STOP_SIGNALS if signal.getsignal(each) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handle) for number in heeded}
     try:
         yield received
     finally:

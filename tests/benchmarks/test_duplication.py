@@ -41,11 +41,12 @@ def test_examples_hold_a_random_word_twice_and_score_only_the_second(tmp_path: P
     labels = torch.cat([batch.labels_BT for batch in batches])
     assert len(tokens) > 10
     word = tokens[:, 1:6]
-    assert torch.equal(tokens[:, :6], tokens[:, 6:])
+    assert torch.equal(word, tokens[:, 7:])
     assert (tokens[:, 0] == 0).all()
+    assert (tokens[:, 6] == 127).all()
     assert word.min() >= 1
-    assert word.max() <= 127
-    assert len(word.unique()) > min(127, word.numel()) / 2
+    assert word.max() <= 126
+    assert len(word.unique()) > min(126, word.numel()) / 2
     assert torch.equal(labels[:, 6:11], tokens[:, 7:])
     assert (labels[:, :6] == -100).all()
     assert (labels[:, 11] == -100).all()

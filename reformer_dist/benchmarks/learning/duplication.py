@@ -2,7 +2,7 @@
 
 In: a size. Out: their Table 2 and the learning curves, for LSH attention in `window` and in `chunked` mode.
 
-A sequence is 0 w 0 w, with w of random symbols 1..127; only the second w is scored, which is the objective `copy`. Copying
+A sequence is 0 w 127 w, with w of random symbols 1..126; only the second w is scored, which is the objective `copy`. Copying
 takes one look far back at every token, which is what LSH attention could miss: a look succeeds where query and key share a
 bucket in some round. All trainings are those of jobs/train.py, and all evaluations those of jobs/evaluate.py.
 """
@@ -24,9 +24,10 @@ from reformer_dist.config import load_config
 from reformer_dist.ray_session import ray_session
 from reformer_dist.scoring import evaluation
 
-SYMBOLS = "".join(map(chr, range(1, 128)))
-SEPARATOR = "\0"
-"""What ends a document too, as in the paper."""
+SYMBOLS = "".join(map(chr, range(1, 127)))
+SEPARATOR = "\x7f"
+"""Stands between the two words. In the paper it is what a sequence begins with, too, and there is one symbol more; here no
+document holds the token that marks its beginning."""
 EVALUATED_WITH = (0, 8, 4, 2, 1)
 THE_PAPERS: dict[str, Any] = {
     "rotary": False,
