@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ class Writer:
         self._rank, self._world_size = dist.get_rank(), dist.get_world_size()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._store: Store | None = None
+        """Where the checkpoint goes that is being written."""
         self._abandoned = threading.Event()
 
     def save(self, state: State, weights: Tensors, moments: Tensors, metrics: Sequence[Metrics]) -> str:
@@ -80,7 +83,7 @@ class Writer:
             OSError: see `finish`.
         """
         self.finish()
-        store = open_store(f"{self._folder}/step_{state.step:08d}")
+        store = self._store = open_store(f"{self._folder}/step_{state.step:08d}")
         if self._rank == 0:
             finding.delete(store)
         dist.barrier()
@@ -88,10 +91,10 @@ class Writer:
         return store.url(store.path)
 
     def finish(self) -> None:
-        """Wait until the checkpoint that was begun last is complete.
+        """Wait until the checkpoint that was begun last is complete; one that cannot be is deleted.
 
         Raises:
-            OSError: on all workers, when one of them could not write; the message says which and why.
+            OSError: on all workers, when one of them could not write; the message says which and why. The writer can go on.
         """
         if self._writing is None:
             return
@@ -100,6 +103,10 @@ class Writer:
         error = _first_error(self._outcome())
         self._writing = None
         if error:
+            self._abandoned.clear()
+            if self._rank == 0 and self._store is not None:
+                with suppress(OSError):  # a full disk has room again
+                    finding.delete(self._store)
             raise OSError(error)
 
     def _outcome(self) -> str:

@@ -172,13 +172,19 @@ class _Keeper:
             validation_loss=validation_loss,
             config=job.config,
         )
-        self._writer.finish()  # it reads the copies
+        self._finish_the_one_before()  # it reads the copies
         self._engine.copy_weights(self._weights)
         self._engine.copy_state(self._moments)
         self._writer.save(state, self._weights, self._moments, self._metrics)
 
     def finish(self) -> None:
         self._writer.finish()
+
+    def _finish_the_one_before(self) -> None:
+        try:
+            self._writer.finish()
+        except OSError as error:  # on all workers; a disk may have room again when the next one is due
+            self._tell(f"{error}; training goes on, and the checkpoint before stays")
 
 
 def _divergence(job: Work, step: int, offset: int) -> str:

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import xxhash
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reformer_dist import checkpoints, load_model
-from reformer_dist.checkpoints import starting_point
+from reformer_dist.checkpoints import starting_point, writing
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config, load_config
 from reformer_dist.data.preparing.corpus import Corpus
@@ -21,7 +23,7 @@ from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.storage.hashed_files import hash_file
 from reformer_dist.storage.stores import open_store
-from reformer_dist.training.worker import Work
+from reformer_dist.training.worker import Work, _Keeper
 from tests.corpora import prepare_here, random_documents, write_documents
 
 METRICS = [(1, {"train/loss": 2.5}), (2, {"train/loss": 1 / 3, "validation/loss": 1e-300})]
@@ -292,3 +294,39 @@ def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"another vocabulary; data\.tokenizer_file = {path}/tokenizer\.json works"):
         starting_point.decide(beside, other)
     starting_point.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that cannot be written is told and removed, the one before stays, and the next is written again."""
+    config = make_config(str(tmp_path), **{"train.run_name": "a"})
+    corpus = SimpleNamespace(tokenizer_of=BytesTokenizer, hash="c")
+    folder, told = checkpoints.new_folder(str(tmp_path), "a"), list[object]()
+    engine = SimpleNamespace(
+        copy_weights=lambda into: into.update({n: x.clone() for n, x in ReformerLM(config.model).state_dict().items()}),
+        copy_state=lambda into: into.update(a=torch.zeros(9)),
+    )
+    keeper = _Keeper(Work(config, corpus, folder, None, "r"), engine, None, told.append, 0)
+    keeper.save(5, None)
+    keeper.finish()
+    whole = writing.save_file
+
+    def full(tensors: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(writing, "save_file", full)
+    for step in (6, 7):
+        keeper.save(step, None)
+        keeper._finish_the_one_before()
+    line = "worker 0 could not write a checkpoint: I/O error: No space left on device (os error 28)"
+    assert told == [f"{line}; training goes on, and the checkpoint before stays"] * 2
+    assert [path.name for path in Path(folder).iterdir()] == ["step_00000005"]
+    monkeypatch.setattr(writing, "save_file", whole)
+    keeper.save(9, None)
+    keeper.finish()
+    assert checkpoints.newest(folder) == f"{folder}/step_00000009"
+    monkeypatch.setattr(writing, "save_file", full)
+    keeper.save(10, None)
+    with pytest.raises(OSError, match="No space left on device"):
+        keeper.finish()
+    assert checkpoints.newest(folder) == f"{folder}/step_00000009", "the last one that cannot be written is a failure"
