@@ -7,19 +7,15 @@ from pathlib import Path
 
 def this_process() -> str:
     """Machine, boot, number and start of this process; no two processes ever have the same."""
-    return f"{_machine()} {os.getpid()} {_started(os.getpid())}"
+    return f"{socket.gethostname()} {_boot()} {os.getpid()} {_started(os.getpid())}"
 
 
 def is_gone(process: str) -> bool:
     """Whether a process, named by `this_process`, was on this machine and is no more; of other machines nothing is known."""
-    *machine, number, started = process.split(" ")
-    if " ".join(machine) != _machine():
-        return " ".join(machine[:1]) == socket.gethostname() and _boot() != "" and " ".join(machine) != _machine()
-    return _started(int(number)) != started
-
-
-def _machine() -> str:
-    return f"{socket.gethostname()} {_boot()}"
+    machine, boot, number, started = process.split(" ")
+    if machine != socket.gethostname():
+        return False
+    return boot != _boot() or _started(int(number)) != started
 
 
 def _boot() -> str:

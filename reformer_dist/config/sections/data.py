@@ -134,6 +134,8 @@ class DataConfig(Section):
         if any(not source.strip() for source in self.sources):
             given = ",".join(self.sources)
             yield f"data.sources = {given!r} has an empty entry, as a variable that is not set leaves one; . means this folder"
+        if self.most_bad is not None and self.on_bad == "fail":
+            yield f"data.most_bad = {self.most_bad} goes with data.on_bad = skip; fail stops at the first"
         if self.encoding != "raw" and not _is_encoding(self.encoding):
             yield f"data.encoding = {self.encoding} is no encoding that Python knows; utf-8, latin-1, cp1252, utf-16 or raw works"
         for name, field in self.record_fields.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reformer_dist.config import DataConfig
+from reformer_dist.config import DataConfig, load_config
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents
@@ -31,6 +31,13 @@ def test_more_than_the_most_is_a_mistake(tmp_path: Path) -> None:
         ConfigError, match=r"data\.most_bad = 3: 4 bad documents were left out, first a\.csv#0: .*; 4 works"
     ):
         prepare_here(source, tmp_path / "three", 0.3, on_bad="skip", most_bad=3)
+
+
+def test_a_limit_goes_with_skipping() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^data\.most_bad = 3 goes with data\.on_bad = skip; fail stops at the first$"
+    ):
+        load_config(None, {"data.most_bad": 3})
 
 
 def test_a_summary_tells_what_would_be_read_and_left(tmp_path: Path) -> None:
