@@ -1,6 +1,7 @@
 """MLflow: what a run holds, and that steps are logged once whatever happens to the training."""
 
 import dataclasses
+import http.server
 import sqlite3
 import subprocess
 import sys
@@ -340,3 +341,37 @@ def test_a_run_tells_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     run = runs.start(make_config(tmp_path))
     assert "mlflow.source.git.commit" not in MlflowClient(run.uri).get_run(run.id).data.tags
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (
+            401,
+            "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
+        ),
+        (403, "; this user may not write there"),
+        (404, "; MLflow's server does not answer there, or the address lacks a path"),
+    ],
+)
+def test_a_server_that_refuses_is_one_line(code: int, said: str, tmp_path: Path) -> None:
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = make_config(tmp_path, **{"tracking.uri": f"http://127.0.0.1:{server.server_port}"})
+        with pytest.raises(ConfigError) as refused:
+            runs.start(config)
+        server.shutdown()
+    (line,) = refused.value.problems
+    assert line.startswith(f"tracking.uri = http://127.0.0.1:{server.server_port}: API request")
+    assert line.endswith(said)
