@@ -37,7 +37,7 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 _TRAINING = {"mlflow.experimentKind": "custom_model_development"}
 """Opens an experiment in the view of trainings, not of chats."""
 _HELP = {
-    "error code 401": "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
+    "error code 401": "; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, say who you are",
     "error code 403": "; this user may not write there",
     "error code 404": "; MLflow's server does not answer there, or the address lacks a path",
     "out-of-date database schema": "; mlflow db upgrade {uri} brings it up to date (keep a copy)",

@@ -348,7 +348,7 @@ def test_a_run_tells_where_it_comes_from(tmp_path: Path, monkeypatch: pytest.Mon
     [
         (
             401,
-            "; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment",
+            "; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, say who you are",
         ),
         (403, "; this user may not write there"),
         (404, "; MLflow's server does not answer there, or the address lacks a path"),
