@@ -82,6 +82,8 @@ def test_several_mistakes_are_a_line_each(capsys: pytest.CaptureFixture[str], mo
 JOB = """
 import signal, sys, time
 from reformer_dist import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever this test was started under
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {before}
 def job():
     try:
