@@ -1,10 +1,10 @@
 """What is wanted of a record: a column for each field, and what each should hold."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from reformer_dist.config.sections.data import DataConfig
-from reformer_dist.data.tokenizers.tokenizer import Content
+from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content
 
 
 class Column(NamedTuple):
@@ -62,3 +62,11 @@ def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wa
         for field, content in takes.items()
     )
     return Wanted(tuple(columns), data.split_by)
+
+
+def check_columns(names: Sequence[str], wanted: Wanted) -> None:
+    """Raises BadDocument for a table without a wanted column, or with two of its name."""
+    for column in wanted.keys:
+        if names.count(column) != 1:
+            has = f"has {names.count(column)} columns" if column in names else "has no column"
+            raise BadDocument(f"it {has} {column} ({wanted.settings}, data.split_by); its columns: {', '.join(names)}")

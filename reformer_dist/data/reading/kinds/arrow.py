@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from reformer_dist.data.reading.columns import Wanted
-from reformer_dist.data.reading.kinds.parquet import check_columns, rows_of
+from reformer_dist.data.reading.columns import Wanted, check_columns
+from reformer_dist.data.reading.kinds.parquet import rows_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record
 from reformer_dist.data.reading.slices import FileSlice, open_slice

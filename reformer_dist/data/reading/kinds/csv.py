@@ -2,13 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.csv
 
-from reformer_dist.data.reading.columns import Wanted
+from reformer_dist.data.reading.columns import Wanted, check_columns
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record, Records
 from reformer_dist.data.reading.slices import FileSlice, not_utf8, open_text
@@ -106,7 +106,7 @@ def _blocks(
 
     with open_text(piece) as stream:
         if has_header:
-            _check_header(stream, [*columns], options.delimiter, wanted)
+            _check_header(stream, options.delimiter, wanted)
         reader = pyarrow.csv.open_csv(
             pa.PythonFile(stream, "r"),
             pyarrow.csv.ReadOptions(
@@ -139,16 +139,12 @@ def _blocks(
             yield rows
 
 
-def _check_header(stream: io.BufferedIOBase, columns: Sequence[str], delimiter: str, wanted: Wanted) -> None:
+def _check_header(stream: io.BufferedIOBase, delimiter: str, wanted: Wanted) -> None:
     """Raises BadDocument for a file without a wanted column, or with two of its name."""
     head = stream.peek(HEADER_BYTES)[:HEADER_BYTES].decode("utf-8-sig", "replace")  # type: ignore[attr-defined]
     text = io.StringIO(head, newline="")
     rows = csv.reader(text) if delimiter == "," else csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    names = next(rows, [])
-    for column in columns:
-        if names.count(column) != 1:
-            has = f"has {names.count(column)} columns" if column in names else "has no column"
-            raise BadDocument(f"it {has} {column} ({wanted.settings}); its columns: {', '.join(names)}")
+    check_columns(next(rows, []), wanted)
 
 
 READER = Reader(suffixes=(".csv",), contents=("text",), read=partial(read_csv, options=COMMAS))

@@ -1,16 +1,15 @@
 """Parquet: a document for each row, named by the row's number."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from reformer_dist.data.reading.columns import Wanted
+from reformer_dist.data.reading.columns import Wanted, check_columns
 from reformer_dist.data.reading.contents import record_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record
 from reformer_dist.data.reading.slices import FileSlice, open_slice
-from reformer_dist.data.tokenizers.tokenizer import BadDocument
 
 ROWS = 64
 """Rows of a file that are in memory at a time."""
@@ -32,14 +31,6 @@ def read_parquet(piece: FileSlice, wanted: Wanted) -> Iterator[Record]:
                     yield from rows_of(batch.select(columns), piece.file.name, row, wanted)
                     row += batch.num_rows
             first_row += num_rows
-
-
-def check_columns(names: Sequence[str], wanted: Wanted) -> None:
-    """Raises BadDocument for a table without a wanted column, or with two of its name."""
-    for column in wanted.keys:
-        if names.count(column) != 1:
-            has = f"has {names.count(column)} columns" if column in names else "has no column"
-            raise BadDocument(f"it {has} {column} ({wanted.settings}, data.split_by); its columns: {', '.join(names)}")
 
 
 def rows_of(batch: pa.RecordBatch, name: str, first_row: int, wanted: Wanted) -> Iterator[Record]:
