@@ -10,6 +10,7 @@ from reformer_dist.config import Config
 from reformer_dist.data.feeding.fields import split_summary
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.preparation import plan_preparation
+from reformer_dist.planning.places import check_storage
 from reformer_dist.ray_session import ray_session
 
 SHOWN = 5
@@ -25,6 +26,7 @@ def main(config: Config, dry_run: bool = False) -> None:
     if preparation.is_done:
         corpus = preparation.run()
     else:
+        check_storage(config.train.storage)
         with ray_session():
             start = time.perf_counter()
             corpus = preparation.run()

@@ -10,7 +10,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # Read by Ray when it is imported or started, so this module sets them before it imports Ray.
 _SETTINGS = {
@@ -24,11 +24,15 @@ _SETTINGS = {
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
+import psutil  # noqa: E402
 import ray  # noqa: E402
 from ray._private.ray_logging import stdout_deduplicator  # noqa: E402
 
 _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
+
+_SECONDS_TO_END = 5.0
+"""What processes of a Ray that is ended may take for it before they are killed."""
 
 
 def will_join() -> bool:
@@ -53,12 +57,41 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
     stdout_deduplicator.skip_re = (
         _DEATHS  # RAY_DEDUP_LOGS_SKIP_REGEX is read when Ray is first imported, before this module
     )
+    before = psutil.Process().children()
+    started: list[psutil.Process] = []
     try:
-        with _own_sigterm():
-            _start(num_cpus)
+        try:
+            with _own_sigterm():
+                _start(num_cpus)
+        finally:
+            started = [child for child in psutil.Process().children() if child not in before]
         yield
     finally:
-        ray.shutdown()  # also of a start that was interrupted
+        beneath = _beneath(started)
+        ray.shutdown()
+        _end_all(started, beneath)
+
+
+def _beneath(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """What these have started and what those have, and so on."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += process.children(recursive=True)
+    return found
+
+
+def _end_all(started: list[psutil.Process], beneath: list[psutil.Process]) -> None:
+    """Kill what Ray did not end: all of a start that was interrupted, and processes that outlive their parent."""
+    knew_of_all = not any(process.is_running() for process in started)
+    psutil.wait_procs(beneath, timeout=_SECONDS_TO_END if knew_of_all else 0)
+    for process in started:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()  # so that it starts no more
+    for process in {*started, *beneath, *_beneath(started)}:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(started, timeout=_SECONDS_TO_END)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 
 from reformer_dist.checkpoints.format import MANIFEST, read_state, verify
 from reformer_dist.errors import ConfigError
-from reformer_dist.storage.stores import Store, open_store
+from reformer_dist.storage.stores import Store, below, open_store
 
 
 def newest(folder: str, report: Callable[[str], None] = print) -> str | None:
@@ -83,12 +83,12 @@ def is_checkpoint(path: str) -> bool:
 def current_folder(storage: str, run_name: str) -> str | None:
     """Folder of the newest training called `run_name`, None if there was none."""
     numbers = _numbers(storage, run_name)
-    return f"{_join(storage, run_name)}/{max(numbers)}" if numbers else None
+    return below(below(storage, run_name), str(max(numbers))) if numbers else None
 
 
 def new_folder(storage: str, run_name: str) -> str:
     """Folder for a training that starts anew under this name; nothing is made."""
-    return f"{_join(storage, run_name)}/{max(_numbers(storage, run_name), default=0) + 1}"
+    return below(below(storage, run_name), str(max(_numbers(storage, run_name), default=0) + 1))
 
 
 def prune(folder: str, keep: int, *, keep_best: bool = False) -> None:
@@ -120,20 +120,16 @@ def _complete(folder: str) -> Iterator[tuple[int, Store]]:
 def _all(folder: str) -> list[tuple[int, Store]]:
     """(step, place) of whatever looks like a checkpoint in a run's folder, newest first."""
     found = [(int(name[5:]), name) for name in _names(open_store(folder)) if re.fullmatch(r"step_\d+", name)]
-    return [(step, open_store(f"{folder}/{name}")) for step, name in sorted(found, reverse=True)]
+    return [(step, open_store(below(folder, name))) for step, name in sorted(found, reverse=True)]
 
 
 def _numbers(storage: str, run_name: str) -> list[int]:
-    return [int(name) for name in _names(open_store(_join(storage, run_name))) if name.isdecimal()]
+    return [int(name) for name in _names(open_store(below(storage, run_name))) if name.isdecimal()]
 
 
 def _names(store: Store) -> list[str]:
     infos = store.filesystem.get_file_info(pafs.FileSelector(store.path, allow_not_found=True))
     return [info.base_name for info in infos if info.type == pafs.FileType.Directory]
-
-
-def _join(storage: str, run_name: str) -> str:
-    return f"{storage.rstrip('/')}/{run_name}"
 
 
 def _exists(store: Store, name: str) -> bool:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ from reformer_dist.checkpoints.format import (
 from reformer_dist.data.preparing.manifest import TOKENIZER
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.storage.hashed_files import HashingFile, StoredFile, hash_file
-from reformer_dist.storage.stores import Store, open_store
+from reformer_dist.storage.stores import STORE_ERRORS, Store, below, one_line, open_store
 
 NOTES = "parts"
 """Folder of the notes of a checkpoint that is being written."""
@@ -83,10 +82,9 @@ class Writer:
             OSError: see `finish`.
         """
         self.finish()
-        store = self._store = open_store(f"{self._folder}/step_{state.step:08d}")
-        if self._rank == 0:
-            finding.delete(store)
-        dist.barrier()
+        store = self._store = open_store(below(self._folder, f"step_{state.step:08d}"))
+        if error := _first_error(_deleted(store) if self._rank == 0 else ""):
+            raise OSError(error)
         self._writing = self._thread.submit(self._write, store, state, weights, moments, list(metrics))
         return store.url(store.path)
 
@@ -105,8 +103,7 @@ class Writer:
         if error:
             self._abandoned.clear()
             if self._rank == 0 and self._store is not None:
-                with suppress(OSError):  # a full disk has room again
-                    finding.delete(self._store)
+                _deleted(self._store)  # a full disk has room again
             raise OSError(error)
 
     def _outcome(self) -> str:
@@ -114,8 +111,8 @@ class Writer:
         assert self._writing is not None
         try:
             self._writing.result()
-        except OSError as error:
-            return f"worker {self._rank} could not write a checkpoint: {error}"
+        except STORE_ERRORS as error:
+            return f"worker {self._rank} could not write a checkpoint: {one_line(error)}"
         return ""
 
     def _write(self, store: Store, state: State, weights: Tensors, moments: Tensors, metrics: list[Metrics]) -> None:
@@ -151,6 +148,15 @@ class Writer:
         _write_at_once(store, MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
         store.filesystem.delete_dir(store.child(NOTES))
         finding.prune(self._folder, self._keep, keep_best=self._keep_best)
+
+
+def _deleted(store: Store) -> str:
+    """Delete what is left of an earlier try; why that cannot be, empty if it can."""
+    try:
+        finding.delete(store)
+    except STORE_ERRORS as error:
+        return f"{store.url(store.path)} cannot be written anew: {one_line(error)}"
+    return ""
 
 
 def _first_error(error: str) -> str:

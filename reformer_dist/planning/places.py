@@ -16,9 +16,18 @@ from reformer_dist.tracking.place import check_reachable, tracking_uri
 
 
 def storage(config: Config, known: Known) -> None:
-    """Whether `train.storage` can be written; a local folder that was not there is not left behind."""
+    """Whether `train.storage` can be written."""
+    check_storage(config.train.storage)
+
+
+def check_storage(url: str) -> None:
+    """Write an empty file there and remove it; a local folder that was not there is not left behind.
+
+    Raises:
+        ConfigError: it cannot be written; one line that names `train.storage`.
+    """
     try:
-        store = open_store(config.train.storage)
+        store = open_store(url)
         with _left_as_it_was(store):
             store.filesystem.create_dir(store.path, recursive=True)
             probe = store.child(f".writable-{os.getpid()}")
@@ -29,7 +38,7 @@ def storage(config: Config, known: Known) -> None:
             store.filesystem.delete_file(probe)
     except (ValueError, OSError) as error:
         raise ConfigError(
-            f"train.storage = {config.train.storage} cannot be written: {one_line(error)};"
+            f"train.storage = {url} cannot be written: {one_line(error)};"
             " runs works, or any folder or URL you may write"
         ) from None
 

@@ -1,9 +1,9 @@
-"""One process at a time: a file of this machine that whoever works holds, and that says who it is."""
+"""One process at a time: a file of this machine that whoever works holds, and that says who it is, or a folder."""
 
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ def alone(file: Path) -> Iterator[None]:
     Raises:
         Taken: another process holds it.
     """
-    descriptor = _held(file)
+    descriptor = _held(file, lambda: os.open(file, os.O_RDWR | os.O_CREAT, 0o666), _refused)
     try:
         who = f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"
         os.ftruncate(descriptor, 0)
@@ -35,18 +35,55 @@ def alone(file: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _held(file: Path) -> int:
-    """An open file that this process alone holds, and that lies at that path."""
+@contextmanager
+def turn(folder: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold a folder during a block, made if need be, as soon as nobody else does; it may be renamed or removed there.
+
+    Args:
+        folder: what is to be held.
+        waiting: called once if another process holds it.
+    """
+
+    def opened() -> int:
+        folder.mkdir(exist_ok=True)
+        return os.open(folder, os.O_RDONLY)
+
+    descriptor = _held(folder, opened, lambda descriptor: waiting())
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _held(path: Path, opened: Callable[[], int], taken: Callable[[int], None]) -> int:
+    """A descriptor of what lies at a path, which this process alone holds until it is closed.
+
+    Args:
+        path: a file or folder; what it is in is made.
+        opened: makes and opens it.
+        taken: called with a descriptor of what another process holds; unless it raises, that process is waited for.
+    """
     while True:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = opened()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            who = os.read(descriptor, 200).decode("utf-8", "replace") or "another process"
+            _lock(descriptor, taken)
+        except BaseException:
             os.close(descriptor)
-            raise Taken(who) from None
-        # Whoever held it may have removed it in the meantime.
-        if file.exists() and os.path.samestat(os.fstat(descriptor), file.stat()):
+            raise
+        # Whoever held it may have removed or renamed it in the meantime.
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
         os.close(descriptor)
+
+
+def _lock(descriptor: int, taken: Callable[[int], None]) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        taken(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _refused(descriptor: int) -> None:
+    raise Taken(os.read(descriptor, 200).decode("utf-8", "replace") or "another process")

@@ -85,6 +85,30 @@ def open_store(url: str) -> Store:
     return Store(pafs.PyFileSystem(pafs.FSSpecHandler(remote)), path, remote.unstrip_protocol)
 
 
+def below(url: str, name: str) -> str:
+    """Path or URL of `name` in the folder at another, whose options (`s3://bucket/runs?region=...`) stay at the end."""
+    place, options = _place_and_options(url)
+    return f"{place.rstrip('/')}/{name}{options}"
+
+
+def parted(url: str) -> tuple[str, str]:
+    """The folder that something lies in, with the URL's options if it has some, and its name there; `below` undone."""
+    place, options = _place_and_options(url)
+    folder, _, name = place.rpartition("/")
+    return f"{folder}{options}", name
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether one path or URL lies in the folder at another."""
+    return path.startswith(f"{_place_and_options(folder)[0].rstrip('/')}/")
+
+
+def _place_and_options(url: str) -> tuple[str, str]:
+    """What is before the question mark of a URL, and the rest; a path of this machine has no such rest."""
+    place, mark, options = url.partition("?") if "://" in url else (url, "", "")
+    return place, f"{mark}{options}"
+
+
 def local_url(path: str) -> str:
     """What `open_store` takes for a path of this machine: the path, or where that is no UTF-8 a file:// URL."""
     return path if readable(path) == path else f"file://{quote(os.fsencode(path))}"

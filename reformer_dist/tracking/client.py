@@ -34,8 +34,16 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of errors that pass; no connection at all is its first."""
 
 
-_TRAINING = {"mlflow.experimentKind": "custom_model_development"}
-"""Opens an experiment in the view of trainings, not of chats."""
+_NOTE = """What to compare first, under *Columns* of the table of runs: metrics `validation/bits_per_token` (of bytes: bits a byte),
+`train/tokens_per_second`, `memory/worker_0_mib`; parameters `model.layers`, `model.num_hashes`, `data.sequence_length`,
+`optimizer.learning_rate`. Where a run comes from is in its tags: `reformer_dist.command`, `reformer_dist.environment`.
+"""
+_TRAINING = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.experiment.primaryMetric.name": "validation/bits_per_token",
+    "mlflow.note.content": _NOTE,
+}
+"""Opens an experiment in the view of trainings, not of chats, and says what its table should show."""
 _HELP = {
     "error code 401": "; MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, say who you are",
     "error code 403": "; this user may not write there",

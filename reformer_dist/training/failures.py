@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from reformer_dist.storage.stores import open_store
+from reformer_dist.storage.stores import below, open_store
 
 CONSEQUENCES = (
     "Connection closed by peer",
@@ -51,7 +51,7 @@ def lost_process(text: str) -> str:
 
 def keep(text: str, folder: str) -> str:
     """Write the whole text of an error into a run's folder, which is made if need be; where it is then."""
-    store = open_store(f"{folder}/error.txt")
+    store = open_store(below(folder, "error.txt"))
     store.filesystem.create_dir(store.path.rpartition("/")[0], recursive=True)
     with store.filesystem.open_output_stream(store.path) as stream:
         stream.write(text.encode())

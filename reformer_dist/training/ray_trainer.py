@@ -21,6 +21,7 @@ from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
 from ray.util.queue import Queue
 
 from reformer_dist import checkpoints
+from reformer_dist.storage.stores import parted
 from reformer_dist.training import failures
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Work, work
@@ -63,7 +64,7 @@ class Fit(threading.Thread):
 
 def _trainer(job: Work, messages: Queue, wishes: Queue) -> TorchTrainer:
     config = job.config
-    storage, _, name = job.folder.rpartition("/")
+    storage, name = parted(job.folder)
     ray_train = cast(Any, ray.train)  # type checkers see the classes of Ray Train's first version
     cpus = 1.0  # of which an elastic training counts how many there are
     if isinstance(config.train.workers, int):

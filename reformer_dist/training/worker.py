@@ -21,6 +21,7 @@ from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
+from reformer_dist.storage.stores import is_below
 from reformer_dist.training.engine.engine import Engine
 from reformer_dist.training.loop import train
 from reformer_dist.training.watch import Diverged, Wish
@@ -62,7 +63,7 @@ class Work:
         if path is None:
             return None, 0, 0
         state = checkpoints.read_state(path)
-        is_own = own is not None or path.startswith(f"{self.folder}/")
+        is_own = own is not None or is_below(path, self.folder)
         return path, state.step, state.num_samples - state.step * self.config.train.batch_size if is_own else 0
 
 
@@ -142,10 +143,12 @@ class _Keeper:
     ) -> None:
         """Begin with the metrics of the checkpoint at `path`, if it is of this run."""
         self._job, self._engine, self._tell, self._offset = job, engine, tell, offset
-        own = path is not None and path.startswith(f"{job.folder}/")
+        own = path is not None and is_below(path, job.folder)
         self._metrics = checkpoints.read_metrics(path) if path is not None and own else []
         self._weights: dict[str, torch.Tensor] = {}
         self._moments: dict[str, torch.Tensor] = {}
+        self._failed: OSError | None = None
+        """Why the newest checkpoint was not begun."""
         train = job.config.train
         self._writer = Writer(
             job.folder,
@@ -172,19 +175,24 @@ class _Keeper:
             validation_loss=validation_loss,
             config=job.config,
         )
-        self._finish_the_one_before()  # it reads the copies
+        self._attempt(self._writer.finish)  # the one before reads the copies
         self._engine.copy_weights(self._weights)
         self._engine.copy_state(self._moments)
-        self._writer.save(state, self._weights, self._moments, self._metrics)
+        self._failed = self._attempt(lambda: self._writer.save(state, self._weights, self._moments, self._metrics))
 
     def finish(self) -> None:
+        if self._failed is not None:
+            raise self._failed
         self._writer.finish()
 
-    def _finish_the_one_before(self) -> None:
+    def _attempt(self, write: Callable[[], object]) -> OSError | None:
+        """What kept all workers from writing a checkpoint; a disk may have room again when the next one is due."""
         try:
-            self._writer.finish()
-        except OSError as error:  # on all workers; a disk may have room again when the next one is due
+            write()
+        except OSError as error:
             self._tell(f"{error}; training goes on, and the checkpoint before stays")
+            return error
+        return None
 
 
 def _divergence(job: Work, step: int, offset: int) -> str:

@@ -8,6 +8,7 @@ from ray import PlacementGroupID
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from reformer_dist.config import Config
+from reformer_dist.storage.stores import below
 from reformer_dist.tracking import runs
 from reformer_dist.tracking.trials import Trial, write_journal
 from reformer_dist.training import failures
@@ -94,7 +95,7 @@ class Book:
 
     def _why_lost(self, index: int, error: str) -> str:
         """Why a trial's process was lost, and where all that Ray says of it is kept, beside the checkpoints."""
-        folder = f"{self._config.train.storage}/{self._search.trials[index].run_name}"
+        folder = below(self._config.train.storage, self._search.trials[index].run_name)
         return f"{failures.lost_process(error)} (all of it: {failures.keep(error, folder)})"
 
     def _free(self, index: int) -> None:

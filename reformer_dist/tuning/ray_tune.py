@@ -39,7 +39,7 @@ from ray.tune.search import Searcher  # noqa: E402
 def run_trials(config: Config, job: Job, search: Search, book: Book, concurrent: int) -> None:
     """Run all trials that the search proposes, `concurrent` at a time; Ray must be running."""
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # failed trials are reported in one line each
-    storage, _, name = f"{job.folder}/tune".rpartition("/")
+    storage, name = job.folder, "tune"
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(_Training, job=job), {_here(): 0.001}),
         tune_config=tune.TuneConfig(

@@ -317,7 +317,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path: Path, mon
     monkeypatch.setattr(writing, "save_file", full)
     for step in (6, 7):
         keeper.save(step, None)
-        keeper._finish_the_one_before()
+        keeper._attempt(keeper._writer.finish)
     line = "worker 0 could not write a checkpoint: I/O error: No space left on device (os error 28)"
     assert told == [f"{line}; training goes on, and the checkpoint before stays"] * 2
     assert [path.name for path in Path(folder).iterdir()] == ["step_00000005"]

@@ -63,6 +63,7 @@ class Running:
             text=True,
             env=environment,
             cwd=place,
+            start_new_session=True,
         )
 
     def wait(self) -> Job:

@@ -1,5 +1,6 @@
 """The training job as a user runs it: what it prints, leaves and refuses."""
 
+import re
 import runpy
 from pathlib import Path
 
@@ -25,7 +26,12 @@ def test_job_leaves_what_it_promises(place: Path, whole: Job) -> None:
     assert curves["validation/loss"][1][1] < curves["validation/loss"][0][1], "it learns"
     run_id = whole.output.split("MLflow run ")[1].split()[0]
     client = MlflowClient(f"sqlite:///{place}/runs/mlflow.db")
-    assert client.get_run(run_id).info.status == "FINISHED"
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    note = client.get_experiment(run.info.experiment_id).tags["mlflow.note.content"]
+    named = set(re.findall("`(.+?)`", note))
+    assert len(named) == 9
+    assert named <= {*run.data.metrics, *run.data.params, *run.data.tags}, "what the note says to compare is there"
     pictures = {"learning_curve.png", "hash_health.png"}
     assert {a.path for a in client.list_artifacts(run_id)} == {"config.yaml", "sample.txt", *pictures}
     assert [step for step, _ in curves["hashing/layer_1/caught_one_round_more"]] == [15, 30]

@@ -20,8 +20,9 @@ from reformer_dist.data.preparing.manifest import MANIFEST
 from reformer_dist.data.reading.files import PatientFile, open_bytes
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage import stores
-from reformer_dist.storage.stores import open_store
+from reformer_dist.storage.stores import below, is_below, open_store, parted
 from tests.corpora import prepare_here, random_documents, write_documents
+from tests.storage.faulty_s3 import DENIED, SLOW_DOWN, FaultyS3, faulty_bucket
 
 CONTENT = b"one line of text\n" * 5000
 
@@ -106,6 +107,12 @@ def s3() -> Iterator[str]:
         server.stop()
 
 
+@pytest.fixture
+def faulty(s3: str) -> Iterator[tuple[FaultyS3, str]]:
+    with faulty_bucket("faulty") as found:
+        yield found
+
+
 @pytest.fixture(scope="module")
 def gs() -> Iterator[str]:
     # A process of its own: pyarrow holds the interpreter while it waits for Google Cloud Storage.
@@ -156,3 +163,35 @@ def test_a_corpus_in_a_bucket_without_its_manifest_is_none(bucket: str, tmp_path
         Corpus.open(bucket.format("corpora/none"))
     with pytest.raises(ConfigError, match=r"data\.sources = (s3|gs)://.*bucket/nowhere.*: no "):
         prepare_here(bucket.format("nowhere"), tmp_path)
+
+
+def test_a_corpus_in_a_bucket_that_may_not_be_written_names_the_file(
+    faulty: tuple[FaultyS3, str], tmp_path: Path
+) -> None:
+    server, url = faulty
+    source = write_documents(tmp_path / "s", random_documents({f"{i:02d}.txt": 500 + i for i in range(20)}))
+    server.refuse = lambda method, path: DENIED if path.endswith(".parquet") and method != "GET" else None
+    with pytest.raises(
+        OSError, match=r"^train\.storage: faulty/runs/corpora/\w+/\S+\.parquet cannot be written: .*ACCESS_DENIED"
+    ):
+        prepare_here(source, url.format("runs"))
+    server.refuse = lambda method, path: SLOW_DOWN if server.refused < 3 else None
+    assert prepare_here(source, url.format("runs")).manifest == prepare_here(source, tmp_path).manifest
+
+
+@pytest.mark.parametrize(
+    ("folder", "inside"),
+    [
+        ("runs", "runs/a"),
+        ("/data/runs/", "/data/runs/a"),
+        ("memory://runs", "memory://runs/a"),
+        ("s3://bucket/runs?region=x&scheme=http", "s3://bucket/runs/a?region=x&scheme=http"),
+        ("s3://bucket/?region=x", "s3://bucket/a?region=x"),
+        ("is it?/runs", "is it?/runs/a"),
+    ],
+)
+def test_options_of_a_url_stay_at_its_end(folder: str, inside: str) -> None:
+    assert below(folder, "a") == inside
+    assert parted(inside) == (folder.replace("/?", "?").rstrip("/"), "a")
+    assert is_below(inside, folder)
+    assert not is_below(folder, inside)

@@ -111,7 +111,7 @@ class Preparation:
     def run(self, report: Callable[[str], None] = print) -> Corpus:
         """Make the corpus if it is not there (Ray must be running), verify it and open it."""
         if not self.is_done:
-            with complete_folder(open_store(self.folder)) as store:
+            with complete_folder(open_store(self.folder), report) as store:
                 if store is not None:
                     report(f"preparing {self.num_files:,} files, {self.num_bytes / 1e6:.1f} MB")
                     tokenizers = trained_tokenizers(self.parts, self.data, self.tokenizers)

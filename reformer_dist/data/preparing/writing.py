@@ -1,8 +1,6 @@
 """Writing a corpus: parts in; a folder that holds their token files, and what makes it a corpus, out."""
 
-import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from reformer_dist.data.preparing.manifest import MANIFEST
 from reformer_dist.data.preparing.parts import Part, write_part
 from reformer_dist.data.streaming import iterate_tables, quiet
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.storage.locks import turn
 from reformer_dist.storage.stores import Store
 
 REPORT_SECONDS = 10.0
@@ -101,18 +100,17 @@ def write_parts(
 
 
 @contextmanager
-def complete_folder(store: Store) -> Iterator[Store | None]:
+def complete_folder(store: Store, report: Callable[[str], None] = print) -> Iterator[Store | None]:
     """A place to write a corpus so that `store` holds all of it or no manifest; None when it turns out to be there.
 
-    On a local disk this is a folder beside it, held by one process at a time and renamed at the end. Object stores
-    cannot rename: there it is `store` itself, which the manifest, written last, completes.
+    On a local disk this is a folder beside it, held by one process at a time (`report` is told of another) and renamed
+    at the end. Object stores cannot rename: there it is `store` itself, which the manifest, written last, completes.
     """
     if not store.is_local:
         yield store
         return
     final, aside = Path(store.path), Path(f"{store.path}.partial")
-    descriptor = _lock_folder(aside)
-    try:
+    with turn(aside, lambda: report("another process prepares this corpus; waiting for it")):
         if (final / MANIFEST).exists():
             for file in aside.iterdir():
                 file.unlink()
@@ -121,17 +119,3 @@ def complete_folder(store: Store) -> Iterator[Store | None]:
             return
         yield replace(store, path=str(aside))
         aside.rename(final)
-    finally:
-        os.close(descriptor)
-
-
-def _lock_folder(folder: Path) -> int:
-    """Make a folder and wait until it is this process's alone; the returned descriptor holds it until closed."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        # Whoever held it may have renamed the folder away in the meantime.
-        if folder.exists() and os.path.samestat(os.fstat(descriptor), folder.stat()):
-            return descriptor
-        os.close(descriptor)

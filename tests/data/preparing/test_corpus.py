@@ -202,9 +202,10 @@ def test_a_trained_vocabulary_is_the_same_each_time(tmp_path: Path) -> None:
 def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "corpus"))
     outcomes: list[str] = []
+    told: list[str] = []
 
     def second() -> None:
-        with complete_folder(store) as place:
+        with complete_folder(store, told.append) as place:
             outcomes.append("made" if place else "found")
 
     waiting = Thread(target=second)
@@ -216,4 +217,5 @@ def test_a_second_process_waits_for_the_first_and_takes_its_result(tmp_path: Pat
         (Path(place.path) / "manifest.json").write_text("{}")
     waiting.join(10)
     assert outcomes == ["found"]
+    assert told == ["another process prepares this corpus; waiting for it"]
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
