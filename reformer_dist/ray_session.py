@@ -28,6 +28,8 @@ import psutil  # noqa: E402
 import ray  # noqa: E402
 from ray._private.ray_logging import stdout_deduplicator  # noqa: E402
 
+from reformer_dist.errors import JobFailed  # noqa: E402
+
 _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
 
@@ -49,6 +51,7 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
 
     Raises:
         ConnectionError: RAY_ADDRESS names a cluster that does not answer.
+        JobFailed: Ray does not start on this machine.
     """
     if ray.is_initialized():
         yield
@@ -58,31 +61,26 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         _DEATHS  # RAY_DEDUP_LOGS_SKIP_REGEX is read when Ray is first imported, before this module
     )
     before = psutil.Process().children()
-    started: list[psutil.Process] = []
     try:
         try:
-            with _own_sigterm():
-                _start(num_cpus)
-        finally:
-            started = [child for child in psutil.Process().children() if child not in before]
+            _start(num_cpus)
+        except JobFailed:  # a machine that is very busy may need more than the half minute that Ray gives it
+            _end(before)
+            _start(num_cpus)
         yield
     finally:
-        beneath = _beneath(started)
-        ray.shutdown()
-        _end_all(started, beneath)
+        _end(before)
 
 
-def _beneath(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """What these have started and what those have, and so on."""
-    found = []
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            found += process.children(recursive=True)
-    return found
+def _end(before: list[psutil.Process]) -> None:
+    """End Ray, and kill what it does not: all of a start that was interrupted, and processes that outlive their parent.
 
-
-def _end_all(started: list[psutil.Process], beneath: list[psutil.Process]) -> None:
-    """Kill what Ray did not end: all of a start that was interrupted, and processes that outlive their parent."""
+    Args:
+        before: processes of this one that are not Ray's.
+    """
+    started = [child for child in psutil.Process().children() if child not in before and _is_rays(child)]
+    beneath = _beneath(started)
+    ray.shutdown()
     knew_of_all = not any(process.is_running() for process in started)
     psutil.wait_procs(beneath, timeout=_SECONDS_TO_END if knew_of_all else 0)
     for process in started:
@@ -94,25 +92,51 @@ def _end_all(started: list[psutil.Process], beneath: list[psutil.Process]) -> No
     psutil.wait_procs(started, timeout=_SECONDS_TO_END)
 
 
+def _is_rays(process: psutil.Process) -> bool:
+    """Whether a program of Ray's runs in it."""
+    folder = os.path.dirname(ray.__file__)
+    with suppress(psutil.Error):
+        return any(part.startswith(folder) for part in process.cmdline())
+    return False
+
+
+def _beneath(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """What these have started and what those have, and so on."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += process.children(recursive=True)
+    return found
+
+
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
     """Keep this process's handler of SIGTERM, in whose place Ray puts one that exits with status 15."""
     handler = signal.getsignal(signal.SIGTERM)
-    yield
-    if threading.current_thread() is threading.main_thread() and handler is not None:
-        signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _start(num_cpus: int | None) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _own_sigterm():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains it: a process less to start
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
+    try:
+        with _own_sigterm():
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+    except (
+        Exception
+    ) as error:  # Ray's own for a machine that is too busy, a folder for its sockets that is too deep, ...
+        raise JobFailed(f"Ray does not start here: {' '.join(str(error).split())}") from error

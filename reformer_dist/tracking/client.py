@@ -34,9 +34,10 @@ AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "
 """MLflow's codes of errors that pass; no connection at all is its first."""
 
 
-_NOTE = """What to compare first, under *Columns* of the table of runs: metrics `validation/bits_per_token` (of bytes: bits a byte),
-`train/tokens_per_second`, `memory/worker_0_mib`; parameters `model.layers`, `model.num_hashes`, `data.sequence_length`,
-`optimizer.learning_rate`. Where a run comes from is in its tags: `reformer_dist.command`, `reformer_dist.environment`.
+_NOTE = """What to compare first, under *Columns* of the table of runs: metrics `validation/bits_per_token` (of bytes: bits
+a byte), `train/tokens_per_second`, `memory/worker_0_mib`; parameters `model.layers`, `model.num_hashes`,
+`data.sequence_length`, `optimizer.learning_rate`. Where a run comes from is in its tags: `reformer_dist.command`,
+`reformer_dist.environment`.
 """
 _TRAINING = {
     "mlflow.experimentKind": "custom_model_development",

@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,3 +102,23 @@ def points(place: Path, job: Job) -> dict[str, list[tuple[int, float]]]:
     run_id = job.output.split("MLflow run ")[1].split()[0]
     names = client.get_run(run_id).data.metrics
     return {name: [(p.step, p.value) for p in client.get_metric_history(run_id, name)] for name in names}
+
+
+def expect_nothing_left_of(leader: int) -> None:
+    """Wait until no process of a session is left."""
+    deadline = time.monotonic() + 20
+    while left := _of_session(leader):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.2)
+
+
+def _of_session(leader: int) -> list[str]:
+    """Processes of a session that are not ended yet."""
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            with suppress(OSError):
+                fields = (place / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[3]) == leader and fields[0] != "Z":
+                    found.append((place / "cmdline").read_text().replace("\0", " ")[:80])
+    return found

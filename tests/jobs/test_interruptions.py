@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from reformer_dist import checkpoints
-from tests.jobs.running import WHOLE, Job, Running, points
+from tests.jobs.running import WHOLE, Job, Running, expect_nothing_left_of, points
 
 
 def steps_done(place: Path, name: str) -> int:
@@ -27,8 +27,9 @@ def go_on(place: Path, **options: object) -> Running:
     return Running(place, **(WHOLE | {"train__run_name": "disturbed"} | options))
 
 
-def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
-    """One training whose worker is killed, then its job; then it is told to stop, and goes on to its end.
+def test_kills_and_signals_leave_no_trace(place: Path, whole: Job) -> None:
+    """One training whose worker is killed, then its job; then it is told to stop while its workers start, while it
+    validates and writes checkpoints, and at its end.
 
     It ends with the undisturbed one's weights to the last bit, and one MLflow run with each step once, of the same values.
     """
@@ -42,22 +43,22 @@ def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
     assert "continuing from step" in killed.output
     lose_checkpoints_after(place, "disturbed", 10)  # how many more the workers wrote before they died is chance
 
-    # Checkpoints are not due, so what SIGTERM leaves is the last step done: nothing is computed twice. A validation after
-    # each step makes them slow enough for the signal to come before the last.
-    running = go_on(place, train__checkpoint_every=1000, train__validate_every=1)
-    before = steps_done(place, "disturbed")
-    assert running.process.stdout is not None
-    line = next(line for line in running.process.stdout if line.startswith("step"))
-    running.process.send_signal(signal.SIGTERM)
-    stopped = running.wait()
-    assert stopped.status == 128 + signal.SIGTERM
-    assert stopped.errors.startswith("train.py: stopped by SIGTERM; the same command goes on from ")
-    assert len(stopped.errors.splitlines()) == 1
-    assert before < int(line.split()[1].split("/")[0]) <= steps_done(place, "disturbed") < 30
+    # Checkpoints are not due, so what a signal leaves is the last step done: nothing is computed twice.
+    running = go_on(place, train__checkpoint_every=1000)
+    running.wait_for(lambda: bool(running.workers()))
+    stop(running, signal.SIGTERM, place)
 
-    job = go_on(place).wait()
-    assert job.status == 0, job.errors
-    assert f"continuing from step {steps_done_by(stopped)}" in job.output
+    # A validation and a checkpoint after each step make them slow enough for the signal to come before the last.
+    running = go_on(place, train__checkpoint_every=1, train__validate_every=1)
+    line = line_of(running, "step")
+    stop(running, signal.SIGHUP, place)
+    assert int(line.split()[1].split("/")[0]) <= steps_done(place, "disturbed") < 30
+
+    running = go_on(place)
+    line_of(running, "step 30/30")
+    running.process.send_signal(signal.SIGINT)
+    job = running.wait()
+    assert job.status == 0, f"after the last step there is nothing left to stop: {job.errors}"
     weights = [Path(checkpoints.latest(str(place / "runs"), n)) / "model.safetensors" for n in ("disturbed", "whole")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     expected, found = points(place, whole), points(place, job)
@@ -66,6 +67,25 @@ def test_kills_and_a_signal_leave_no_trace(place: Path, whole: Job) -> None:
     assert set(expected["validation/loss"]) <= set(found["validation/loss"])
     steps = [step for step, _ in found["validation/loss"]]
     assert len(steps) == len(set(steps))
+
+
+def stop(running: Running, number: signal.Signals, place: Path) -> Job:
+    """Send a signal, and expect one line, its status, a checkpoint that is no older than the one before, no process."""
+    before = steps_done(place, "disturbed")
+    running.process.send_signal(number)
+    job = running.wait()
+    assert job.status == 128 + number, job.errors
+    (line,) = job.errors.splitlines()
+    assert line.startswith(f"train.py: stopped by {number.name}; the same command goes on from ")
+    assert before <= steps_done_by(job) == steps_done(place, "disturbed") < 30
+    expect_nothing_left_of(running.process.pid)
+    return job
+
+
+def line_of(running: Running, start: str) -> str:
+    """The next line that begins so."""
+    assert running.process.stdout is not None
+    return next(line for line in running.process.stdout if line.startswith(start))
 
 
 def steps_done_by(stopped: Job) -> int:

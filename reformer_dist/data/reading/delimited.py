@@ -1,6 +1,7 @@
-"""Entries of a slice between delimiters: lines of JSON, sequences of FASTA."""
+"""Entries of a slice between delimiters: lines of JSON, sequences of FASTA; and which line it is that is wrong."""
 
 import codecs
+import io
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
@@ -38,3 +39,29 @@ def entries_of(piece: FileSlice, delimiter: bytes) -> Iterator[tuple[list[int], 
                 return
         if rest and not skipping:
             yield [offset], [bytes(rest).removeprefix(codecs.BOM_UTF8) if offset == 0 else bytes(rest)]
+
+
+class LineNumbers:
+    """Numbers of a file's lines by where they begin, counted only when asked: what comes before is read for it.
+
+    Args:
+        piece: a slice of the file; the lines before it count too.
+    """
+
+    def __init__(self, piece: FileSlice) -> None:
+        self._piece = piece
+        self._stream: io.BufferedIOBase | None = None
+        self._offset, self._number = 0, 1
+
+    def of(self, offset: int) -> int:
+        """Number, from 1, of the line that begins at a byte of the text, not before the one asked for last."""
+        self._stream = self._stream or open_text(self._piece)
+        while self._offset < offset and (block := self._stream.read(min(BLOCK_BYTES, offset - self._offset))):
+            self._offset += len(block)
+            self._number += block.count(b"\n")
+        return self._number
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._stream is not None:
+            self._stream.close()

@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +295,20 @@ def test_lines_taken_together_are_those_taken_one_by_one(tmp_path: Path, monkeyp
     )
     monkeypatch.setattr(jsonl_reader, "_plain_lines", lambda *_: None)
     assert prepare_here(source, tmp_path / "alone", **fields).manifest == together.manifest
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_bad_line_is_named_by_its_number_whichever_slice_it_is_in(tmp_path: Path, name: str) -> None:
+    lines = [f'{{"text": "line {number}"}}\n' if number % 7 else "[]\n" for number in range(1, 100)]
+    text = "".join(["\n", *lines]).encode()  # an empty line counts
+    write_documents(tmp_path, {name: gzip.compress(text) if name.endswith("gz") else text})
+    path, data = tmp_path / name, DataConfig()
+    whole = recognise(SourceFile(name, str(path), path.stat().st_size, None), data)
+    cuts = [0, None] if name.endswith("gz") else [0, 200, 400, 1000, None]
+    found = []
+    for start, stop in pairwise(cuts):
+        piece = whole._replace(start=start, stop=stop)
+        for record in one_by_one(read_records(piece, wanted_of(data, 0, {"text": TEXT_CONTENT}))):
+            if record.problem:
+                found.append(record.problem.partition(": ")[0])
+    assert found == [f"line {number + 1}" for number in range(7, 100, 7)]

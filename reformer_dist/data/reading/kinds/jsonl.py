@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from operator import itemgetter
 from typing import Any
 
@@ -9,7 +10,7 @@ import orjson
 
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.contents import record_of
-from reformer_dist.data.reading.delimited import entries_of
+from reformer_dist.data.reading.delimited import LineNumbers, entries_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record, Records, group_of
 from reformer_dist.data.reading.slices import FileSlice, not_utf8
@@ -17,15 +18,19 @@ from reformer_dist.data.reading.slices import FileSlice, not_utf8
 
 def read_jsonl(piece: FileSlice, wanted: Wanted) -> Iterator[Record | Records]:
     """A document for each line's wanted fields; lists of strings are joined by line ends."""
-    for offsets, lines in entries_of(piece, b"\n"):
-        names = [f"{piece.file.name}#{offset}" for offset in offsets]
-        plain = _plain_lines(names, lines, wanted)
-        if plain is not None:
-            yield plain
-            continue
-        for name, line in zip(names, lines, strict=True):
-            if line and not line.isspace():
-                yield _line_record(name, line, wanted)
+    with closing(LineNumbers(piece)) as numbers:
+        for offsets, lines in entries_of(piece, b"\n"):
+            names = [f"{piece.file.name}#{offset}" for offset in offsets]
+            plain = _plain_lines(names, lines, wanted)
+            if plain is not None:
+                yield plain
+                continue
+            for name, offset, line in zip(names, offsets, lines, strict=True):
+                if line and not line.isspace():
+                    record = _line_record(name, line, wanted)
+                    if record.problem:
+                        record.problem = f"line {numbers.of(offset):,}: {record.problem}"
+                    yield record
 
 
 def _plain_lines(names: list[str], lines: list[bytes], wanted: Wanted) -> Records | None:
