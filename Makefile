@@ -20,8 +20,9 @@ setup: .venv/.ready .venv/.native
 demo: setup
 	$(BIN)/python jobs/train.py --config jobs/configs/demo.yaml $(ARGS)
 
+# Two processes, each with whole groups of tests (tests/conftest.py); ARGS="-n 0" runs all in one.
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -19,6 +19,20 @@ from reformer_dist.model.backends.native import build
 from tests.uninitialised import poison
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests by groups: those that look at one training, and else file by file; the longest first."""
+
+    def of(item: pytest.Item) -> tuple[int, str]:
+        folder = item.path.parent.name
+        if folder == "jobs" and "place" in getattr(item, "fixturenames", ()):
+            return 0, "one training"
+        return (1 if folder in {"jobs", "benchmarks"} else 2), str(item.path)
+
+    items.sort(key=lambda item: of(item)[0])
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(of(item)[1]))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def uninitialised_memory_is_nan() -> None:
     """What is read before it is written spoils every result."""
