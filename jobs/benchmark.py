@@ -22,8 +22,15 @@ SUITES = {
     "data": "data.throughput",
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
-TAKE_TEXT = ("quality", "ablation", "hashing")
-"""Suites whose `run` takes a text to learn, and seeds."""
+LEARNING = ("quality", "ablation", "hashing")
+OPTIONS = {
+    "text": LEARNING,
+    "seeds": LEARNING,
+    "seconds": ("quality", "ablation"),
+    "only": ("quality", "ablation"),
+    "lengths": ("quality",),
+}
+"""Options of some suites alone, and which."""
 
 
 def main() -> None:
@@ -36,18 +43,17 @@ def main() -> None:
         "--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures"
     )
     parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
-    of = ", ".join(TAKE_TEXT)
-    parser.add_argument("--text", type=Path, help=f"{of}: a file to learn (the standard library's source)")
-    parser.add_argument("--seeds", type=int, nargs="+", help=f"{of}: trainings of each kind (the size's seeds)")
-    parser.add_argument("--seconds", type=float, help="ablation: CPU-seconds of a training (the size's)")
-    parser.add_argument("--only", nargs="+", metavar="CHANGE", help="ablation: changes by name (all)")
+    of = {name: f"{', '.join(suites)}: " for name, suites in OPTIONS.items()}
+    parser.add_argument("--text", type=Path, help=of["text"] + "a file to learn (the standard library's source)")
+    parser.add_argument("--seeds", type=int, nargs="+", help=of["seeds"] + "trainings of each kind (the size's seeds)")
+    parser.add_argument("--seconds", type=float, help=of["seconds"] + "CPU-seconds of a training (the size's)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=of["only"] + "variants or changes by name (all)")
+    parser.add_argument("--lengths", type=int, nargs="+", help=of["lengths"] + "tokens of a sequence (the size's)")
     arguments = parser.parse_args()
-    if (arguments.seconds or arguments.only) and (other := next((s for s in arguments.suite if s != "ablation"), None)):
-        parser.error(f"--seconds and --only do not go with --suite {other}; ablation takes them")
-    options = ("text", "seeds", "seconds", "only")
-    given = {name: value for name in options if (value := getattr(arguments, name)) is not None}
-    if given and (other := next((suite for suite in arguments.suite if suite not in TAKE_TEXT), None)):
-        parser.error(f"--{next(iter(given))} does not go with --suite {other}; {of} take it")
+    given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
+    for name in given:
+        if other := next((suite for suite in arguments.suite if suite not in OPTIONS[name]), None):
+            parser.error(f"--{name} does not go with --suite {other}; {', '.join(OPTIONS[name])} take it")
     for suite in arguments.suite:
         module = importlib.import_module(f"reformer_dist.benchmarks.{SUITES[suite]}")
         answer(partial(module.run, arguments.size, arguments.output, **given))

@@ -272,6 +272,10 @@ def test_each_variant_is_trained_at_its_best_learning_rate(tmp_path: Path, monke
     }
     suite.run("small", tmp_path)
     assert len(trained) == 2 * len(VARIANTS) + len(short)
+    del trained[:]
+    suite.run("small", tmp_path, seeds=(0,), seconds=6.0, only=("local", "lsh"), lengths=(32,))
+    assert {(task.name, task.length) for task in trained} == {("local", 32), ("lsh", 32)}
+    assert {task.seconds for task in trained} == {6.0, 2.0}, "those that choose a learning rate become as much longer"
 
 
 def test_the_ablation_changes_one_thing_at_a_time(
@@ -299,7 +303,7 @@ def test_the_ablation_of_some_changes_at_another_time(tmp_path: Path, monkeypatc
     monkeypatch.setattr(ablation, "standard_library", lambda num_blocks: corpus())
     ablation.run("small", tmp_path, seeds=(3,), seconds=7.0, only=("GELU", "local alone"))
     assert [(task.name, task.seconds, task.seed) for task in trained] == [("local alone", 7.0, 3), ("GELU", 7.0, 3)]
-    with pytest.raises(ConfigError, match=r"^--only GeLU: no such change; GELU works$"):
+    with pytest.raises(ConfigError, match=r"^--only GeLU: no such variant or change; GELU works$"):
         ablation.run("small", tmp_path, only=("GeLU",))
 
 

@@ -4,7 +4,6 @@ In: a size and a corpus. Out: a table and a CSV file of held-out bits a byte and
 again, as `--suite quality`.
 """
 
-import difflib
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +11,10 @@ import torch
 
 from reformer_dist.benchmarks.learning.quality import report
 from reformer_dist.benchmarks.learning.quality.corpora import standard_library, text_file
-from reformer_dist.benchmarks.learning.quality.recipes import CHANGES
+from reformer_dist.benchmarks.learning.quality.recipes import CHANGES, named
 from reformer_dist.benchmarks.learning.quality.results import Results
 from reformer_dist.benchmarks.learning.quality.sizes import ABLATION_LENGTH, SIZES
 from reformer_dist.benchmarks.learning.quality.training import Outcome, Task
-from reformer_dist.errors import ConfigError
 
 
 def run(
@@ -43,10 +41,7 @@ def run(
     torch.set_num_threads(1)
     size, length = SIZES[size_name], ABLATION_LENGTH[size_name]
     seconds = seconds or size.seconds
-    if unknown := [name for name in only if name not in CHANGES]:
-        near = difflib.get_close_matches(unknown[0], CHANGES, n=1, cutoff=0.0)
-        raise ConfigError(f"--only {unknown[0]}: no such change; {near[0]} works")
-    changes = {name: fields for name, fields in CHANGES.items() if name in (only or CHANGES)}
+    changes = named(CHANGES, only)
     corpus = text_file(text, size.held_out_blocks) if text else standard_library(size.held_out_blocks)
     name = f"ablation-{size_name}-{corpus.name}"
     results = Results(output / f"{name}.jsonl")

@@ -3,7 +3,8 @@
 In: fields such as `model.layers`. Out: a model, with as many parameters as the others, and its optimizer's settings.
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from reformer_dist.benchmarks.learning.quality.transformer import Transformer
 from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import ModelConfig, OptimizerConfig
+from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.engine.optimizer import make_optimizer
 
@@ -70,6 +72,14 @@ CHANGES: dict[str, Fields] = {
     "not reversible": {"model.reversible": False},
 }
 """Those of `--suite ablation`, each by itself, as changes of BASE; the base comes first."""
+
+
+def named(all_of_them: Mapping[str, Fields], only: Sequence[str]) -> dict[str, Fields]:
+    """Those that are named, all of them by default; a name that is none is told with the nearest that is."""
+    if unknown := [name for name in only if name not in all_of_them]:
+        near = difflib.get_close_matches(unknown[0], all_of_them, n=1, cutoff=0.0)
+        raise ConfigError(f"--only {unknown[0]}: no such variant or change; {near[0]} works")
+    return {name: fields for name, fields in all_of_them.items() if name in (only or all_of_them)}
 
 
 class LanguageModel(Protocol):

@@ -12,7 +12,7 @@ import torch
 
 from reformer_dist.benchmarks.learning.quality import report
 from reformer_dist.benchmarks.learning.quality.corpora import Corpus, standard_library, text_file
-from reformer_dist.benchmarks.learning.quality.recipes import VARIANTS
+from reformer_dist.benchmarks.learning.quality.recipes import VARIANTS, named
 from reformer_dist.benchmarks.learning.quality.results import Results
 from reformer_dist.benchmarks.learning.quality.sizes import SIZES, Size
 from reformer_dist.benchmarks.learning.quality.training import Outcome, Task
@@ -22,7 +22,13 @@ MOST_TRIED = 6
 
 
 def run(
-    size_name: Literal["small", "paper"], output: Path, text: Path | None = None, seeds: tuple[int, ...] = ()
+    size_name: Literal["small", "paper"],
+    output: Path,
+    text: Path | None = None,
+    seeds: tuple[int, ...] = (),
+    seconds: float | None = None,
+    only: tuple[str, ...] = (),
+    lengths: tuple[int, ...] = (),
 ) -> None:
     """Train what is not yet trained, and after each length write the report of all that is.
 
@@ -33,16 +39,22 @@ def run(
         output: a folder, made if need be.
         text: a file to learn, its end held out; by default the standard library's source.
         seeds: instead of the size's.
+        seconds: CPU-seconds of a training, instead of the size's; those that choose a learning rate change with them.
+        only: names of variants; by default all.
+        lengths: instead of the size's.
     """
     torch.set_num_threads(1)
     size = SIZES[size_name]
+    if seconds is not None:
+        size = replace(size, seconds=seconds, tuning_seconds=size.tuning_seconds * seconds / size.seconds)
+    variants = named(VARIANTS, only)
     corpus = text_file(text, size.held_out_blocks) if text else standard_library(size.held_out_blocks)
     name = f"quality-{size_name}-{corpus.name}"
     results = Results(output / f"{name}.jsonl")
     rows: list[tuple[Task, Outcome]] = []
     for seed in seeds or size.seeds:
-        for length in size.lengths:
-            for variant in VARIANTS:
+        for length in lengths or size.lengths:
+            for variant in variants:
                 task = tuned(size, corpus, length, variant, seed, results)
                 rows.append((task, results.finished(task, corpus)))
             paths = report.write(output, name, rows)
