@@ -22,12 +22,9 @@ SUITES = {
     "data": "data.throughput",
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
-LEARNING = ("quality", "ablation", "hashing")
 OPTIONS = {
-    "text": LEARNING,
-    "seeds": LEARNING,
-    "seconds": ("quality", "ablation"),
-    "only": ("quality", "ablation"),
+    **dict.fromkeys(("text", "seeds"), ("quality", "ablation", "hashing")),
+    **dict.fromkeys(("seconds", "only"), ("quality", "ablation")),
     "lengths": ("quality",),
 }
 """Options of some suites alone, and which."""
@@ -36,19 +33,16 @@ OPTIONS = {
 def main() -> None:
     """Run the suites that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--suite", nargs="+", choices=SUITES, default=SPEED, help="what to measure (speed and memory: %(default)s)"
-    )
-    parser.add_argument(
-        "--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures"
-    )
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
+    add = parser.add_argument
+    add("--suite", nargs="+", choices=SUITES, default=SPEED, help="what to measure (speed and memory: %(default)s)")
+    add("--size", choices=("small", "paper"), default="small", help="minutes, or the size of the documented figures")
+    add("--output", type=Path, default=Path("runs/benchmarks"), help="folder (%(default)s)")
     of = {name: f"{', '.join(suites)}: " for name, suites in OPTIONS.items()}
-    parser.add_argument("--text", type=Path, help=of["text"] + "a file to learn (the standard library's source)")
-    parser.add_argument("--seeds", type=int, nargs="+", help=of["seeds"] + "trainings of each kind (the size's seeds)")
-    parser.add_argument("--seconds", type=float, help=of["seconds"] + "CPU-seconds of a training (the size's)")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=of["only"] + "variants or changes by name (all)")
-    parser.add_argument("--lengths", type=int, nargs="+", help=of["lengths"] + "tokens of a sequence (the size's)")
+    add("--text", type=Path, help=of["text"] + "a file to learn (the standard library's source)")
+    add("--seeds", type=int, nargs="+", help=of["seeds"] + "trainings of each kind (the size's seeds)")
+    add("--seconds", type=float, help=of["seconds"] + "CPU-seconds of a training (the size's)")
+    add("--only", nargs="+", metavar="NAME", help=of["only"] + "variants or changes by name (all)")
+    add("--lengths", type=int, nargs="+", help=of["lengths"] + "tokens of a sequence (the size's)")
     arguments = parser.parse_args()
     given = {name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None}
     for name in given:

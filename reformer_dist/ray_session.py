@@ -139,4 +139,5 @@ def _start(num_cpus: int | None) -> None:
     except (
         Exception
     ) as error:  # Ray's own for a machine that is too busy, a folder for its sockets that is too deep, ...
-        raise JobFailed(f"Ray does not start here: {' '.join(str(error).split())}") from error
+        hint = "; TMPDIR=/tmp works" if "AF_UNIX" in str(error) else ""
+        raise JobFailed(f"Ray does not start here: {' '.join(str(error).split())}{hint}") from error

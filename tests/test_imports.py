@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = "reformer_dist"
 FILES = sorted([*(ROOT / PACKAGE).rglob("*.py"), *(ROOT / "jobs").glob("*.py")])
 LAYERS = (
-    ("errors", "version", "ray_session"),
-    ("config",),
+    ("errors", "version"),
+    ("config", "ray_session"),
     ("cli", "storage"),
     ("data", "model"),
     ("parallel", "objectives", "tracking", "generation"),
