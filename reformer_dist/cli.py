@@ -1,6 +1,7 @@
 """What every job's command line shares: read the configuration, run, and answer a user's mistakes with a line each."""
 
 import argparse
+import os
 import signal
 import sys
 import threading
@@ -42,7 +43,8 @@ def answer(job: Callable[[], None]) -> None:
     A `ConfigError` becomes a line on stderr for each of its problems and exit status 2, an `OSError` (a file that cannot be
     read, a server that does not answer) one line and the same status, a `JobFailed` one with status 1, a `JobStopped` one
     with its own; anything else is a fault of ours and keeps its traceback. Where the job does not see to it itself, Ctrl-C,
-    SIGTERM and SIGHUP (a terminal that is closed) unwind it as any exception does, and exit with 130, 143 and 129.
+    SIGTERM and SIGHUP (a terminal that is closed) unwind it as any exception does, and exit with 130, 143 and 129;
+    output that nobody reads any more (SIGPIPE) with 141.
     """
     try:
         with _stopped_by_signals():
@@ -55,6 +57,9 @@ def answer(job: Callable[[], None]) -> None:
         sys.exit(_fail([f"stopped by {asked.signal.name}"], 128 + asked.signal))
     except ConfigError as error:
         sys.exit(_fail(error.problems, 2))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        sys.exit(_fail(["stopped by SIGPIPE"], 128 + signal.SIGPIPE))
     except OSError as error:
         sys.exit(_fail([str(error)], 2))
     except JobFailed as error:

@@ -8,9 +8,11 @@ import logging
 import os
 import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 # Read by Ray when it is imported or started, so this module sets them before it imports Ray.
 _SETTINGS = {
@@ -27,11 +29,15 @@ for _name, _value in _SETTINGS.items():
 import psutil  # noqa: E402
 import ray  # noqa: E402
 from ray._private.ray_logging import stdout_deduplicator  # noqa: E402
+from ray.util.placement_group import PlacementGroup, remove_placement_group  # noqa: E402
 
 from reformer_dist.errors import JobFailed  # noqa: E402
 
 _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
+
+_SECONDS_TO_ANSWER = 10.0
+"""For a cluster's port."""
 
 _SECONDS_TO_END = 5.0
 """What processes of a Ray that is ended may take for it before they are killed."""
@@ -72,13 +78,23 @@ def ray_session(num_cpus: int | None = None) -> Iterator[None]:
         _end(before)
 
 
+def free(placement_group: str) -> None:
+    """End at once what runs in a placement group, given its id, and give its resources back."""
+    remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(placement_group))))
+
+
+def _rays(before: list[psutil.Process]) -> list[psutil.Process]:
+    """The processes of Ray that this one has started, but for those that were there before."""
+    return [child for child in psutil.Process().children() if child not in before and _is_rays(child)]
+
+
 def _end(before: list[psutil.Process]) -> None:
     """End Ray, and kill what it does not: all of a start that was interrupted, and processes that outlive their parent.
 
     Args:
         before: processes of this one that are not Ray's.
     """
-    started = [child for child in psutil.Process().children() if child not in before and _is_rays(child)]
+    started = _rays(before)
     beneath = _beneath(started)
     ray.shutdown()
     knew_of_all = not any(process.is_running() for process in started)
@@ -120,8 +136,22 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+def _expect_answer(address: str) -> None:
+    """Ask a cluster's port, if its address names one: Ray itself asks for minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname is None or place.port is None:
+        return
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"RAY_ADDRESS = {address} does not answer: {error}; without RAY_ADDRESS the job starts a Ray of its own"
+        ) from None
+
+
 def _start(num_cpus: int | None) -> None:
     if address := os.environ.get("RAY_ADDRESS"):
+        _expect_answer(address)
         with _own_sigterm():
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         return

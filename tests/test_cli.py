@@ -125,3 +125,24 @@ def test_a_signal_unwinds_a_job_and_is_one_line(number: signal.Signals, line: st
 def test_a_closed_terminal_is_ignored_under_nohup() -> None:
     status, out, err = signalled(signal.SIGHUP, "signal.signal(signal.SIGHUP, signal.SIG_IGN)")
     assert (status, out, err) == (0, "slept\nput away\n", "")
+
+
+def test_output_that_nobody_reads_is_one_line() -> None:
+    script = """
+import time
+from reformer_dist import cli
+def job():
+    for number in range(100):
+        print(number, flush=True)
+        time.sleep(0.01)
+cli.answer(job)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == "-c: stopped by SIGPIPE\n"
+    assert process.wait() == 128 + signal.SIGPIPE

@@ -1,9 +1,13 @@
 """Ray is started once more on a machine that was too busy, and a start that failed leaves no process."""
 
+import socket
 import subprocess
 import sys
+import time
 
 import pytest
+
+from reformer_dist.ray_session import ray_session as session
 
 SCRIPT = """
 import sys
@@ -42,3 +46,17 @@ finally:
 def test_a_start_that_fails_is_tried_again_and_leaves_nothing(failures: int, out: str, err: str, status: int) -> None:
     ended = subprocess.run([sys.executable, "-c", SCRIPT, str(failures)], capture_output=True, text=True, check=False)
     assert (ended.stdout, ended.stderr, ended.returncode) == (out, err, status)
+
+
+def test_a_cluster_that_is_away_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    for url in (address, f"ray://{address}"):
+        monkeypatch.setenv("RAY_ADDRESS", url)
+        start = time.monotonic()
+        with (
+            pytest.raises(ConnectionError, match=rf"^RAY_ADDRESS = {url} does not answer: .*refused; without"),
+            session(),
+        ):
+            pass
+        assert time.monotonic() - start < 5

@@ -5,6 +5,7 @@ terminal, metrics in MLflow, what a watcher hears, and a training's failure or e
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from signal import Signals
 from typing import Protocol
 
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from reformer_dist import checkpoints
 from reformer_dist.errors import JobFailed, JobStopped
+from reformer_dist.ray_session import free
 from reformer_dist.tracking import runs
 from reformer_dist.training import failures
 from reformer_dist.training.progress import Terminal
@@ -47,19 +49,24 @@ def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watc
 
     Raises:
         JobFailed: they failed, or their numbers were not finite.
-        JobStopped: a signal ended the training before its last step.
+        JobStopped: a signal ended the training before its last step, or nobody reads its output any more (SIGPIPE).
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     wishes = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     fit = Fit(job, messages, wishes)
     diverged: FloatingPointError | None = None
-    with stop_signals() as signals:
-        wants_end = (lambda: bool(signals)) if watcher is None else lambda: bool(signals) or watcher.wants_end()
+    with stop_signals() as signals, ExitStack() as leaving:  # in a hurry: a worker would take half a minute to end
+
+        def wants_end() -> bool:
+            return bool(signals) or terminal.is_closed or (watcher is not None and watcher.wants_end())
+
         for message in _received(messages, fit, wants_end, wishes):
             match message:
-                case Reserved() if watcher is not None:
-                    watcher.reserved(message.placement_group)
+                case Reserved(group):
+                    leaving.callback(free, group)
+                    if watcher is not None:
+                        watcher.reserved(group)
                 case str():
                     terminal.line(message)
                 case int():
@@ -73,10 +80,13 @@ def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watc
                     run.log(step, metrics)
                     if watcher is not None:
                         watcher.reported(step, metrics)
+        leaving.pop_all()
     if diverged is not None:
         raise JobFailed(f"{diverged}; {_what_is_left(job)}")
     if fit.error is not None:
         raise JobFailed(f"{failures.explain(fit.error, job.folder)}; {_what_is_left(job)}")
+    if terminal.is_closed:
+        signals.append(Signals.SIGPIPE)
     if signals and _steps_done(job) < job.config.train.steps:
         raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 

@@ -1,7 +1,9 @@
 """The terminal of a training: one moving line where someone watches, a plain line now and then where a log does."""
 
+import os
 import sys
 import time
+from contextlib import suppress
 from typing import Self
 
 from rich.console import Console
@@ -17,6 +19,18 @@ PLAIN_INTERVAL = 5.0
 """Least seconds between two plain lines."""
 
 
+class _Output(Console):
+    """Standard output; what nobody reads, or a full disk does not take, is dropped."""
+
+    is_closed = False
+    """Whether who read it is gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Print no more."""
+        self.quiet = self.is_closed = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+
+
 class Terminal:
     """Shows metrics as they come; a context manager, since the moving line must be ended."""
 
@@ -25,7 +39,7 @@ class Terminal:
         name = config.data.record_fields[TEXT].tokenizer
         token = make_tokenizer(name).unit if name in TOKENIZERS else BPETokenizer.unit
         self._unit = f"bits/{make_objective(config.objective).unit(token)}"
-        self._console = console or Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = console or _Output(file=sys.stdout, highlight=False, soft_wrap=True)
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -45,9 +59,15 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether whoever read the output is gone, as `head` is after its lines."""
+        return isinstance(self._console, _Output) and self._console.is_closed
+
     def line(self, text: str) -> None:
-        """Print a line of its own."""
-        self._console.print(text, markup=False)
+        """Print a line of its own, unless the disk that it goes to is full: a training is worth more than its log."""
+        with suppress(OSError):
+            self._console.print(text, markup=False)
 
     def metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Show what a worker reported after `step` steps."""

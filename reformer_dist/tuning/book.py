@@ -4,10 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ray import PlacementGroupID
-from ray.util.placement_group import PlacementGroup, remove_placement_group
-
 from reformer_dist.config import Config
+from reformer_dist.ray_session import free
 from reformer_dist.storage.stores import below
 from reformer_dist.tracking import runs
 from reformer_dist.tracking.trials import Trial, write_journal
@@ -102,7 +100,7 @@ class Book:
         """Give back what the workers of a lost trial had reserved, if there was any."""
         group = self._groups.pop(index, None)
         if group is not None:
-            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(group))))
+            free(group)
 
     def _tell(self, index: int, what: str) -> None:
         ours = self._search.trials[index]
