@@ -4,22 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reformer_dist import checkpoints
-from reformer_dist.config import Config, OptimizerConfig, Section
+from reformer_dist.checkpoints.changes import (
+    ALLOWABLE,
+    curve_changes,
+    model_changes,
+    same_weights,
+    section_changes,
+    told,
+)
+from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus, read_stored_tokenizer
 from reformer_dist.data.preparing.manifest import TOKENIZER
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.stores import open_store
 
-SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
-"""Fields of the model section that change its memory and speed but not what it is."""
-START_ONLY = {"embedding_std", "output_scale"}
-"""Those that change only the weights that a training begins with."""
-CURVE: Mapping[str, tuple[str, ...]] = {
-    "train": ("batch_size", "seed", "dtype"),
-    "data": ("sequence_length", "order", "weights", "reset_positions", "attend_across_documents"),
-    "optimizer": tuple(name for name in OptimizerConfig.model_fields if name != "name"),
-}
-"""Fields by section that decide the curve from any step on. Steps are not among them: more of them go on."""
 ANEW = "train.resume none starts anew"
 
 
@@ -50,11 +48,11 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: there is none, or it is of another model or optimizer.
     """
-    names = {f"{section}.{name}" for section, fields in CURVE.items() for name in fields}
-    if unknown := [name for name in config.train.allow_changes if name not in names | CURVE.keys()]:
+    sections = {name.partition(".")[0]: None for name in ALLOWABLE}
+    if unknown := [name for name in config.train.allow_changes if name not in ALLOWABLE and name not in sections]:
         raise ConfigError(
             f"train.allow_changes = {','.join(config.train.allow_changes)}: {unknown[0]} is none that it is about;"
-            f" {', '.join(CURVE)} or a field such as {sorted(names)[0]} works"
+            f" {', '.join(sections)} or a field such as {ALLOWABLE[0]} works"
         )
     path = config.train.resume
     if path in ("auto", "none"):
@@ -82,7 +80,11 @@ def decide(config: Config, corpus: Corpus) -> Place:
             return Place(current or checkpoints.new_folder(storage, name))
         state = checkpoints.read_state(start)
         _check(config, corpus, start, state)
-        return Place(current, start, state.step, state.run_id, curve_changes(config, state.config))
+        changes = curve_changes(config, state.config) | model_changes(config, state.config)
+        if corpus.hash != state.corpus_hash:  # the same names may hold something else
+            names = [",".join(each.data.sources) for each in (config, state.config)]
+            changes["data.sources"] = f"{names[0]} ({corpus.hash[:8]}), was {names[1]} ({state.corpus_hash[:8]})"
+        return Place(current, start, state.step, state.run_id, changes)
     folder = checkpoints.new_folder(storage, name)
     if config.train.resume == "none":
         return Place(folder)
@@ -109,8 +111,13 @@ def _raise(*problems: str | None) -> None:
 
 
 def _model_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
-    changed = _changes("model", config.model, state.config.model)
-    return f"{path} is of another model ({changed}); {ANEW}" if changed else None
+    changed = model_changes(config, state.config)
+    refused = config.train.not_allowed(changed)
+    is_same_shape = not changed or same_weights(config.model, state.config.model)
+    if is_same_shape and not refused:
+        return None
+    works = f"train.allow_changes = {','.join(refused)} goes on all the same, or {ANEW}" if is_same_shape else ANEW
+    return f"{path} is of another model ({told(changed)}); {works}"
 
 
 def _optimizer_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
@@ -121,10 +128,14 @@ def _optimizer_problem(config: Config, path: str, state: checkpoints.State) -> s
 
 
 def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoints.State) -> str | None:
-    if corpus.hash != state.corpus_hash and config.train.resume == "auto":
-        return f"{path} was trained on another corpus than data.sources now names; {ANEW}"
-    if config.train.resume == "auto" and (changed := _changes("objective", config.objective, state.config.objective)):
-        return f"{path} was trained with another objective ({changed}); {ANEW}"
+    is_own = config.train.resume == "auto"
+    if is_own and corpus.hash != state.corpus_hash and config.train.not_allowed(["data.sources"]):
+        return (
+            f"{path} was trained on another corpus than data.sources now names;"
+            f" train.allow_changes = data.sources goes on with this one, or {ANEW}"
+        )
+    if is_own and (changed := section_changes("objective", config, state.config)):
+        return f"{path} was trained with another objective ({told(changed)}); {ANEW}"
     if corpus.tokenizer_of().name != state.tokenizer:
         return f"{path} was trained with data.tokenizer = {state.tokenizer}; that works, or {ANEW}"
     if corpus.tokenizer_of().to_json() != read_stored_tokenizer(open_store(path)).to_json():
@@ -132,37 +143,16 @@ def _corpus_problem(config: Config, corpus: Corpus, path: str, state: checkpoint
     return None
 
 
-def curve_changes(now: Config, then: Config) -> dict[str, str]:
-    """Fields of CURVE that differ, by dotted name: what each is and was."""
-    found = {}
-    for section, fields in CURVE.items():
-        for name in fields:
-            new, old = (getattr(getattr(config, section), name) for config in (now, then))
-            if new != old:
-                found[f"{section}.{name}"] = f"{new}, was {old}"
-    return found
-
-
 def _curve_problem(config: Config, path: str, state: checkpoints.State) -> str | None:
     """What a run would go on with otherwise than it began, but for what is allowed."""
     if config.train.resume != "auto":
         return None
-    changes, allowed = curve_changes(config, state.config), config.train.allow_changes
+    changes = curve_changes(config, state.config)
     if "train.batch_size" in changes and config.data.order == "documents":
         was = state.config.train.batch_size
         return f"{path} goes on with train.batch_size = {was} alone, since data.order = documents; {ANEW}"
-    refused = {name: text for name, text in changes.items() if not {name, name.partition(".")[0]} & {*allowed}}
+    refused = config.train.not_allowed(changes)
     if not refused:
         return None
-    told = "; ".join(f"{name} = {text}" for name, text in refused.items())
     works = f"train.allow_changes = {','.join(refused)} goes on all the same, or {ANEW}"
-    return f"{path} began otherwise, and its curve would change ({told}); {works}"
-
-
-def _changes(section: str, now: Section, then: Section) -> str:
-    """The fields that differ, such as "model.num_hashes = 4, was 2"."""
-    return ", ".join(
-        f"{section}.{name} = {getattr(now, name)}, was {getattr(then, name)}"
-        for name in type(now).model_fields
-        if name not in SPEED_ONLY | START_ONLY and getattr(now, name) != getattr(then, name)
-    )
+    return f"{path} began otherwise, and its curve would change ({told(changes, refused)}); {works}"

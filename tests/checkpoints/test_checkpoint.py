@@ -184,8 +184,36 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
     wide = {"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}
     assert decide(**wide, **{"train.allow_changes": "train.batch_size"}).start == path
     write(folder, 6, config, corpus_hash="another")
-    with pytest.raises(ConfigError, match=r"another corpus than data\.sources"):
+    with pytest.raises(ConfigError, match=r"another corpus than data\.sources .*allow_changes = data\.sources goes on"):
         decide()
+    place = decide(**{"train.allow_changes": "data.sources"})
+    assert (place.step, place.changes) == (6, {"data.sources": f"stdlib ({corpus.hash[:8]}), was stdlib (another)"})
+
+
+def test_a_model_that_its_weights_fit_may_go_on_otherwise(tmp_path: Path) -> None:
+    """More hash rounds or other dropout from some step on, but no other width, whatever is allowed."""
+    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+    corpus = prepare_here(source, tmp_path)
+    config = make_config(str(tmp_path), **{"train.run_name": "a"})
+    path = write(checkpoints.new_folder(str(tmp_path), "a"), 5, config, corpus_hash=corpus.hash)
+
+    def decide(**changes: object) -> starting_point.Place:
+        given = {name.replace("__", "."): value for name, value in changes.items()}
+        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
+
+    rounds = {"model__num_hashes": 8, "model__hidden_dropout": 0.5}
+    with pytest.raises(ConfigError) as refused:
+        decide(**rounds)
+    (line,) = refused.value.problems
+    assert line.startswith(f"{path} is of another model (model.")
+    works = "train.allow_changes = model.num_hashes,model.hidden_dropout goes on all the same"
+    assert line.endswith(f"; {works}, or train.resume none starts anew")
+    place = decide(**rounds, train__allow_changes="model")
+    assert place.start == path
+    was = config.model.hidden_dropout
+    assert place.changes == {"model.num_hashes": "8, was 4", "model.hidden_dropout": f"0.5, was {was}"}
+    with pytest.raises(ConfigError, match=r"another model \(model\.embed_dim = 32, was 16\); train\.resume none"):
+        decide(model__embed_dim=32, train__allow_changes="model")
 
 
 def test_a_run_that_would_go_on_otherwise_says_so(tmp_path: Path) -> None:
@@ -218,9 +246,10 @@ def test_a_run_that_would_go_on_otherwise_says_so(tmp_path: Path) -> None:
         decide(train__batch_size=8, data__order="documents", train__allow_changes="train,data")
     assert decide(train__resume=path, train__batch_size=8).start == path, "another run may begin as it likes"
     with pytest.raises(
-        ConfigError, match=r"^train\.allow_changes = model: model is none that it is about; train, data"
+        ConfigError,
+        match=r"^train\.allow_changes = tune: tune is none that it is about; train, data, optimizer, model or",
     ):
-        starting_point.check(make_config(str(tmp_path), **{"train.allow_changes": "model"}))
+        starting_point.check(make_config(str(tmp_path), **{"train.allow_changes": "tune"}))
 
 
 def test_samples_go_on_where_another_batch_size_ended(tmp_path: Path) -> None:

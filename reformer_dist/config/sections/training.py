@@ -1,5 +1,6 @@
 """The train section: the steps of a training, its workers, and what it keeps."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -45,11 +46,15 @@ class TrainConfig(Section):
     resume: str = "auto"
     """auto continues the run's own last checkpoint if there is one, none starts anew, a path starts from that checkpoint."""
     allow_changes: tuple[str, ...] = ()
-    """Fields that may be others than a run began with when it goes on, such as train.batch_size,optimizer; without it, what would change the curve is refused."""
+    """Fields that may be others than a run began with when it goes on, such as train.batch_size,optimizer,model.num_hashes; without it, what would change the curve is refused."""
     storage: str = "runs"
     """Folder or URL for checkpoints, prepared corpora and, by default, MLflow's database. On a cluster all nodes must reach it."""
     run_name: str = Field("reformer", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the run: its folder under storage and its name in MLflow."""
+
+    def not_allowed(self, changed: Iterable[str]) -> list[str]:
+        """Those of some fields, by dotted name, that neither they nor their sections are in `allow_changes`."""
+        return [name for name in changed if not {name, name.partition(".")[0]} & {*self.allow_changes}]
 
     @property
     def min_workers(self) -> int:
