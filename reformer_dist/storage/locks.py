@@ -4,7 +4,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -65,16 +65,14 @@ def _held(path: Path, opened: Callable[[], int], taken: Callable[[int], None]) -
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = opened()
-        try:
+        with ExitStack() as unless_held:
+            descriptor = opened()
+            unless_held.callback(os.close, descriptor)
             _lock(descriptor, taken)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        # Whoever held it may have removed or renamed it in the meantime.
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-        os.close(descriptor)
+            # Whoever held it may have removed or renamed it in the meantime.
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                unless_held.pop_all()
+                return descriptor
 
 
 def _lock(descriptor: int, taken: Callable[[int], None]) -> None:

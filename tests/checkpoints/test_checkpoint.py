@@ -1,59 +1,24 @@
 """Checkpoints: written whole or not at all, verified, found again, and refused with a reason."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from reformer_dist import checkpoints, load_model
-from reformer_dist.checkpoints import starting_point, writing
-from reformer_dist.checkpoints.writing import Writer
-from reformer_dist.config import Config, load_config
-from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.checkpoints import writing
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
-from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.storage.hashed_files import hash_file
 from reformer_dist.storage.stores import open_store
-from reformer_dist.training.worker import Work, _Keeper
-from tests.corpora import prepare_here, random_documents, write_documents
+from tests.checkpoints.untrained import METRICS, Keeping, make_config, write
 
-METRICS = [(1, {"train/loss": 2.5}), (2, {"train/loss": 1 / 3, "validation/loss": 1e-300})]
-SETTINGS = {"model.embed_dim": 16, "model.num_heads": 2, "model.feed_forward_dim": 16, "model.tie_embeddings": True}
-
-
-@pytest.fixture(autouse=True)
-def one_worker() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
-
-
-def make_config(storage: str, **changes: object) -> Config:
-    return load_config(None, {**SETTINGS, "train.storage": storage, **changes})
-
-
-def write(
-    folder: str, step: int, config: Config, keep: int = 99, tokenizer: Tokenizer | None = None, **changes: object
-) -> str:
-    """A checkpoint of an untrained model, with a stand-in for the engine's state."""
-    name = tokenizer.name if tokenizer else "bytes"
-    fields = {"tokenizer": name, "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
-    writer = Writer(folder, keep, tokenizer or BytesTokenizer(), keep_best=True, timeout=60.0)
-    weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
-    path = writer.save(
-        checkpoints.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
-    )
-    writer.finish()
-    return path
+pytestmark = pytest.mark.usefixtures("one_worker")
 
 
 @pytest.mark.parametrize("scheme", ["", "memory://"])
@@ -152,122 +117,6 @@ def test_a_new_start_hides_older_checkpoints(tmp_path: Path) -> None:
         checkpoints.latest(storage, "b")
 
 
-def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    path = write(folder, 5, config, corpus_hash=corpus.hash)
-
-    def decide(**changes: object) -> starting_point.Place:
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
-
-    assert decide() == starting_point.Place(folder, path, 5, "r")
-    assert decide(**{"model.loss_chunk": 7, "train.steps": 9, "model.output_scale": 0.5}).start == path
-    anew = decide(**{"train.resume": "none"})
-    assert (anew.start, anew.run_id) == (None, None)
-    assert anew.folder != folder
-    from_path = decide(**{"train.run_name": "b", "train.resume": path})
-    assert (from_path.start, from_path.step, from_path.run_id) == (path, 5, None)
-    with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
-        decide(**{"model.num_hashes": 2})
-    beside = {"train.run_name": "b", "train.resume": path}
-    starting_point.check(make_config(str(tmp_path), **beside))
-    with pytest.raises(ConfigError, match=r"model\.num_hashes = 2, was 4"):
-        starting_point.check(make_config(str(tmp_path), **beside, **{"model.num_hashes": 2}))
-    other = {"optimizer.name": "muon" if config.optimizer.name == "adamw" else "adamw"}
-    for refused in (decide, lambda **changes: starting_point.check(make_config(str(tmp_path), **beside, **changes))):
-        with pytest.raises(ConfigError, match=rf"^{path} .* optimizer\.name {config.optimizer.name} works, or .*anew$"):
-            refused(**other)
-    with pytest.raises(ConfigError, match=rf"train\.resume = {tmp_path}: .*no manifest\.json"):
-        starting_point.check(make_config(str(tmp_path), **{"train.resume": str(tmp_path)}))
-    wide = {"train.workers": 2, "train.batch_size": 2, "parallel.zero_stage": 3}
-    assert decide(**wide, **{"train.allow_changes": "train.batch_size"}).start == path
-    write(folder, 6, config, corpus_hash="another")
-    with pytest.raises(ConfigError, match=r"another corpus than data\.sources .*allow_changes = data\.sources goes on"):
-        decide()
-    place = decide(**{"train.allow_changes": "data.sources"})
-    assert (place.step, place.changes) == (6, {"data.sources": f"stdlib ({corpus.hash[:8]}), was stdlib (another)"})
-
-
-def test_a_model_that_its_weights_fit_may_go_on_otherwise(tmp_path: Path) -> None:
-    """More hash rounds or other dropout from some step on, but no other width, whatever is allowed."""
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    path = write(checkpoints.new_folder(str(tmp_path), "a"), 5, config, corpus_hash=corpus.hash)
-
-    def decide(**changes: object) -> starting_point.Place:
-        given = {name.replace("__", "."): value for name, value in changes.items()}
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
-
-    rounds = {"model__num_hashes": 8, "model__hidden_dropout": 0.5}
-    with pytest.raises(ConfigError) as refused:
-        decide(**rounds)
-    (line,) = refused.value.problems
-    assert line.startswith(f"{path} is of another model (model.")
-    works = "train.allow_changes = model.num_hashes,model.hidden_dropout goes on all the same"
-    assert line.endswith(f"; {works}, or train.resume none starts anew")
-    place = decide(**rounds, train__allow_changes="model")
-    assert place.start == path
-    was = config.model.hidden_dropout
-    assert place.changes == {"model.num_hashes": "8, was 4", "model.hidden_dropout": f"0.5, was {was}"}
-    with pytest.raises(ConfigError, match=r"another model \(model\.embed_dim = 32, was 16\); train\.resume none"):
-        decide(model__embed_dim=32, train__allow_changes="model")
-
-
-def test_a_run_that_would_go_on_otherwise_says_so(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    path = write(folder, 5, config, corpus_hash=corpus.hash)
-    rate, batch = config.optimizer.learning_rate, config.train.batch_size
-
-    def decide(**changes: object) -> starting_point.Place:
-        given = {name.replace("__", "."): value for name, value in changes.items()}
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
-
-    with pytest.raises(ConfigError) as refused:
-        decide(optimizer__learning_rate=0.5, train__batch_size=8, train__seed=3, data__reset_positions=False)
-    assert refused.value.problems == (
-        f"{path} began otherwise, and its curve would change (train.batch_size = 8, was {batch}; train.seed = 3, was 0; "
-        f"data.reset_positions = False, was True; optimizer.learning_rate = 0.5, was {rate}); train.allow_changes = "
-        "train.batch_size,train.seed,data.reset_positions,optimizer.learning_rate goes on all the same,"
-        " or train.resume none starts anew",
-    )
-    place = decide(optimizer__learning_rate=0.5, train__batch_size=8, train__allow_changes="optimizer,train.batch_size")
-    assert (place.start, place.step) == (path, 5)
-    assert place.changes == {"train.batch_size": f"8, was {batch}", "optimizer.learning_rate": f"0.5, was {rate}"}
-    assert decide().changes == {}
-    with pytest.raises(
-        ConfigError, match=rf"goes on with train\.batch_size = {batch} alone, since data\.order = documents"
-    ):
-        decide(train__batch_size=8, data__order="documents", train__allow_changes="train,data")
-    assert decide(train__resume=path, train__batch_size=8).start == path, "another run may begin as it likes"
-    with pytest.raises(
-        ConfigError,
-        match=r"^train\.allow_changes = tune: tune is none that it is about; train, data, optimizer, model or",
-    ):
-        starting_point.check(make_config(str(tmp_path), **{"train.allow_changes": "tune"}))
-
-
-def test_samples_go_on_where_another_batch_size_ended(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    four, six = (make_config(str(tmp_path), **{"train.run_name": "a", "train.batch_size": size}) for size in (4, 6))
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    first = write(folder, 5, four)  # as an older release wrote it, without samples
-    assert Work(four, corpus, folder, first, "r").starting_point() == (first, 5, 0)
-    path, step, offset = Work(six, corpus, folder, first, "r").starting_point()
-    assert (path, step, step * 6 + offset) == (first, 5, 20)
-    second = write(folder, 8, six, samples=8 * 6 + offset)
-    path, step, offset = Work(four, corpus, folder, None, "r").starting_point()
-    assert (path, step, step * 4 + offset) == (second, 8, 20 + 3 * 6)
-    other = Work(six, corpus, checkpoints.new_folder(str(tmp_path), "b"), second, "r")
-    assert other.starting_point() == (second, 8, 0), "a run that starts from another's is its own from the beginning"
-
-
 def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     """Before there were choices next_token and AdamW were all there was, without rotary positions."""
     old = {
@@ -294,47 +143,10 @@ def test_older_checkpoints_are_what_they_were(tmp_path: Path) -> None:
     assert not model.config.lsh_brings_next
 
 
-def test_going_on_with_another_objective_is_refused(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    path = write(checkpoints.new_folder(str(tmp_path), "a"), 5, config, corpus_hash=corpus.hash)
-    copying = {"train.run_name": "a", "objective.name": "copy"}
-    with pytest.raises(ConfigError, match=rf"{path} .* another objective \(objective\.name = copy, was next_token\)"):
-        starting_point.decide(make_config(str(tmp_path), **copying), corpus)
-    given = starting_point.decide(make_config(str(tmp_path), **copying, **{"train.resume": path}), corpus)
-    assert given.start == path, "to begin another training from these weights is meant"
-
-
-def test_a_vocabulary_stays_with_its_checkpoint(tmp_path: Path) -> None:
-    def prepare_bpe(words: bytes, **fields: object) -> Corpus:
-        source = write_documents(tmp_path / words.decode(), {f"{i}.txt": words * 50 for i in range(9)})
-        return prepare_here(source, tmp_path, tokenizer="bpe", bpe_vocab_size=280, **fields)
-
-    corpus, other = prepare_bpe(b"to be or not "), prepare_bpe(b"the quick fox ")
-    config = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.run_name": "a", "model.vocab_size": 280})
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    path = write(folder, 5, config, tokenizer=corpus.tokenizer, corpus_hash=corpus.hash)
-    _, _, tokenizer = checkpoints.read_model(path)
-    assert tokenizer.to_json() == corpus.tokenizer.to_json() != other.tokenizer.to_json()
-
-    beside = make_config(str(tmp_path), **{"data.tokenizer": "bpe", "train.resume": path, "model.vocab_size": 280})
-    assert starting_point.decide(beside, corpus).start == path
-    with pytest.raises(ConfigError, match=rf"another vocabulary; data\.tokenizer_file = {path}/tokenizer\.json works"):
-        starting_point.decide(beside, other)
-    starting_point.decide(beside, prepare_bpe(b"the quick fox ", tokenizer_file=f"{path}/tokenizer.json"))
-
-
 def test_a_full_disk_costs_a_checkpoint_and_not_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one that cannot be written is told and removed, the one before stays, and the next is written again."""
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    corpus = SimpleNamespace(tokenizer_of=BytesTokenizer, hash="c")
-    folder, told = checkpoints.new_folder(str(tmp_path), "a"), list[object]()
-    engine = SimpleNamespace(
-        copy_weights=lambda into: into.update({n: x.clone() for n, x in ReformerLM(config.model).state_dict().items()}),
-        copy_state=lambda into: into.update(a=torch.zeros(9)),
-    )
-    keeper = _Keeper(Work(config, corpus, folder, None, "r"), engine, None, told.append, 0)
+    keeping = Keeping(str(tmp_path))
+    keeper, folder, told = keeping.keeper, keeping.folder, keeping.told
     keeper.save(5, None)
     keeper.finish()
     whole = writing.save_file

@@ -2,35 +2,16 @@
 
 from collections.abc import Iterator
 from itertools import count
-from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from reformer_dist import checkpoints
-from reformer_dist.config import load_config
-from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.training.worker import Work, _Keeper
+from tests.checkpoints.untrained import Keeping
 from tests.storage.faulty_s3 import DENIED, SLOW_DOWN, FaultyS3, faulty_bucket
 
-SETTINGS = {"model.embed_dim": 16, "model.num_heads": 2, "model.feed_forward_dim": 16, "train.run_name": "a"}
-
-
-class Training:
-    """What keeps a training's checkpoints, and what it told."""
-
-    def __init__(self, storage: str) -> None:
-        config = load_config(None, SETTINGS | {"train.storage": storage})
-        corpus = SimpleNamespace(tokenizer_of=BytesTokenizer, hash="c")
-        self.folder, self.told = checkpoints.new_folder(storage, "a"), list[object]()
-        self.model = ReformerLM(config.model)
-        engine = SimpleNamespace(
-            copy_weights=lambda into: into.update({n: x.clone() for n, x in self.model.state_dict().items()}),
-            copy_state=lambda into: into.update(a=torch.zeros(9)),
-        )
-        self.keeper = _Keeper(Work(config, corpus, self.folder, None, "r"), engine, None, self.told.append, 0)
+pytestmark = pytest.mark.usefixtures("one_worker")
 
 
 @pytest.fixture
@@ -38,15 +19,13 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FaultyS3, str]]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     with faulty_bucket("faulty") as found:
         yield found
-    dist.destroy_process_group()
 
 
 def test_a_busy_server_costs_no_checkpoint(bucket: tuple[FaultyS3, str]) -> None:
     server, url = bucket
-    training = Training(url.format("runs"))
+    training = Keeping(url.format("runs"))
     numbers = count()
     server.refuse = lambda method, path: SLOW_DOWN if next(numbers) % 4 == 3 else None
     training.keeper.save(2, None)
@@ -67,7 +46,7 @@ def test_a_right_that_is_taken_away_costs_a_checkpoint_and_not_the_training(
 ) -> None:
     """What was being written is told; the last good checkpoint stays, and the next is written when the right is back."""
     server, url = bucket
-    training = Training(url.format("runs"))
+    training = Keeping(url.format("runs"))
     training.keeper.save(1, None)
     training.keeper.finish()
     server.refuse = lambda used, path: DENIED if used == method else None
@@ -91,7 +70,7 @@ def test_a_right_that_is_taken_away_costs_a_checkpoint_and_not_the_training(
 def test_what_cannot_be_deleted_costs_a_checkpoint_too(bucket: tuple[FaultyS3, str]) -> None:
     """A step that is written a second time, after a crash, is deleted first."""
     server, url = bucket
-    training = Training(url.format("runs"))
+    training = Keeping(url.format("runs"))
     training.keeper.save(1, None)
     training.keeper.finish()
     server.refuse = lambda used, path: DENIED if used in {"DELETE", "POST"} else None
