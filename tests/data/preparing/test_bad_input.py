@@ -22,7 +22,7 @@ from tests.data.reading.test_formats import PICTURES, documents, fasta, jsonl, n
 GOOD = [f"document {i} " * 5 for i in range(30)]
 LINES = jsonl(GOOD)
 BAD_DOCUMENTS = {
-    "a line that is no JSON": ("a.jsonl", LINES + b'{"text": \n', {}, r"a\.jsonl#\d+: the line is no JSON"),
+    "a line that is no JSON": ("a.jsonl", LINES + b'{"text": \n', {}, r"a\.jsonl#\d+: line 31: the line is no JSON"),
     "a field that is missing": ("a.jsonl", LINES + b'{"x": 1}\n', {}, r"no field text .*; its fields: x"),
     "a field that is no text": ("a.jsonl", LINES + b'{"text": 3}\n', {}, r"holds a int instead of text"),
     "a residue there is not": ("a.fa", fasta(["MKV"] * 30) + b">bad x\nMK1V\n", {"tokenizer": "amino_acids"},
