@@ -22,7 +22,7 @@ demo: setup
 
 # Two processes, each with whole groups of tests (tests/conftest.py); ARGS="-n 0" runs all in one.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff format --check .

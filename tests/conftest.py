@@ -9,8 +9,11 @@ import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
+from typing import Any
+
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -18,19 +21,32 @@ if not torch.cuda.is_available():
 from reformer_dist.model.backends.native import build
 from tests.uninitialised import poison
 
+ONE_TRAINING = ("test_evaluate.py", "test_interruptions.py", "test_objectives.py", "test_train.py")
+"""Files of tests/jobs that look at one training."""
+
+
+class Groups(LoadScopeScheduling):
+    """Shares the tests among processes file by file; those of one training go to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "one training" if file.endswith(tuple(f"jobs/{name}" for name in ONE_TRAINING)) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
+    """What `--dist` means here."""
+    return Groups(config, log)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests by groups: those that look at one training, and else file by file; the longest first."""
+    """The longest first: what starts Ray, and of that the one training."""
 
-    def of(item: pytest.Item) -> tuple[int, str]:
-        folder = item.path.parent.name
-        if folder == "jobs" and "place" in getattr(item, "fixturenames", ()):
-            return 0, "one training"
-        return (1 if folder in {"jobs", "benchmarks"} else 2), str(item.path)
+    def place(item: pytest.Item) -> int:
+        if item.path.parent.name == "jobs" and item.path.name in ONE_TRAINING:
+            return 0
+        return 1 if item.path.parent.name in {"jobs", "benchmarks"} else 2
 
-    items.sort(key=lambda item: of(item)[0])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(of(item)[1]))
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)

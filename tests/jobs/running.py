@@ -57,8 +57,9 @@ class Running:
         self._mark = f"JOB_OF_A_TEST={uuid.uuid4()}"
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | dict([self._mark.split("=")])
+        heeding = ["env", "--default-signal=INT,HUP"]  # whatever the tests were started under, such as nohup
         self.process = subprocess.Popen(
-            command(place, **options),
+            [*heeding, *command(place, **options)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
