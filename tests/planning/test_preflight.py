@@ -140,7 +140,7 @@ def test_corpus_and_checkpoint_are_told_together(place: Path, one_worker: None) 
     other = make_config(place, train__run_name="a", model__num_hashes=2, model__vocab_size=200, train__batch_size=1000)
     told = problems(lambda: Preflight(other).with_corpus(corpus))
     assert [line.split()[0] for line in told[:2]] == ["model.vocab_size", "train.batch_size"]
-    assert "is of another model (model.vocab_size = 200, was 256, model.num_hashes = 2, was 4)" in told[2]
+    assert "is of another model (model.vocab_size = 200, was 256; model.num_hashes = 2, was 4)" in told[2]
     assert "was trained on another corpus" in told[3]
     assert "began otherwise, and its curve would change (train.batch_size = 1000, was 1)" in told[4]
     assert len(told) == 5
