@@ -138,12 +138,11 @@ def _own_sigterm() -> Iterator[None]:
 
 def _expect_answer(address: str) -> None:
     """Ask a cluster's port, if its address names one: Ray itself asks for minutes."""
-    place = urlsplit(address if "://" in address else f"//{address}")
-    if place.hostname is None or place.port is None:
-        return
     try:
-        socket.create_connection((place.hostname, place.port), timeout=_SECONDS_TO_ANSWER).close()
-    except OSError as error:
+        place = urlsplit(address if "://" in address else f"//{address}")
+        if place.hostname is not None and place.port is not None:
+            socket.create_connection((place.hostname, place.port), timeout=_SECONDS_TO_ANSWER).close()
+    except (OSError, ValueError) as error:
         raise ConnectionError(
             f"RAY_ADDRESS = {address} does not answer: {error}; without RAY_ADDRESS the job starts a Ray of its own"
         ) from None
@@ -166,8 +165,6 @@ def _start(num_cpus: int | None) -> None:
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
-    except (
-        Exception
-    ) as error:  # Ray's own for a machine that is too busy, a folder for its sockets that is too deep, ...
+    except Exception as error:  # Ray raises no narrower one, be the machine too busy or TMPDIR too deep
         hint = "; TMPDIR=/tmp works" if "AF_UNIX" in str(error) else ""
         raise JobFailed(f"Ray does not start here: {' '.join(str(error).split())}{hint}") from error

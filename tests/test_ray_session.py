@@ -51,11 +51,15 @@ def test_a_start_that_fails_is_tried_again_and_leaves_nothing(failures: int, out
 def test_a_cluster_that_is_away_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    for url in (address, f"ray://{address}"):
+    for url, why in (
+        (address, "refused"),
+        (f"ray://{address}", "refused"),
+        ("127.0.0.1:port", "Port could not be cast"),
+    ):
         monkeypatch.setenv("RAY_ADDRESS", url)
         start = time.monotonic()
         with (
-            pytest.raises(ConnectionError, match=rf"^RAY_ADDRESS = {url} does not answer: .*refused; without"),
+            pytest.raises(ConnectionError, match=rf"^RAY_ADDRESS = {url} does not answer: .*{why}.*; without"),
             session(),
         ):
             pass
