@@ -15,15 +15,27 @@ from tests.corpora import prepare_here, random_documents, write_documents
 pytestmark = pytest.mark.usefixtures("one_worker")
 
 
-def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    path = write(folder, 5, config, corpus_hash=corpus.hash)
+class Begun:
+    """A run called a with a checkpoint of step 5."""
 
-    def decide(**changes: object) -> starting_point.Place:
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **changes}), corpus)
+    def __init__(self, storage: Path) -> None:
+        source = write_documents(storage / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
+        self._storage = str(storage)
+        self.corpus = prepare_here(source, storage)
+        self.config = make_config(self._storage, **{"train.run_name": "a"})
+        self.folder = checkpoints.new_folder(self._storage, "a")
+        self.path = write(self.folder, 5, self.config, corpus_hash=self.corpus.hash)
+
+    def decide(self, **changes: object) -> starting_point.Place:
+        """Where it starts with other fields, given as `model__num_hashes` or by dotted name."""
+        given = {name.replace("__", "."): value for name, value in changes.items()}
+        config = make_config(self._storage, **{"train.run_name": "a", **given})
+        return starting_point.decide(config, self.corpus)
+
+
+def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
+    run = Begun(tmp_path)
+    corpus, config, folder, path, decide = run.corpus, run.config, run.folder, run.path, run.decide
 
     assert decide() == starting_point.Place(folder, path, 5, "r")
     assert decide(**{"model.loss_chunk": 7, "train.steps": 9, "model.output_scale": 0.5}).start == path
@@ -55,14 +67,8 @@ def test_resume_goes_on_only_with_what_fits(tmp_path: Path) -> None:
 
 def test_a_model_that_its_weights_fit_may_go_on_otherwise(tmp_path: Path) -> None:
     """More hash rounds or other dropout from some step on, but no other width, whatever is allowed."""
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    path = write(checkpoints.new_folder(str(tmp_path), "a"), 5, config, corpus_hash=corpus.hash)
-
-    def decide(**changes: object) -> starting_point.Place:
-        given = {name.replace("__", "."): value for name, value in changes.items()}
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
+    run = Begun(tmp_path)
+    config, path, decide = run.config, run.path, run.decide
 
     rounds = {"model__num_hashes": 8, "model__hidden_dropout": 0.5}
     with pytest.raises(ConfigError) as refused:
@@ -80,16 +86,9 @@ def test_a_model_that_its_weights_fit_may_go_on_otherwise(tmp_path: Path) -> Non
 
 
 def test_a_run_that_would_go_on_otherwise_says_so(tmp_path: Path) -> None:
-    source = write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
-    corpus = prepare_here(source, tmp_path)
-    config = make_config(str(tmp_path), **{"train.run_name": "a"})
-    folder = checkpoints.new_folder(str(tmp_path), "a")
-    path = write(folder, 5, config, corpus_hash=corpus.hash)
+    run = Begun(tmp_path)
+    config, path, decide = run.config, run.path, run.decide
     rate, batch = config.optimizer.learning_rate, config.train.batch_size
-
-    def decide(**changes: object) -> starting_point.Place:
-        given = {name.replace("__", "."): value for name, value in changes.items()}
-        return starting_point.decide(make_config(str(tmp_path), **{"train.run_name": "a", **given}), corpus)
 
     with pytest.raises(ConfigError) as refused:
         decide(optimizer__learning_rate=0.5, train__batch_size=8, train__seed=3, data__reset_positions=False)

@@ -68,7 +68,7 @@ def test_kills_and_signals_leave_no_trace(place: Path, whole: Job) -> None:
     assert len(steps) == len(set(steps))
 
 
-def stop(running: Running, number: signal.Signals, place: Path) -> Job:
+def stop(running: Running, number: signal.Signals, place: Path) -> None:
     """Send a signal, and expect one line, its status, a checkpoint that is no older than the one before, no process."""
     before = steps_done(place, "disturbed")
     running.process.send_signal(number)
@@ -78,7 +78,6 @@ def stop(running: Running, number: signal.Signals, place: Path) -> Job:
     assert line.startswith(f"train.py: stopped by {number.name}; the same command goes on from ")
     assert before <= steps_done_by(job) == steps_done(place, "disturbed") < 30
     expect_nothing_left_of(running.process.pid)
-    return job
 
 
 def line_of(running: Running, start: str) -> str:
