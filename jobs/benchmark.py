@@ -12,7 +12,7 @@ SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "kernels", "peaks", "optimizer")},
     **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
     "quality": "learning.quality.suite",
-    "ablation": "learning.quality.ablation",
+    **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
     "listops": "learning.listops.suite",
@@ -23,8 +23,9 @@ SUITES = {
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
 OPTIONS = {
-    **dict.fromkeys(("text", "seeds"), ("quality", "ablation", "hashing")),
-    **dict.fromkeys(("seconds", "only"), ("quality", "ablation")),
+    **dict.fromkeys(("text", "seeds"), ("quality", "ablation", "rates", "hashing")),
+    "seconds": ("quality", "ablation", "rates"),
+    "only": ("quality", "ablation", "rates", "recall"),
     "lengths": ("quality",),
 }
 """Options of some suites alone, and which."""

@@ -16,6 +16,7 @@ from reformer_dist.benchmarks.learning.recall.mqar import SIZES, cells
 from reformer_dist.benchmarks.learning.recall.mqar_report import best, figure, tables
 from reformer_dist.benchmarks.learning.recall.mqar_task import POWER, SETTINGS, mqar_examples
 from reformer_dist.benchmarks.learning.recall.mqar_training import Cell, Outcome, Training, accuracy_of, rate_at, train
+from reformer_dist.errors import ConfigError
 
 TINY = Training(batch_size=32, steps=60, warm_up=10, evaluate_every=20, held_out=64, vocabulary=32)
 CELL = Cell("default", "full", 16, 2, 32, 1e-2, 0)
@@ -184,6 +185,21 @@ def test_a_run_goes_on_where_its_file_ends(tmp_path: Path, monkeypatch: pytest.M
     with (tmp_path / "recall-small.csv").open(newline="") as file:
         assert [row["variant"] for row in csv.DictReader(file)] == ["full", "local", "local"]
     assert (tmp_path / "recall-small.png").stat().st_size > 10_000
+
+
+def test_variants_and_recipes_are_chosen_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[Cell] = []
+
+    def learn(cell: Cell, training: Training) -> Outcome:
+        trained.append(cell)
+        return replace(OUTCOME, accuracy=1.0)
+
+    monkeypatch.setattr(mqar, "train", learn)
+    mqar.run("paper", tmp_path, only=("lsh-4", "full", "no convolution"))
+    assert {cell.recipe for cell in trained} == {"no convolution"}
+    assert [cell.variant for cell in trained] == ["full", "lsh-4"] * 8, "all lengths and widths"
+    with pytest.raises(ConfigError, match=r"^--only lsh-3: .* works$"):
+        mqar.run("paper", tmp_path, only=("lsh-3",))
 
 
 def test_the_first_cells_compare_all_attentions_at_the_shortest_length() -> None:

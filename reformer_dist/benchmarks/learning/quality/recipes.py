@@ -6,7 +6,7 @@ In: fields such as `model.layers`. Out: a model, with as many parameters as the 
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from reformer_dist.errors import ConfigError
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.engine.optimizer import make_optimizer
 
+Named = TypeVar("Named")
 Fields = Mapping[str, Any]
 """Values by dotted name, of the sections model and optimizer; `architecture` is reformer (default) or transformer."""
 
@@ -70,16 +71,17 @@ CHANGES: dict[str, Fields] = {
     "tied embeddings": {"model.tie_embeddings": True},
     "eight heads": {"model.num_heads": 8},
     "not reversible": {"model.reversible": False},
+    "exact transformer": {"architecture": "transformer"},
 }
 """Those of `--suite ablation`, each by itself, as changes of BASE; the base comes first."""
 
 
-def named(all_of_them: Mapping[str, Fields], only: Sequence[str]) -> dict[str, Fields]:
+def named(all_of_them: Mapping[str, Named], only: Sequence[str]) -> dict[str, Named]:
     """Those that are named, all of them by default; a name that is none is told with the nearest that is."""
     if unknown := [name for name in only if name not in all_of_them]:
         near = difflib.get_close_matches(unknown[0], all_of_them, n=1, cutoff=0.0)
         raise ConfigError(f"--only {unknown[0]}: no such variant or change; {near[0]} works")
-    return {name: fields for name, fields in all_of_them.items() if name in (only or all_of_them)}
+    return {name: what for name, what in all_of_them.items() if name in (only or all_of_them)}
 
 
 class LanguageModel(Protocol):

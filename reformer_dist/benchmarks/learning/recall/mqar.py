@@ -7,11 +7,12 @@ cells that its file already has, so it may be ended at any time and started agai
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from reformer_dist.benchmarks.learning.book import Book
+from reformer_dist.benchmarks.learning.quality.recipes import named
 from reformer_dist.benchmarks.learning.recall.model import RECIPES, VARIANTS
 from reformer_dist.benchmarks.learning.recall.mqar_report import best, figure, tables
 from reformer_dist.benchmarks.learning.recall.mqar_task import SETTINGS, VOCABULARY
@@ -58,13 +59,19 @@ SIZES = {
         variants=("full", "shared", "lsh-4", "local"),
         recipes=("default",),
     ),
-    "paper": Size(settings=SETTINGS, widths=(64, 128), learning_rates=(1e-2, 2.2e-3, 4.6e-4), tokens=4096, steps=2000),
+    "paper": Size(settings=SETTINGS, widths=(64, 128), learning_rates=(2.2e-3, 1e-2, 4.6e-4), tokens=4096, steps=1000),
 }
 
 
-def run(size_name: Literal["small", "paper"], output: Path) -> None:
-    """Train the cells that recall-SIZE.csv in `output` does not have yet; print the table, write recall-SIZE.png."""
-    size, book = SIZES[size_name], Book(output / f"recall-{size_name}.csv", Cell, Outcome)
+def run(size_name: Literal["small", "paper"], output: Path, only: tuple[str, ...] = ()) -> None:
+    """Train the cells that recall-SIZE.csv in `output` does not have yet; print the table, write recall-SIZE.png.
+
+    Args:
+        size_name: what is trained, and how long.
+        output: a folder, made if need be.
+        only: names of variants and recipes; by default all of both.
+    """
+    size, book = _only(SIZES[size_name], only), Book(output / f"recall-{size_name}.csv", Cell, Outcome)
     for cell in cells(size):
         if not _is_done(cell, book):
             print(_named(cell))
@@ -77,14 +84,22 @@ def run(size_name: Literal["small", "paper"], output: Path) -> None:
 
 
 def cells(size: Size) -> Iterator[Cell]:
-    """All cells, the most telling first: short lengths before long ones, all attentions of a rate before the next rate."""
+    """All cells, the most telling first: the default recipe before others, short lengths before long ones."""
     for seed in size.seeds:
-        for length, pairs in size.settings:
+        for recipe in size.recipes:
             for width in size.widths:
-                for rate in size.learning_rates:
-                    for recipe in size.recipes:
+                for length, pairs in size.settings:
+                    for rate in size.learning_rates:
                         for variant in size.variants:
                             yield Cell(recipe, variant, length, pairs, width, rate, seed)
+
+
+def _only(size: Size, names: tuple[str, ...]) -> Size:
+    """The size with these of its variants and of its recipes; with all of a sort where none of it is named."""
+    chosen = named(dict.fromkeys((*size.variants, *size.recipes)), names)
+    variants = tuple(name for name in size.variants if name in chosen)
+    recipes = tuple(name for name in size.recipes if name in chosen)
+    return replace(size, variants=variants or size.variants, recipes=recipes or size.recipes)
 
 
 def _is_done(cell: Cell, book: Book[Cell, Outcome]) -> bool:
