@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from reformer_dist.generation.decoding import Decoder
 from reformer_dist.generation.sampling import draw, generate, stream
+from reformer_dist.model.reformer import ReformerLM
 from tests.model.models import OPTIONS, draw_tokens, make_model
 
 
@@ -21,6 +23,8 @@ from tests.model.models import OPTIONS, draw_tokens, make_model
         {"lsh_window": 1, "local_window": 1},
         {"hash_seed": 3, "positions": "learned", "tie_embeddings": True, "rotary": False},
         OPTIONS,
+        {**OPTIONS, "attention_kernel": "plain"},
+        {"attention_kernel": "plain", "local_mode": "chunked", "hash_seed": 3},
     ],
     ids=str,
 )
@@ -32,11 +36,62 @@ def test_steps_equal_the_whole(changes: dict[str, Any], prompt: int) -> None:
     torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("changes", [{}, {"attention_kernel": "plain"}, OPTIONS], ids=str)
+def test_steps_from_nothing_equal_the_whole(changes: dict[str, Any]) -> None:
+    model, tokens = make_model(**changes), draw_tokens(40)
+    decoder = Decoder(model)
+    decoder.begin(3)
+    logits = torch.stack([decoder.next(tokens_B) for tokens_B in tokens.unbind(1)], dim=1)
+    torch.testing.assert_close(logits, model(tokens), rtol=0, atol=1e-10)
+
+
 def test_a_second_stretch_equals_the_whole() -> None:
     model, tokens = make_model(), draw_tokens(60)
     decoder = Decoder(model)
     parts = [decoder.read(tokens[:, :20]), decoder.read(tokens[:, 20:59]), decoder.read(tokens[:, 59:])]
     torch.testing.assert_close(torch.cat(parts, dim=1), model(tokens), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention_kernel": "plain"}, OPTIONS], ids=str)
+def test_rows_of_different_lengths_are_each_as_if_alone(changes: dict[str, Any]) -> None:
+    """Longer than windows and buckets, and one row so short that nothing is remembered yet."""
+    model, tokens = make_model(**changes), draw_tokens(100)
+    prompts = [1, 70, 31]
+    decoders = [Decoder(model) for _ in prompts]
+    for decoder, row, prompt in zip(decoders, tokens, prompts, strict=True):
+        decoder.read(row[None, :prompt])
+    together = decoders[0]
+    together.extend(decoders[1:])
+    assert together.lengths == prompts
+    next_B = [torch.stack([row[prompt + i] for row, prompt in zip(tokens, prompts, strict=True)]) for i in range(29)]
+    logits_BTV = torch.stack([together.next(tokens_B) for tokens_B in next_B], dim=1)
+    expected_BTV = model(tokens)
+    for row, prompt in enumerate(prompts):
+        expected = expected_BTV[row, prompt : prompt + 29]
+        torch.testing.assert_close(logits_BTV[row], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("changes", [{}, {"layers": ("full", "local", "lsh")}, OPTIONS], ids=str)
+def test_other_rows_and_other_threads_change_no_bit(changes: dict[str, Any]) -> None:
+    """In float32, by the compiled operators; of a width that lanes do not divide, and one that they do."""
+    for width in (12, 64):
+        model = make_model(embed_dim=width, feed_forward_dim=5 * width, **changes).float()
+        tokens = draw_tokens(60, batch=7)
+        found = [_next_logits(model, tokens[:rows], threads) for rows, threads in ((1, 1), (5, 2), (7, 1))]
+        for logits in found[1:]:
+            assert torch.equal(logits[:1], found[0])
+        assert torch.equal(found[1], found[2][:5])
+
+
+def _next_logits(model: ReformerLM, tokens: Tensor, threads: int) -> Tensor:
+    """Read token by token from the first."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    decoder = Decoder(model)
+    decoder.begin(len(tokens))
+    logits = [decoder.next(tokens_B) for tokens_B in tokens.unbind(1)]
+    torch.set_num_threads(before)
+    return torch.stack(logits, dim=1)
 
 
 @pytest.mark.parametrize("changes", [{"causal": False}, {"lsh_mode": "chunked"}, {"lsh_mode": "paper"}], ids=str)

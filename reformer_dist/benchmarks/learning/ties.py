@@ -14,6 +14,8 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.generation.decoding import Decoder
 from reformer_dist.model.attention.lsh import memory
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
+from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.choice import choose
 from reformer_dist.model.reformer import ReformerLM
 
 LENGTHS = {"small": 1024, "paper": 8192}
@@ -42,12 +44,22 @@ def compare(length: int, seed: int) -> tuple[int, int, float]:
 def _watched(model: ReformerLM, stretches: list[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Buckets of each LSH layer, [B, H, R, T], and logits, when the stretches are read one after the other."""
     found: list[Tensor] = []
+    backend = choose(Work(torch.device("cpu"), torch.float32, model.config.head_width))
+    hash_next = backend.next_buckets
 
     def hash_and_keep(*arguments: Any) -> Tensor:
         found.append(hash_buckets(*arguments))
         return found[-1]
 
-    with mock.patch.object(memory, "hash_buckets", hash_and_keep):
+    def hash_next_and_keep(*arguments: Any) -> Tensor:
+        buckets_BHR = hash_next(*arguments)
+        found.append(buckets_BHR[..., None])
+        return buckets_BHR
+
+    with (
+        mock.patch.object(memory, "hash_buckets", hash_and_keep),
+        mock.patch.object(backend, "next_buckets", hash_next_and_keep),
+    ):
         decoder = Decoder(model)
         logits = torch.cat([decoder.read(stretch) for stretch in stretches], dim=1)
     layers = model.config.layers.count("lsh")

@@ -10,6 +10,7 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.full import full_attention
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.memory import NewestTokens
+from reformer_dist.model.backends.backend import Backend
 from reformer_dist.model.context import Context
 
 
@@ -34,10 +35,10 @@ class FullKind(Kind):
         """See `Kind`."""
         return "torch's scaled_dot_product_attention"
 
-    def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
+    def make_memory(self, heads: slice, like: Tensor, backend: Backend) -> NewestTokens:
         """See `Kind`."""
 
         def attend(*tensors: Tensor) -> Tensor:
             return self.attend(tensors, Context(), None, False, NoExchange())[0]
 
-        return NewestTokens(attend, self.turned, lambda position: 0)
+        return NewestTokens(attend, self.turned, torch.zeros_like, None, backend)

@@ -17,6 +17,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange
 from reformer_dist.model.attention.memory import Memory
 from reformer_dist.model.attention.rotary import turn
+from reformer_dist.model.backends.backend import Backend
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
@@ -84,8 +85,14 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def make_memory(self, heads: slice, dtype: torch.dtype) -> Memory:
+    def make_memory(self, heads: slice, like: Tensor, backend: Backend) -> Memory:
         """An empty memory for decoding with these heads of the model.
+
+        Args:
+            heads: which of the model.
+            like: has the device and dtype of the vectors.
+            backend: computes one token more.
+
 
         Raises:
             ValueError: what a token sees depends on later ones in the configured mode.

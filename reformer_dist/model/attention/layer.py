@@ -18,10 +18,10 @@ from torch.nn.functional import linear, normalize, pad
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
 from reformer_dist.model.attention.kinds import KINDS
-from reformer_dist.model.attention.memory import LayerMemory
+from reformer_dist.model.attention.memory import Memory
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-from reformer_dist.model.layers.convolution import RecentTokens, convolution_parameters, convolve
+from reformer_dist.model.layers.convolution import convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.borrowed_tokens import (
@@ -73,25 +73,18 @@ class Attention(Layer):
         before, after = self.config.convolution_reach
         return before, max(after, *(int(group.kind.brings_next) for group in self.head_groups))
 
-    def make_memory(self) -> LayerMemory:
-        """An empty memory for `decode`.
-
-        Raises:
-            ValueError: what a token sees depends on later ones.
-
-        """
-        groups = [group.kind.make_memory(group.heads, self.output_weight.dtype) for group in self.head_groups]
-        return LayerMemory(RecentTokens(self.config), groups)
-
-    def decode(self, x_BTE: Tensor, context: Context, memory: LayerMemory) -> Tensor:
-        """The contribution [B, T, E] to new tokens, which come after those in `memory` and are put there."""
+    def read_first(self, x_BTE: Tensor, group: HeadGroup, memory: Memory) -> Tensor:
+        """Some heads' contribution [B, T, E] to the first tokens of sequences, which their memory then keeps."""
         parameters = list(self.parameters())
-        near = surround(x_BTE, context, memory.recent)
-        contributions = []
-        for group, of_group in zip(self.head_groups, memory.of_groups, strict=True):
-            attended_BTHD = of_group.attend(self._project_by_pieces(near, group, parameters, are_next=False))
-            contributions.append(self._join(attended_BTHD, context, 0, group, parameters))
-        return _sum(contributions)
+        near = surround(x_BTE, Context(), Neighbours())
+        attended_BTHD = memory.read(self._project_by_pieces(near, group, parameters, are_next=False))
+        return self._join(attended_BTHD, Context(), 0, group, parameters)
+
+    def weights_of(self, group: HeadGroup) -> tuple[list[Tensor], Tensor]:
+        """Some heads' weights: of their kind's projections [N, E], and of the way back [E, N]."""
+        own, width = dict(self.named_parameters()), self.config.head_width
+        projections = [own[f"{name}_weight"][self._rows(name, group.heads)] for name in group.kind.projections]
+        return projections, self.output_weight[:, group.heads.start * width : group.heads.stop * width]
 
     def _contribution(self, x_BTE: Tensor, context: Context, found: list[Any] | None) -> tuple[Tensor, list[Any]]:
         """See `Layer`. What is found is a list by head groups."""
@@ -266,7 +259,7 @@ class Attention(Layer):
         if self.config.query_key_norm:
             temperature_H1 = own["temperature"][group.heads, None]
             for name in projected.keys() - {"value"}:
-                projected[name] = _at_temperature(projected[name], None if name == "key" else temperature_H1)
+                projected[name] = at_temperature(projected[name], None if name == "key" else temperature_H1)
         return tuple(projected.values())
 
     def _project_by_pieces(
@@ -309,7 +302,7 @@ class Attention(Layer):
         return slice(first * self.config.head_width, last * self.config.head_width)
 
 
-def _at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
+def at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
     """Queries as long as their head's temperature, or keys so long that scores q . k / sqrt(D) are temperature x cosine."""
     unit_BTHD = normalize(x_BTHD, dim=-1)
     return unit_BTHD * (x_BTHD.shape[-1] ** 0.5 if temperature_H1 is None else temperature_H1)

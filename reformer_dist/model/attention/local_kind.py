@@ -10,7 +10,7 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.local import local_attention
 from reformer_dist.model.attention.memory import NewestTokens
-from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.backend import Backend, Work
 from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.context import Context
 
@@ -69,17 +69,19 @@ class LocalKind(Kind):
         dropout, kernel = self.dropout_probability > 0, self.config.attention_kernel
         return explain(Work(device, dtype, self.config.head_width, dropout=dropout, kernel=kernel))
 
-    def make_memory(self, heads: slice, dtype: torch.dtype) -> NewestTokens:
+    def make_memory(self, heads: slice, like: Tensor, backend: Backend) -> NewestTokens:
         """See `Kind`."""
 
         def attend(*tensors: Tensor) -> Tensor:
             return self.attend(tensors, Context(), None, False, NoExchange())[0]
 
-        return NewestTokens(attend, self.turned, self._oldest)
+        window, before = self.config.local_window, self.config.local_neighbours[0]
+        capacity = window if self.config.local_mode == "window" else (before + 1) * window
+        return NewestTokens(attend, self.turned, self._oldest, capacity, backend)
 
-    def _oldest(self, position: int) -> int:
-        """The first token that a token sees, in decoding."""
+    def _oldest(self, positions_B: Tensor) -> Tensor:
+        """The first token that each token sees, in decoding."""
         window = self.config.local_window
         if self.config.local_mode == "window":
-            return max(0, position + 1 - window)
-        return max(0, position // window - self.config.local_neighbours[0]) * window
+            return (positions_B + 1 - window).clamp(min=0)
+        return (positions_B // window - self.config.local_neighbours[0]).clamp(min=0) * window

@@ -36,6 +36,12 @@ def turn(x_BTHD: Tensor, first_position: int, base: float, at_a_time: int = 1 <<
     return _Turn.apply(x_BTHD, first_position, base, at_a_time)
 
 
+def waves(positions_B: Tensor, width: int, base: float, dtype: torch.dtype) -> Tensor:
+    """What turns vectors [B, ..., width] of these positions: a complex number for each pair of features, [B, F]."""
+    angles_BF = positions_B[:, None] * _table(width // 2 * 2, base, 1, positions_B.device)[0]
+    return torch.polar(torch.ones_like(angles_BF), angles_BF).to(dtype.to_complex())
+
+
 class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, first_position: int, base: float, at_a_time: int) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist.model.backends.description import OrderedRows, OrderedTokens
+from reformer_dist.model.backends.plain import decoding
 from reformer_dist.model.backends.plain.combination import RunningCombination
 from reformer_dist.model.backends.plain.convolution import convolve_by_shifts, convolve_by_shifts_backward
 from reformer_dist.model.backends.plain.hashing import hash_by_rotations
@@ -154,6 +155,94 @@ class Backend(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Gradients of the stream and of the weights."""
         return convolve_by_shifts_backward(grad_BSE, x_BSE, weight_E1K, documents_BS, after)
+
+    def next_product(self, x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """X times matrices [N, E], side by side, plus their biases [N] if there are any: [B, sum of N].
+
+        This and the methods below are of decoding: of one token more of every row. By the compiled operators a row's result
+        depends neither on the other rows nor on the number of threads, to the last bit.
+        """
+        return decoding.next_product(x_BE, weights, biases)
+
+    def next_normalised(
+        self,
+        x_BE: Tensor,
+        weight_E: Tensor,
+        bias_E: Tensor | None,
+        eps: float,
+        taps_E1K: Tensor | None,
+        recent_BKE: Tensor | None,
+    ) -> Tensor:
+        """A layer's norm, LayerNorm with a bias and RMSNorm without, and its convolution, [B, E].
+
+        Args:
+            x_BE: the stream.
+            weight_E: of the norm.
+            bias_E: of the norm.
+            eps: added to the variance.
+            taps_E1K: the convolution's weights; None for none.
+            recent_BKE: the K - 1 normalised tokens before, the oldest first; the new one is put there.
+
+        """
+        return decoding.next_normalised(x_BE, weight_E, bias_E, eps, taps_E1K, recent_BKE)
+
+    def next_of_newest(
+        self,
+        q_BHD: Tensor,
+        k_BHD: Tensor,
+        v_BHD: Tensor,
+        rows: Tensor,
+        positions_B: Tensor,
+        oldest_B: Tensor,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """Attention to the tokens from a position on, [B, H, D].
+
+        Args:
+            q_BHD: queries, not yet turned.
+            k_BHD: keys.
+            v_BHD: values.
+            rows: keys and values by position modulo C, [B, H, C, 2 D]; the new ones are put there.
+            positions_B: of the new tokens, int64.
+            oldest_B: the first positions that they see.
+            waves_BF: turn queries and keys, complex; None for none.
+
+        """
+        return decoding.next_of_newest(q_BHD, k_BHD, v_BHD, rows, positions_B, oldest_B, waves_BF)
+
+    def next_buckets(self, qk_BHD: Tensor, rotations_HDRF: Tensor, factors: Sequence[int]) -> Tensor:
+        """Buckets [B, H, R] int32, as `hash` finds them; rotations are of each head, or of all, H = 1."""
+        return decoding.next_buckets(qk_BHD, rotations_HDRF, factors)
+
+    def next_of_buckets(
+        self,
+        qk_BHD: Tensor,
+        v_BHD: Tensor,
+        buckets_BHR: Tensor,
+        rows: Tensor,
+        newest_BHRNW: Tensor,
+        counts_BHRN: Tensor,
+        positions_B: Tensor,
+        brings_next: bool,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """LSH attention to the last W tokens of a bucket in every round, [B, H, D].
+
+        Args:
+            qk_BHD: queries-keys, not yet turned.
+            v_BHD: values.
+            buckets_BHR: of the new tokens.
+            rows: keys of unit length and the values that they bring by position, [B, H, C, 2 D]; the new ones are put there.
+            newest_BHRNW: positions, int32; number i of a bucket is at i modulo W. The new ones are put there.
+            counts_BHRN: tokens that each bucket had, int32.
+            positions_B: of the new tokens, int64.
+            brings_next: whether a key brings the next token's value.
+            waves_BF: turn queries and keys, complex; None for none.
+
+        """
+        return decoding.next_of_buckets(
+            qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, waves_BF
+        )
 
     def take_rows(self, parts: list[Tensor], rows: Tensor) -> Tensor:
         """The same rows of several matrices [., X_p] side by side, [M, sum of X_p]."""

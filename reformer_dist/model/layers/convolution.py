@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.backends.backend import Backend, Work
 from reformer_dist.model.backends.choice import choose
-from reformer_dist.model.reversible.borrowed_tokens import Neighbours
 
 WEIGHT = "convolution_weight"
 """Name of the parameter of a layer that has a convolution."""
@@ -60,19 +59,3 @@ class _Convolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad_x, grad_weight = ctx.backend.convolve_backward(grad, x, weight, ctx.documents, ctx.after)
         return grad_x, grad_weight, None, None, None
-
-
-class RecentTokens(Neighbours):
-    """What decoding keeps of a layer's input, and lends to the tokens after it: as many as its convolution reaches back."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        """Start empty."""
-        self._reach = config.convolution_reach[0]
-        self._tokens: Tensor | None = None
-
-    def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The tokens before new ones [B, up to K - 1, E], and none behind them; the new ones are then remembered."""
-        earlier = x_BT[:, :0] if self._tokens is None else self._tokens
-        whole = torch.cat([earlier, x_BT[:, -self._reach :] if self._reach else x_BT[:, :0]], dim=1)
-        self._tokens = whole[:, max(0, whole.shape[1] - self._reach) :]
-        return earlier, x_BT[:, :0]

@@ -17,7 +17,7 @@ from torch.nn.functional import linear
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-from reformer_dist.model.layers.convolution import RecentTokens, convolution_parameters, convolve
+from reformer_dist.model.layers.convolution import convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.borrowed_tokens import Neighbours, SurroundedTokens, surround, undo_pieces
@@ -80,10 +80,6 @@ class FeedForward(Layer):
     def near_reach(self) -> tuple[int, int]:
         """Tokens before and after a shard's own that `neighbours` lend."""
         return self.config.convolution_reach
-
-    def decode(self, x_BTE: Tensor, context: Context, recent: RecentTokens) -> Tensor:
-        """The contribution [B, T, E] to new tokens, which come after those in `recent` and are put there."""
-        return self._by_pieces(*surround(x_BTE, context, recent), list(self.parameters()))
 
     def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
         parameters = list(self.parameters())

@@ -55,13 +55,16 @@ class OutputLayer(nn.Module):
             return map_tokens(self._logits, self.budget.loss_tokens, streams, parameters)
         return sum_tokens(self._loss, self.budget.loss_tokens, [*streams, labels_BT], parameters)
 
+    def capped(self, logits: Tensor) -> Tensor:
+        """Logits held within the configured cap, if there is one."""
+        cap = self.config.logit_cap
+        return logits if cap is None else cap * torch.tanh(logits / cap)
+
     def _logits(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         first, second = inputs[:2]
         own = dict(zip(self._names, parameters, strict=True))
         x = (first + second) / 2 if self.config.tie_embeddings else torch.cat([first, second], dim=-1)
-        logits = linear(normalise(x, own, self.config), own["weight"], own["bias"]).to(first.dtype)
-        cap = self.config.logit_cap
-        return logits if cap is None else cap * torch.tanh(logits / cap)
+        return self.capped(linear(normalise(x, own, self.config), own["weight"], own["bias"]).to(first.dtype))
 
     def _loss(self, start: int, inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
         logits = self._logits(start, inputs, parameters)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import conv1d, pad
 
 from reformer_dist import ModelConfig
-from reformer_dist.model.layers.convolution import WEIGHT, RecentTokens, convolve
+from reformer_dist.model.layers.convolution import WEIGHT, convolve
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -73,14 +73,6 @@ def test_published_modes_have_none_by_default() -> None:
     assert make_config().convolution_width == 4
     assert make_config(lsh_mode="chunked").convolution_width == 0
     assert make_config(local_mode="chunked", convolution=2).convolution_width == 2
-
-
-def test_recent_tokens_are_those_before() -> None:
-    recent, x = RecentTokens(make_config(convolution=4)), draw(1, 9, 6)
-    for start, stop, kept in ((0, 2, 0), (2, 3, 0), (3, 8, 0), (8, 9, 5)):
-        before, behind = recent.borrow(x[:, start:stop])
-        assert torch.equal(before, x[:, kept:start])
-        assert behind.shape[1] == 0
 
 
 def test_many_tokens_have_the_readable_forms_gradients() -> None:

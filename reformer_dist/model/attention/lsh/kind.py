@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
@@ -22,7 +21,7 @@ from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.lsh.call import LSHCall
 from reformer_dist.model.attention.lsh.hashing import draw_rotations, hash_buckets
 from reformer_dist.model.attention.lsh.memory import BucketMemory
-from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.backend import Backend, Work
 from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
@@ -94,7 +93,7 @@ class LSHKind(Kind):
         once, dropout = self.config.lsh_mode == "paper", self.dropout_probability > 0
         return explain(Work(device, dtype, self.config.head_width, once, dropout, self.config.attention_kernel))
 
-    def make_memory(self, heads: slice, dtype: torch.dtype) -> BucketMemory:
+    def make_memory(self, heads: slice, like: Tensor, backend: Backend) -> BucketMemory:
         """See `Kind`."""
         if self.config.lsh_mode != "window":
             raise ValueError(
@@ -104,14 +103,11 @@ class LSHKind(Kind):
         here = Context(first_head=heads.start)
 
         def attend(tensors: tuple[Tensor, ...], buckets_BHRT: Tensor) -> Tensor:
-            qk_BTHD, v_BTHD = tensors
-            if self.brings_next:
-                v_BTHD = pad(v_BTHD[:, 1:], (0, 0, 0, 0, 0, 1))
-            return self.attend((qk_BTHD, v_BTHD), here, buckets_BHRT, False, NoExchange())[0]
+            return self.attend(tensors, here, buckets_BHRT, False, NoExchange())[0]
 
-        rotations = self.rotations(0, dtype)
-        rotations = rotations[heads] if rotations.dim() == 4 else rotations
-        return BucketMemory(self.config, rotations, attend, self.turned)
+        rotations = self.rotations(0, like.dtype).to(like)
+        rotations_HDRF = (rotations[heads] if rotations.dim() == 4 else rotations[None]).contiguous()
+        return BucketMemory(self.config, rotations_HDRF, attend, self.turned, backend)
 
     def rotations(self, step: int, dtype: torch.dtype) -> Tensor:
         """The layer's rotations: [D, R, F] shared by the heads, or with `hash_seed` [H, D, R, F] for vectors of `dtype`."""

@@ -1,19 +1,23 @@
 """What decoding with LSH attention keeps: all keys and values, and for each bucket the positions of its last W tokens.
 
-In: queries-keys and values of new tokens [B, T, H, D]. Out: their results, equal to those of the whole sequence at once.
+In: queries-keys and values of a prompt [B, T, H, D], then those of one token more of every row [B, H, D]. Out: their
+results, equal to those of the whole sequence at once.
 
-Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, N buckets, W window.
+Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors, N buckets, W
+window.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
-from reformer_dist.model.attention.memory import GrowingRows
+from reformer_dist.model.attention.memory import Place, TokenRows
+from reformer_dist.model.backends.backend import Backend
 from reformer_dist.model.backends.description import unit_keys
 
 
@@ -23,64 +27,67 @@ class BucketMemory:
     def __init__(
         self,
         config: ModelConfig,
-        rotations: Tensor,
+        rotations_HDRF: Tensor,
         attend: Callable[[tuple[Tensor, ...], Tensor], Tensor],
         turned: Callable[[Tensor, int], Tensor],
+        backend: Backend,
     ) -> None:
         """Start empty.
 
         Args:
             config: window, buckets and what a key brings.
-            rotations: of these heads.
+            rotations_HDRF: of these heads, or of all of them together, H = 1.
             attend: queries-keys and values of the first tokens, and their buckets -> their results.
             turned: see `Kind.turned`.
+            backend: computes one token more.
 
         """
         self._factors, self._window = config.bucket_factors, min(config.lsh_window, config.max_length)
-        self._brings_next = config.lsh_brings_next
-        self._rotations, self._attend, self._turned = rotations, attend, turned
-        self._keys, self._values = GrowingRows(), GrowingRows()
+        self._brings_next, self._is_turned = config.lsh_brings_next, config.is_lsh_rotary
+        self._rotations_HDRF, self._attend, self._turned, self._backend = rotations_HDRF, attend, turned, backend
+        self._rows = TokenRows()
         self._newest_BHRNW: Tensor | None = None
         self._counts_BHRN: Tensor | None = None
 
-    def attend(self, tensors: tuple[Tensor, ...]) -> Tensor:
+    def begin(self, nothing_B0HD: Tensor) -> None:
         """See `Memory`."""
-        qk, v = tensors
-        buckets_BHRT = hash_buckets(qk, self._rotations, self._factors).long()
-        start = self._keys.length
-        qk = self._turned(qk, start)
-        keys, values = self._keys.append(unit_keys(qk)), self._values.append(v)
-        if start == 0:
-            self._index(buckets_BHRT)
-            return self._attend(tensors, buckets_BHRT)
-        return torch.cat(
-            [self._one(qk[:, i], v[:, i], buckets_BHRT[..., i], keys, values, start + i) for i in range(qk.shape[1])],
-            dim=1,
-        )
+        self._rows.fill(nothing_B0HD, nothing_B0HD)
+        B, _, H, _ = nothing_B0HD.shape
+        self._index(torch.zeros(B, H, self._rotations_HDRF.shape[2], 0, dtype=torch.int64, device=nothing_B0HD.device))
 
-    def _one(
-        self, q_BHD: Tensor, v_BHD: Tensor, bucket_BHR: Tensor, keys: Tensor, values: Tensor, position: int
-    ) -> Tensor:
+    def read(self, tensors: tuple[Tensor, ...]) -> Tensor:
+        """See `Memory`."""
+        qk_BTHD, v_BTHD = tensors
+        shared = len(self._rotations_HDRF) == 1
+        buckets_BHRT = hash_buckets(qk_BTHD, self._rotations_HDRF[0] if shared else self._rotations_HDRF, self._factors)
+        brought_BTHD = pad(v_BTHD[:, 1:], (0, 0, 0, 0, 0, 1)) if self._brings_next else v_BTHD
+        self._rows.fill(unit_keys(self._turned(qk_BTHD, 0)), brought_BTHD)
+        self._index(buckets_BHRT.long())
+        return self._attend((qk_BTHD, brought_BTHD), buckets_BHRT)
+
+    def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
+        """See `Memory`."""
         assert self._newest_BHRNW is not None
         assert self._counts_BHRN is not None
-        B, H, R = bucket_BHR.shape
-        W = self._window
-        slots = bucket_BHR[..., None, None].expand(B, H, R, 1, W)
-        seen_BHK = self._newest_BHRNW.gather(3, slots).flatten(2).long()  # K = R * W positions, -1 for none
-        batch, head = torch.arange(B)[:, None, None], torch.arange(H)[None, :, None]
-        at = seen_BHK.clamp(min=0)
-        scores_BHK = torch.einsum("bhd,bhkd->bhk", q_BHD, keys[batch, at, head])
-        scores_BHK = scores_BHK.masked_fill(seen_BHK < 0, -torch.inf)
-        lonely_BH1 = (seen_BHK < 0).all(-1, keepdim=True)
-        weights_BHK = scores_BHK.masked_fill(lonely_BH1, 0.0).softmax(-1)
-        out_BHD = torch.einsum("bhk,bhkd->bhd", weights_BHK, values[batch, at + self._brings_next, head])
-        count_BHR1 = self._counts_BHRN.gather(3, bucket_BHR[..., None])
-        here = torch.full((B, H, R, 1, 1), position, dtype=torch.int32, device=q_BHD.device)
-        place = bucket_BHR[..., None] * W + count_BHR1 % W
-        self._newest_BHRNW.view(B, H, R, -1).scatter_(3, place, here[..., 0])
-        self._counts_BHRN.scatter_(3, bucket_BHR[..., None], count_BHR1 + 1)
-        own_BHD = torch.zeros_like(v_BHD) if self._brings_next else v_BHD
-        return torch.where(lonely_BH1, own_BHD, out_BHD)[:, None]
+        qk_BHD, v_BHD = tensors
+        return self._backend.next_of_buckets(
+            qk_BHD,
+            v_BHD,
+            self._backend.next_buckets(qk_BHD, self._rotations_HDRF, self._factors),
+            self._rows.with_room(place.longest),
+            self._newest_BHRNW,
+            self._counts_BHRN,
+            place.positions_B,
+            self._brings_next,
+            place.waves_BF if self._is_turned else None,
+        )
+
+    def extend(self, others: Sequence["BucketMemory"]) -> None:
+        """See `Memory`."""
+        self._rows.extend([other._rows for other in others])
+        newest = [memory._newest_BHRNW for memory in (self, *others) if memory._newest_BHRNW is not None]
+        counts = [memory._counts_BHRN for memory in (self, *others) if memory._counts_BHRN is not None]
+        self._newest_BHRNW, self._counts_BHRN = torch.cat(newest), torch.cat(counts)
 
     def _index(self, buckets_BHRT: Tensor) -> None:
         """File the positions of a whole prompt under their buckets."""
@@ -93,7 +100,7 @@ class BucketMemory:
         rank_BHRT = torch.arange(T, device=counts.device) - (counts.cumsum(-1) - counts).gather(3, bucket_BHRT)
         kept_BHRT = rank_BHRT >= counts.gather(3, bucket_BHRT) - W
         place_BHRT = torch.where(kept_BHRT, bucket_BHRT * W + rank_BHRT % W, N * W)  # the last place is thrown away
-        newest = torch.full((B, H, R, N * W + 1), -1, dtype=torch.int32, device=counts.device)
+        newest = torch.empty((B, H, R, N * W + 1), dtype=torch.int32, device=counts.device)
         newest.scatter_(3, place_BHRT, position_BHRT.int())
         self._newest_BHRNW = newest[..., :-1].unflatten(3, (N, W)).contiguous()
-        self._counts_BHRN = counts
+        self._counts_BHRN = counts.int()

@@ -55,6 +55,56 @@ class Native(Backend):
         rotations_HDRF = (rotations[None] if rotations.dim() == 3 else rotations).to(qk_BTHD.dtype)
         return torch.ops.reformer_dist.hash(_with_rows(qk_BTHD.detach()), rotations_HDRF, factors)
 
+    def next_product(self, x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_product(x_BE, weights, biases)
+
+    def next_normalised(
+        self,
+        x_BE: Tensor,
+        weight_E: Tensor,
+        bias_E: Tensor | None,
+        eps: float,
+        taps_E1K: Tensor | None,
+        recent_BKE: Tensor | None,
+    ) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_normalised(x_BE, weight_E, bias_E, eps, taps_E1K, recent_BKE)
+
+    def next_of_newest(
+        self,
+        q_BHD: Tensor,
+        k_BHD: Tensor,
+        v_BHD: Tensor,
+        rows: Tensor,
+        positions_B: Tensor,
+        oldest_B: Tensor,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_of_newest(q_BHD, k_BHD, v_BHD, rows, positions_B, oldest_B, _real(waves_BF))
+
+    def next_buckets(self, qk_BHD: Tensor, rotations_HDRF: Tensor, factors: Sequence[int]) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_buckets(qk_BHD, rotations_HDRF, factors)
+
+    def next_of_buckets(
+        self,
+        qk_BHD: Tensor,
+        v_BHD: Tensor,
+        buckets_BHR: Tensor,
+        rows: Tensor,
+        newest_BHRNW: Tensor,
+        counts_BHRN: Tensor,
+        positions_B: Tensor,
+        brings_next: bool,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_of_buckets(
+            qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, _real(waves_BF)
+        )
+
     def convolve(self, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int) -> Tensor:
         """See `Backend`."""
         documents_BS = None if documents_BS is None else documents_BS.expand(x_BSE.shape[:2]).contiguous()
@@ -143,6 +193,11 @@ def _lists_of_tokens(blocks: OrderedTokens, q_BTHD: Tensor) -> tuple[Any, ...]:
     numbers += [int(rule.circular), int(rule.masked_self_score), int(rule.own_value)]
     same_BHRT = buckets_BHRT if rule.same_bucket else None
     return orders_BHRT, same_BHRT, documents_BT, hashes_BT, numbers, [float(context.first_head), *_dropout(blocks)]
+
+
+def _real(waves_BF: Tensor | None) -> Tensor | None:
+    """Complex numbers as pairs."""
+    return None if waves_BF is None else torch.view_as_real(waves_BF)
 
 
 def _lists_of_rows(rows: OrderedRows) -> tuple[Any, ...]:

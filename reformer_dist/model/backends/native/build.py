@@ -19,7 +19,7 @@ COMMAND = "python -m reformer_dist.model.backends.native"
 """Builds them."""
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "routed.cpp")
+_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "decoding.cpp", "routed.cpp")
 _HEADERS = ("attend.h", "panels.h", "vectors.h")
 _FLAGS = ["-O3", "-fopenmp", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]
 _FLAGS_FOR = {

@@ -1,0 +1,75 @@
+"""An attention layer in decoding: its weights, and what it keeps of the tokens so far.
+
+In: a stream of a prompt [B, T, E], then that of one token more of every row [B, E]. Out: the layer's contribution.
+
+Legend: B batch, T tokens, E model dimension, H heads, D head dimension, N rows of projections.
+"""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor
+
+from reformer_dist.model.attention.layer import Attention, at_temperature
+from reformer_dist.model.attention.memory import Place
+from reformer_dist.model.layers.decoding import NormalisedStream
+
+
+class DecodingAttention:
+    """A layer and its memories, one for each head group."""
+
+    def __init__(self, layer: Attention) -> None:
+        """Start empty.
+
+        Raises:
+            ValueError: what a token sees depends on later ones.
+
+        """
+        self._layer, self._config = layer, layer.config
+        self._stream = NormalisedStream(layer, layer.config)
+        like, backend = layer.output_weight, self._stream.backend
+        self._memories = [group.kind.make_memory(group.heads, like, backend) for group in layer.head_groups]
+        self._weights = [layer.weights_of(group) for group in layer.head_groups]
+
+    def begin(self, nothing_B0E: Tensor) -> None:
+        """Begin with rows that have read nothing."""
+        self._stream.fill(nothing_B0E)
+        for group, memory in zip(self._layer.head_groups, self._memories, strict=True):
+            num_heads = group.heads.stop - group.heads.start
+            memory.begin(nothing_B0E.new_empty(len(nothing_B0E), 0, num_heads, self._config.head_width))
+
+    def read(self, x_BTE: Tensor) -> Tensor:
+        """The contribution to the first tokens [B, T, E], which are then remembered."""
+        self._stream.fill(x_BTE)
+        groups = zip(self._layer.head_groups, self._memories, strict=True)
+        return reduce(torch.add, [self._layer.read_first(x_BTE, *group) for group in groups])
+
+    def next(self, x_BE: Tensor, place: Place) -> Tensor:
+        """The contribution to one token more [B, E], which is then remembered."""
+        x_BE, contributions = self._stream.next(x_BE), []
+        for group, memory, (weights, output_weight) in zip(
+            self._layer.head_groups, self._memories, self._weights, strict=True
+        ):
+            backend = self._stream.backend
+            projected_BN = backend.next_product(x_BE, weights, ())
+            heads = [x.unflatten(1, (-1, self._config.head_width)) for x in projected_BN.split([*map(len, weights)], 1)]
+            attended_BHD = memory.next(self._at_temperature(group.kind.projections, heads, group.heads), place)
+            contributions.append(backend.next_product(attended_BHD.flatten(1), (output_weight,), ()))
+        return reduce(torch.add, contributions)
+
+    def extend(self, others: Sequence["DecodingAttention"]) -> None:
+        """Add the rows of others, of the same layer, behind its own."""
+        self._stream.extend([other._stream for other in others])
+        for index, memory in enumerate(self._memories):
+            memory.extend([other._memories[index] for other in others])
+
+    def _at_temperature(self, names: Sequence[str], heads: list[Tensor], own: slice) -> tuple[Tensor, ...]:
+        """Projections [B, H, D] as they are attended, contiguous."""
+        if self._config.query_key_norm:
+            temperature_H1 = self._layer.temperature[own, None]
+            heads = [
+                x if name == "value" else at_temperature(x, None if name == "key" else temperature_H1)
+                for name, x in zip(names, heads, strict=True)
+            ]
+        return tuple(x.contiguous() for x in heads)

@@ -1,0 +1,367 @@
+// One token more, of every row of a batch: what decoding asks for at each step.
+//
+// A row's results do not depend on the other rows or on the number of threads: every sum is made in one order.
+//
+// Legend: B batch, E width, N outputs, K taps, H heads, D head dimension, R hash rounds, F columns of a rotation, W window, C
+// capacity of a memory.
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <vector>
+
+#include "vectors.h"
+
+namespace reformer {
+namespace {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+constexpr int64_t kProductsOfThread = 1 << 15;  // multiplications that are worth a thread
+constexpr int kRowsAhead = 8;                   // keys whose rows are fetched before they are read
+
+// Pieces of work that a thread takes at least, where one has so many multiplications.
+int64_t grain(int64_t products) { return std::max<int64_t>(1, kProductsOfThread / std::max<int64_t>(1, products)); }
+
+// The sum of a vector, always by halves.
+template <typename T>
+inline T sum_by_halves(Vector<T> x) {
+  T parts[Lanes<T>::count];
+  store<T>(parts, x);
+  for (int half = Lanes<T>::count / 2; half > 0; half /= 2)
+    for (int lane = 0; lane < half; ++lane) parts[lane] += parts[lane + half];
+  return parts[0];
+}
+
+// Products of Rows rows of x with Outputs rows of a matrix, each pair summed in the same order whatever Rows and Outputs are.
+template <typename T, int Rows, int Outputs>
+inline void dots(const T* x, int64_t x_row, const T* weight, int64_t weight_row, int64_t width, T* to, int64_t to_row) {
+  constexpr int L = Lanes<T>::count;
+  Vector<T> even[Rows][Outputs] = {}, odd[Rows][Outputs] = {};
+  int64_t e = 0;
+  for (; e + 2 * L <= width; e += 2 * L) {
+#pragma GCC unroll 4
+    for (int n = 0; n < Outputs; ++n) {
+      const auto first = load<T>(weight + n * weight_row + e), second = load<T>(weight + n * weight_row + e + L);
+#pragma GCC unroll 4
+      for (int b = 0; b < Rows; ++b) {
+        even[b][n] += load<T>(x + b * x_row + e) * first;
+        odd[b][n] += load<T>(x + b * x_row + e + L) * second;
+      }
+    }
+  }
+  for (int b = 0; b < Rows; ++b)
+    for (int n = 0; n < Outputs; ++n) {
+      T total = sum_by_halves<T>(even[b][n] + odd[b][n]);
+      for (int64_t rest = e; rest < width; ++rest) total += x[b * x_row + rest] * weight[n * weight_row + rest];
+      to[b * to_row + n] += total;
+    }
+}
+
+template <typename T, int Rows>
+inline void product_of_rows(const T* x, int64_t x_row, const T* weight, int64_t weight_row, int64_t width, int64_t first,
+                            int64_t last, T* to, int64_t to_row) {
+  constexpr int Outputs = Rows == 1 ? 4 : 2;
+  int64_t n = first;
+  for (; n + Outputs <= last; n += Outputs)
+    dots<T, Rows, Outputs>(x, x_row, weight + n * weight_row, weight_row, width, to + n, to_row);
+  for (; n < last; ++n) dots<T, Rows, 1>(x, x_row, weight + n * weight_row, weight_row, width, to + n, to_row);
+}
+
+template <typename T>
+void add_product(const at::Tensor& x, const at::Tensor& weight, T* to, int64_t to_row) {
+  const int64_t B = x.size(0), E = x.size(1), N = weight.size(0), weight_row = weight.stride(0);
+  const T *rows = x.const_data_ptr<T>(), *matrix = weight.const_data_ptr<T>();
+  at::parallel_for(0, N, grain(B * E), [&](int64_t first, int64_t last) {
+    int64_t b = 0;
+    for (; b + 4 <= B; b += 4)
+      product_of_rows<T, 4>(rows + b * E, E, matrix, weight_row, E, first, last, to + b * to_row, to_row);
+    for (; b < B; ++b)
+      product_of_rows<T, 1>(rows + b * E, E, matrix, weight_row, E, first, last, to + b * to_row, to_row);
+  });
+}
+
+// x [B, E] times matrices [N, E] (rows may lie apart), side by side, plus biases [N]: [B, sum of N].
+at::Tensor next_product(const at::Tensor& x, at::TensorList weights, at::TensorList biases) {
+  TORCH_CHECK(x.is_contiguous(), "x must be contiguous");
+  int64_t N = 0;
+  for (const auto& weight : weights) N += weight.size(0);
+  auto out = at::zeros({x.size(0), N}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "next_product", [&] {
+    auto* to = out.mutable_data_ptr<scalar_t>();
+    for (size_t i = 0, first = 0; i < weights.size(); first += weights[i].size(0), ++i) {
+      TORCH_CHECK(weights[i].stride(1) == 1 && weights[i].size(1) == x.size(1), "rows of weights must be contiguous");
+      if (i < biases.size()) {
+        const auto* bias = biases[i].const_data_ptr<scalar_t>();
+        for (int64_t b = 0; b < x.size(0); ++b) std::copy_n(bias, weights[i].size(0), to + b * N + first);
+      }
+      add_product<scalar_t>(x, weights[i], to + first, N);
+    }
+  });
+  return out;
+}
+
+template <typename T>
+T sum_of(const T* x, int64_t size) {
+  Vector<T> sums{};
+  int64_t e = 0;
+  for (; e + Lanes<T>::count <= size; e += Lanes<T>::count) sums += load<T>(x + e);
+  T total = sum_by_halves<T>(sums);
+  for (; e < size; ++e) total += x[e];
+  return total;
+}
+
+template <typename T>
+T sum_of_squares(const T* x, T mean, int64_t size) {
+  Vector<T> sums{};
+  int64_t e = 0;
+  for (; e + Lanes<T>::count <= size; e += Lanes<T>::count) {
+    const auto difference = load<T>(x + e) - mean;
+    sums += difference * difference;
+  }
+  T total = sum_by_halves<T>(sums);
+  for (; e < size; ++e) total += (x[e] - mean) * (x[e] - mean);
+  return total;
+}
+
+// The norm of x [B, E]: LayerNorm with a bias, RMSNorm without. Then the short convolution with `recent` [B, K - 1, E], the
+// normalised tokens before, the oldest first; the new one is put there and the oldest dropped. No convolution: no `taps`
+// [E, 1, K].
+at::Tensor next_normalised(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias, double eps,
+                           const OptionalTensor& taps, const OptionalTensor& recent) {
+  TORCH_CHECK(x.is_contiguous(), "x must be contiguous");
+  auto out = at::empty_like(x);
+  const int64_t B = x.size(0), E = x.size(1), K = taps ? taps->size(2) : 0;
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "next_normalised", [&] {
+    using T = scalar_t;
+    const T* scales = weight.const_data_ptr<T>();
+    const T* shifts = bias ? bias->const_data_ptr<T>() : nullptr;
+    std::vector<T> normal(E);
+    for (int64_t b = 0; b < B; ++b) {
+      const T* from = x.const_data_ptr<T>() + b * E;
+      T* to = out.mutable_data_ptr<T>() + b * E;
+      const T mean = shifts ? sum_of(from, E) / static_cast<T>(E) : T{};
+      const T scale = 1 / std::sqrt(sum_of_squares(from, mean, E) / static_cast<T>(E) + static_cast<T>(eps));
+      for (int64_t e = 0; e < E; ++e) normal[e] = (from[e] - mean) * scale * scales[e] + (shifts ? shifts[e] : T{});
+      std::copy(normal.begin(), normal.end(), to);
+      if (K == 0) continue;
+      const T* tap = taps->const_data_ptr<T>();
+      T* before = recent->data_ptr<T>() + b * (K - 1) * E;
+      for (int64_t k = 0; k < K; ++k) {
+        const T* other = k + 1 < K ? before + k * E : normal.data();
+        for (int64_t e = 0; e < E; ++e) to[e] += other[e] * tap[e * K + k];
+      }
+      if (K == 1) continue;
+      std::copy(before + E, before + (K - 1) * E, before);
+      std::copy(normal.begin(), normal.end(), before + (K - 2) * E);
+    }
+  });
+  return out;
+}
+
+// Pairs of features turned by their angles' cosine and sine, [D / 2] complex; a last one without a partner stays.
+template <typename T>
+void turn(const T* x, const T* waves, int64_t D, T* to) {
+  std::copy_n(x, D, to);
+  if (waves == nullptr) return;
+  for (int64_t f = 0; f + 1 < D; f += 2) {
+    to[f] = x[f] * waves[f] - x[f + 1] * waves[f + 1];
+    to[f + 1] = x[f] * waves[f + 1] + x[f + 1] * waves[f];
+  }
+}
+
+// A memory's rows of one head, each a key and a value [2 D], and what one query gets of some of them.
+template <typename T>
+class Reader {
+ public:
+  explicit Reader(int64_t D) : D_(D), query_(D), out_(D) {}
+
+  T* query() { return query_.data(); }
+
+  // softmax(query . keys) values over the rows at `places`; false, and nothing, where there are none.
+  bool attend(const T* rows, const std::vector<int64_t>& places, T* to) {
+    const int64_t count = places.size(), row = 2 * D_;
+    if (count == 0) return false;
+    constexpr int L = Lanes<T>::count;
+    scores_.assign((count + L - 1) / L * L, -std::numeric_limits<T>::infinity());
+    for (int64_t i = 0; i < count; ++i) {
+      fetch(rows, places, i + kRowsAhead);
+      scores_[i] = T{};
+      dots<T, 1, 1>(query_.data(), 0, rows + places[i] * row, 0, D_, &scores_[i], 0);
+    }
+    const T highest = *std::max_element(scores_.begin(), scores_.begin() + count);
+    for (int64_t i = 0; i < count; i += L) store<T>(&scores_[i], exponential(load<T>(&scores_[i]) - highest));
+    const T total = sum_of(scores_.data(), count);
+    std::fill(out_.begin(), out_.end(), T{});
+    for (int64_t i = 0; i < count; ++i) mix_rows(rows + places[i] * row + D_, scores_[i], T{1}, D_, out_.data());
+    for (int64_t d = 0; d < D_; ++d) to[d] = out_[d] / total;
+    return true;
+  }
+
+ private:
+  void fetch(const T* rows, const std::vector<int64_t>& places, int64_t i) const {
+    if (i >= static_cast<int64_t>(places.size())) return;
+    const char* from = reinterpret_cast<const char*>(rows + places[i] * 2 * D_);
+    for (int64_t byte = 0; byte < 2 * D_ * static_cast<int64_t>(sizeof(T)); byte += 64) __builtin_prefetch(from + byte);
+  }
+
+  int64_t D_;
+  std::vector<T> query_, scores_, out_;
+};
+
+void check_memory(const at::Tensor& rows, const at::Tensor& v, const at::Tensor& positions) {
+  TORCH_CHECK(rows.is_contiguous() && v.is_contiguous() && rows.size(3) == 2 * v.size(2), "rows are [B, H, C, 2 D]");
+  TORCH_CHECK(positions.scalar_type() == at::kLong && positions.size(0) == v.size(0), "positions are [B] int64");
+}
+
+// Attention of one token more to those of positions oldest..its own, which lie at their position modulo C.
+//   q, k, v      [B, H, D]
+//   rows         [B, H, C, 2 D] keys as they are attended and values; the new ones are put there
+//   positions    [B] int64 of the new tokens; `oldest` likewise
+//   waves        [B, D / 2] complex, by which q and k are turned; none: they are not
+at::Tensor next_of_newest(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, at::Tensor rows,
+                          const at::Tensor& positions, const at::Tensor& oldest, const OptionalTensor& waves) {
+  check_memory(rows, v, positions);
+  const int64_t B = v.size(0), H = v.size(1), D = v.size(2), C = rows.size(2);
+  const int64_t *last = positions.const_data_ptr<int64_t>(), *first = oldest.const_data_ptr<int64_t>();
+  int64_t longest = 0;
+  for (int64_t b = 0; b < B; ++b) longest = std::max(longest, last[b] + 1 - first[b]);
+  auto out = at::empty_like(v);
+  AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "next_of_newest", [&] {
+    using T = scalar_t;
+    const T scale = 1 / std::sqrt(static_cast<T>(D));
+    at::parallel_for(0, B * H, grain(2 * D * longest), [&](int64_t begin, int64_t end) {
+      Reader<T> reader(D);
+      std::vector<int64_t> places;
+      for (int64_t slice = begin; slice < end; ++slice) {
+        const int64_t b = slice / H, position = last[b];
+        const T* wave = waves ? waves->const_data_ptr<T>() + b * (D / 2 * 2) : nullptr;
+        T* memory = rows.data_ptr<T>() + slice * C * 2 * D;
+        T* own = memory + position % C * 2 * D;
+        turn(k.const_data_ptr<T>() + slice * D, wave, D, own);
+        std::copy_n(v.const_data_ptr<T>() + slice * D, D, own + D);
+        turn(q.const_data_ptr<T>() + slice * D, wave, D, reader.query());
+        for (int64_t d = 0; d < D; ++d) reader.query()[d] *= scale;
+        places.clear();
+        for (int64_t at = first[b]; at <= position; ++at) places.push_back(at % C);
+        reader.attend(memory, places, out.mutable_data_ptr<T>() + slice * D);
+      }
+    });
+  });
+  return out;
+}
+
+// The bucket of a vector by rotated columns [F]: argmax of [x, -x] for every factor, the first counting least.
+template <typename T>
+int64_t bucket_of(const T* rotated, at::IntArrayRef factors) {
+  int64_t bucket = 0, scale = 1;
+  for (const auto factor : factors) {
+    const int64_t half = factor / 2;
+    if (half > 0) {
+      const T *high = std::max_element(rotated, rotated + half), *low = std::min_element(rotated, rotated + half);
+      bucket += scale * (*high >= -*low ? high - rotated : low - rotated + half);
+    }
+    scale *= factor;
+    rotated += half;
+  }
+  return bucket;
+}
+
+// to [columns] = x [D] times rotations [D, columns].
+template <typename T>
+void rotate(const T* x, const T* rotations, int64_t D, int64_t columns, T* to) {
+  std::fill_n(to, columns, T{});
+  for (int64_t d = 0; d < D; ++d) mix_rows(rotations + d * columns, x[d], T{1}, columns, to);
+}
+
+// Buckets [B, H, R] int32 of queries-keys [B, H, D] by rotations [H or 1, D, R, F].
+at::Tensor next_buckets(const at::Tensor& qk, const at::Tensor& rotations, at::IntArrayRef factors) {
+  TORCH_CHECK(qk.is_contiguous() && rotations.is_contiguous(), "vectors and rotations must be contiguous");
+  const int64_t B = qk.size(0), H = qk.size(1), D = qk.size(2), R = rotations.size(2), F = rotations.size(3);
+  auto buckets = at::zeros({B, H, R}, qk.options().dtype(at::kInt));
+  AT_DISPATCH_FLOATING_TYPES(qk.scalar_type(), "next_buckets", [&] {
+    using T = scalar_t;
+    at::parallel_for(0, B * H, grain(D * R * F), [&](int64_t begin, int64_t end) {
+      std::vector<T> rotated(R * F);
+      for (int64_t slice = begin; slice < end; ++slice) {
+        const int64_t own = rotations.size(0) == 1 ? 0 : slice % H;
+        rotate(qk.const_data_ptr<T>() + slice * D, rotations.const_data_ptr<T>() + own * D * R * F, D, R * F, rotated.data());
+        for (int64_t round = 0; round < R; ++round)
+          buckets.mutable_data_ptr<int32_t>()[slice * R + round] = bucket_of(rotated.data() + round * F, factors);
+      }
+    });
+  });
+  return buckets;
+}
+
+// Attention of one token more to the last W tokens of its bucket in every round.
+//   qk, v        [B, H, D] queries-keys as they are attended but for `waves`, and values
+//   buckets      [B, H, R] int32 of the new tokens
+//   rows         [B, H, C, 2 D] keys of unit length and values by position; with `brings_next` the value is the next token's
+//   newest       [B, H, R, buckets, W] int32 positions; number i of a bucket is at i modulo W
+//   counts       [B, H, R, buckets] int32 tokens that a bucket had
+//   positions    [B] int64 of the new tokens, which are put into rows, newest and counts
+//   waves        [B, D / 2] complex, by which queries and keys are turned; none: they are not
+at::Tensor next_of_buckets(const at::Tensor& qk, const at::Tensor& v, const at::Tensor& buckets, at::Tensor rows,
+                           at::Tensor newest, at::Tensor counts, const at::Tensor& positions, bool brings_next,
+                           const OptionalTensor& waves) {
+  check_memory(rows, v, positions);
+  TORCH_CHECK(buckets.is_contiguous() && newest.is_contiguous() && counts.is_contiguous(), "must be contiguous");
+  const int64_t B = v.size(0), H = v.size(1), D = v.size(2), C = rows.size(2);
+  const int64_t R = newest.size(2), N = newest.size(3), W = newest.size(4);
+  auto out = at::empty_like(v);
+  AT_DISPATCH_FLOATING_TYPES(v.scalar_type(), "next_of_buckets", [&] {
+    using T = scalar_t;
+    at::parallel_for(0, B * H, grain(2 * D * R * W), [&](int64_t begin, int64_t end) {
+      Reader<T> reader(D);
+      std::vector<int64_t> places;
+      for (int64_t slice = begin; slice < end; ++slice) {
+        const int64_t b = slice / H, position = positions.const_data_ptr<int64_t>()[b];
+        const T *x = qk.const_data_ptr<T>() + slice * D, *value = v.const_data_ptr<T>() + slice * D;
+        T *memory = rows.data_ptr<T>() + slice * C * 2 * D, *result = out.mutable_data_ptr<T>() + slice * D;
+        const int64_t bringing = position - brings_next;  // whose key brings this token's value
+        if (bringing >= 0) std::copy_n(value, D, memory + (bringing * 2 + 1) * D);
+        places.clear();
+        for (int64_t round = 0; round < R; ++round) {
+          const int64_t place = (slice * R + round) * N + buckets.const_data_ptr<int32_t>()[slice * R + round];
+          int32_t* positions_W = newest.data_ptr<int32_t>() + place * W;
+          int32_t& count = counts.data_ptr<int32_t>()[place];
+          places.insert(places.end(), positions_W, positions_W + std::min<int64_t>(count, W));
+          positions_W[count++ % W] = static_cast<int32_t>(position);
+        }
+        T *query = reader.query(), *key = memory + position * 2 * D;
+        turn(x, waves ? waves->const_data_ptr<T>() + b * (D / 2 * 2) : nullptr, D, query);
+        if (!reader.attend(memory, places, result)) {
+          if (brings_next) std::fill_n(result, D, T{});
+          else std::copy_n(value, D, result);
+        }
+        const T length = 1 / std::sqrt(sum_of_squares(query, T{}, D) + static_cast<T>(D) * static_cast<T>(1e-6));
+        for (int64_t d = 0; d < D; ++d) key[d] = query[d] * length;
+      }
+    });
+  });
+  return out;
+}
+
+TORCH_LIBRARY_FRAGMENT(reformer_dist, library) {
+  library.def("next_product(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor", &next_product);
+  library.def(
+      "next_normalised(Tensor x, Tensor weight, Tensor? bias, float eps, Tensor? taps, Tensor(a!)? recent) -> Tensor",
+      &next_normalised);
+  library.def(
+      "next_of_newest(Tensor q, Tensor k, Tensor v, Tensor(a!) rows, Tensor positions, Tensor oldest, Tensor? waves) -> "
+      "Tensor",
+      &next_of_newest);
+  library.def("next_buckets(Tensor qk, Tensor rotations, int[] factors) -> Tensor", &next_buckets);
+  library.def(
+      "next_of_buckets(Tensor qk, Tensor v, Tensor buckets, Tensor(a!) rows, Tensor(b!) newest, Tensor(c!) counts, Tensor "
+      "positions, bool brings_next, Tensor? waves) -> Tensor",
+      &next_of_buckets);
+}
+
+}  // namespace
+}  // namespace reformer

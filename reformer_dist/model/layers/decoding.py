@@ -1,0 +1,99 @@
+"""What is around attention in decoding: the norm and the convolution of a layer, feed-forward layers, the output layer.
+
+In: a stream of a prompt [B, T, E], then that of one token more of every row [B, E]. Out: the stream as a layer reads it, or
+the layer's contribution, or logits.
+
+Legend: B batch, T tokens, E model dimension, K width of the convolution.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from reformer_dist.config import ModelConfig
+from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.choice import choose
+from reformer_dist.model.context import Context
+from reformer_dist.model.layers.convolution import WEIGHT
+from reformer_dist.model.layers.feed_forward import ACTIVATIONS, FeedForward
+from reformer_dist.model.layers.norm import normalise
+from reformer_dist.model.layers.output import OutputLayer
+
+
+class NormalisedStream:
+    """The norm and the convolution that a layer begins with; keeps the last K - 1 tokens."""
+
+    def __init__(self, layer: nn.Module, config: ModelConfig) -> None:
+        self._config, self._weights = config, dict(layer.named_parameters(recurse=False))
+        weight = self._weights["norm_weight"]
+        work = Work(weight.device, weight.dtype, config.head_width, kernel=config.attention_kernel)
+        self.backend = choose(work)
+        """Computes one token more."""
+        self._recent_BKE: Tensor | None = None
+
+    def fill(self, x_BTE: Tensor) -> None:
+        """Keep the last of the first tokens."""
+        reach = self._config.convolution_reach[0]
+        if self._config.convolution_width:
+            last = normalise(x_BTE[:, max(0, x_BTE.shape[1] - reach) :], self._weights, self._config)
+            self._recent_BKE = x_BTE.new_zeros(x_BTE.shape[0], reach, x_BTE.shape[2])
+            self._recent_BKE[:, reach - last.shape[1] :] = last
+
+    def next(self, x_BE: Tensor) -> Tensor:
+        """One token more as the layer reads it."""
+        own = self._weights
+        taps, eps = own.get(WEIGHT), self._config.layer_norm_eps
+        return self.backend.next_normalised(x_BE, own["norm_weight"], own.get("norm_bias"), eps, taps, self._recent_BKE)
+
+    def extend(self, others: Sequence["NormalisedStream"]) -> None:
+        """Add the rows of others behind its own."""
+        recent = [stream._recent_BKE for stream in (self, *others) if stream._recent_BKE is not None]
+        self._recent_BKE = torch.cat(recent) if recent else None
+
+
+class DecodingFeedForward:
+    """A feed-forward layer and what its convolution keeps."""
+
+    def __init__(self, layer: FeedForward) -> None:
+        self._layer, self._stream = layer, NormalisedStream(layer, layer.config)
+
+    def begin(self, nothing_B0E: Tensor) -> None:
+        """Begin with rows that have read nothing."""
+        self._stream.fill(nothing_B0E)
+
+    def read(self, x_BTE: Tensor) -> Tensor:
+        """The contribution to the first tokens [B, T, E]."""
+        self._stream.fill(x_BTE)
+        return self._layer.contribute(x_BTE, Context())[0]
+
+    def next(self, x_BE: Tensor) -> Tensor:
+        """The contribution to one token more [B, E]."""
+        layer, backend = self._layer, self._stream.backend
+        x_BE = self._stream.next(x_BE)
+        weights, biases = [layer.inner_weight], [layer.inner_bias]
+        if layer.config.gated:
+            weights, biases = [*weights, layer.gate_weight], [*biases, layer.gate_bias]
+        inner, *gates = backend.next_product(x_BE, weights, biases).chunk(len(weights), dim=1)
+        inner = ACTIVATIONS[layer.config.activation](inner)
+        for gate in gates:
+            inner = inner * gate
+        return backend.next_product(inner.contiguous(), (layer.output_weight,), (layer.output_bias,))
+
+    def extend(self, others: Sequence["DecodingFeedForward"]) -> None:
+        """Add the rows of others, of the same layer, behind its own."""
+        self._stream.extend([other._stream for other in others])
+
+
+class DecodingOutput:
+    """The output layer."""
+
+    def __init__(self, layer: OutputLayer) -> None:
+        self._layer, self._stream = layer, NormalisedStream(layer, layer.config)
+
+    def next(self, first_BE: Tensor, second_BE: Tensor) -> Tensor:
+        """Logits [B, V] after one token more."""
+        layer, config = self._layer, self._layer.config
+        x = (first_BE + second_BE) / 2 if config.tie_embeddings else torch.cat([first_BE, second_BE], dim=1)
+        logits_BV = self._stream.backend.next_product(self._stream.next(x), (layer.weight,), (layer.bias,))
+        return layer.capped(logits_BV)
