@@ -1,38 +1,49 @@
-"""Continue a prompt with a trained model: python jobs/generate.py --config FILE --generation.prompt TEXT."""
+"""Continue prompts with a trained model: python jobs/generate.py --config FILE --generation.prompt TEXT.
+
+A single text is shown while it is drawn. --generation.prompts names a file of prompts, one a line, and --generation.output a
+file for what becomes of them.
+"""
 
 import sys
-
-import torch
+import time
+from contextlib import nullcontext
 
 from reformer_dist.checkpoints import read_model, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
-from reformer_dist.errors import ConfigError
-from reformer_dist.generation.sampling import stream
-from reformer_dist.generation.text import TextStream
+from reformer_dist.generation.writing import Written, lines_in, read_prompts, write
 
 
 def main(config: Config) -> None:
-    """Print the prompt and, token by token, its continuation."""
+    """Print or write the prompts and their continuations."""
     options = config.generation
+    prompts = read_prompts(options)
     path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
     model, _, tokenizer = read_model(path)
-    try:
-        ids = tokenizer.encode(options.prompt)
-    except ValueError as error:
-        raise ConfigError(f"generation.prompt = {options.prompt!r}: {error}") from None
-    prompt = torch.tensor([[tokenizer.boundary, *ids]], dtype=torch.int64)
-    sampling = (options.temperature, options.top_k, options.top_p, options.seed, tokenizer.vocab_size)
-    try:
-        steps = stream(model.eval(), prompt, options.num_tokens, *sampling)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
     print(f"{path}, seed {options.seed}", file=sys.stderr)
-    print(options.prompt, end="", flush=True)
-    text = TextStream(tokenizer.decode, prompt[0].tolist())
-    for tokens in steps:
-        print(text.take(int(tokens)), end="", flush=True)
-    print(text.rest())
+    is_shown = options.output is None and len(prompts) == 1
+    take = nullcontext(_end_line if is_shown else _print) if options.output is None else lines_in(options.output)
+    start, num_tokens = time.perf_counter(), 0
+    with take as take_text:
+        for text in write(model, tokenizer, prompts, options, _show if is_shown else lambda piece: None):
+            take_text(text)
+            num_tokens += text.num_tokens
+    seconds = time.perf_counter() - start
+    print(f"{num_tokens:,} tokens in {seconds:.1f} s, {num_tokens / seconds:,.0f} tokens/s", file=sys.stderr)
+    if options.output is not None:
+        print(options.output)
+
+
+def _show(piece: str) -> None:
+    print(piece, end="", flush=True)
+
+
+def _end_line(text: Written) -> None:
+    print()
+
+
+def _print(text: Written) -> None:
+    print(f"{text.prompt}{text.text}\n", flush=True)
 
 
 if __name__ == "__main__":

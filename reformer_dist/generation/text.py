@@ -48,3 +48,32 @@ class TextStream:
     def _show(self, end: int, text: str) -> str:
         self._context, self._shown = max(self._context, self._shown - CONTEXT), end
         return text
+
+
+class UntilStop:
+    """Takes text as it comes, gives it until one of some texts stands in it; what may be its beginning is held back."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops, self._held = tuple(stops), ""
+        self.is_stopped = False
+        """Whether one of them was met; it is not shown, nor what follows."""
+
+    def take(self, text: str) -> str:
+        """The text that is before any stop for certain."""
+        if self.is_stopped:
+            return ""
+        self._held += text
+        if found := [place for stop in self._stops if (place := self._held.find(stop)) >= 0]:
+            self.is_stopped = True
+            return self._show(min(found))
+        lengths = range(min(len(self._held), max(map(len, self._stops), default=1) - 1), 0, -1)
+        held = next((n for n in lengths if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
+        return self._show(len(self._held) - held)
+
+    def rest(self) -> str:
+        """What was held back, at the end."""
+        return "" if self.is_stopped else self._show(len(self._held))
+
+    def _show(self, end: int) -> str:
+        shown, self._held = self._held[:end], self._held[end:]
+        return shown

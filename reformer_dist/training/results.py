@@ -5,7 +5,7 @@ import torch
 from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.generation.sampling import generate
+from reformer_dist.generation import generate
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.tracking import runs
 
@@ -35,6 +35,6 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
 def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document."""
     model, _, tokenizer = checkpoints.read_model(path)
-    start_BT = torch.tensor([[tokenizer.boundary]])
-    tokens_BT = generate(model, start_BT, num_tokens, temperature=0.8, top_p=0.95, num_symbols=tokenizer.vocab_size)
-    return tokenizer.decode(tokens_BT[0, 1:].tolist())
+    start_T = torch.tensor([tokenizer.boundary])
+    tokens_T = generate(model, start_T, num_tokens, temperature=0.8, top_p=0.95, num_symbols=tokenizer.vocab_size)
+    return tokenizer.decode(tokens_T[1:].tolist())

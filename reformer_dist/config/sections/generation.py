@@ -1,24 +1,47 @@
-"""The generation section: continuing a prompt."""
+"""The generation section: continuing prompts."""
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
+from collections.abc import Iterator
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from reformer_dist.config.sections.section import Section
 
 
 class GenerationConfig(Section):
-    """Continuing a prompt (jobs/generate.py)."""
+    """Continuing prompts (jobs/generate.py)."""
 
     checkpoint: str = "latest"
     """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
     prompt: str = "import "
     """Text to continue."""
+    prompts: str | None = None
+    """File of prompts instead, one a line; of a .jsonl file the field prompt of each line."""
+    output: str | None = None
+    """File for prompts and texts, a JSON line each, instead of the terminal."""
+    batch_size: PositiveInt = 8
+    """Prompts of a file that are continued at a time."""
     num_tokens: PositiveInt = 256
     """Tokens to add."""
+    stop: tuple[str, ...] = ()
+    """Texts, separated by commas, before which a continuation ends."""
     temperature: NonNegativeFloat = 1.0
     """Divides the logits; 0 always takes the likeliest token."""
     top_k: PositiveInt | None = None
     """Sample among the k likeliest tokens only."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
     """Sample among the likeliest tokens that together have this probability."""
+    min_p: float = Field(0.0, ge=0.0, lt=1.0)
+    """Sample among tokens at least so likely, as a share of the likeliest one's probability."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Makes tokens that were read lately less likely: divides their positive logits, multiplies the negative ones."""
+    repetition_window: PositiveInt = 64
+    """How many tokens back that is."""
     seed: NonNegativeInt = 0
     """Seed of the sampling."""
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
+        if {"prompt", "prompts"} <= self.model_fields_set and self.prompts is not None:
+            yield f"generation.prompts = {self.prompts} stands instead of generation.prompt; leave out one of them"
+        if "" in self.stop:
+            yield "generation.stop has an empty text, which stands everywhere; leave it out"

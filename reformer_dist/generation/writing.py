@@ -1,0 +1,165 @@
+"""Texts for prompts, as jobs/generate.py writes them: by batches, up to a stop, shown while they come.
+
+In: a model, its tokenizer, prompts and options. Out: texts; or a file of them.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from reformer_dist.config.sections.generation import GenerationConfig
+from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.errors import ConfigError
+from reformer_dist.generation.continuing import check_prompt, encoded, stream
+from reformer_dist.generation.sampling import Sampling
+from reformer_dist.generation.text import TextStream, UntilStop
+from reformer_dist.model.reformer import ReformerLM
+
+MOST_SHOWN = 40
+"""Characters of a prompt in a line about it."""
+Show = Callable[[str], None]
+"""Takes pieces of text as they come."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a prompt became."""
+
+    prompt: str
+    text: str
+    """What follows it."""
+    num_tokens: int
+    """Tokens that were drawn for it."""
+
+
+def read_prompts(options: GenerationConfig) -> list[str]:
+    """The prompts that the options name.
+
+    Raises:
+        ConfigError: a file that is not there, is no UTF-8, holds no prompt, or has a line without one.
+
+    """
+    if options.prompts is None:
+        return [options.prompt]
+    path = Path(options.prompts)
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"generation.prompts = {path}: {error.strerror}; a file of a prompt a line works") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"generation.prompts = {path} is no UTF-8 at byte {error.start}; a text file works") from None
+    if path.suffix == ".jsonl":
+        lines = [_prompt_of(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not lines:
+        raise ConfigError(f"generation.prompts = {path} is empty; a file of a prompt a line works")
+    return lines
+
+
+def _prompt_of(path: Path, number: int, line: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise ConfigError(
+            f'generation.prompts = {path}: line {number} has no text "prompt"; {{"prompt": "def "}} works'
+        )
+    return prompt
+
+
+def write(
+    model: ReformerLM, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationConfig, show: Show
+) -> Iterator[Written]:
+    """Continue prompts, some at a time, each as it would be alone; the first one of each batch is shown while it comes.
+
+    Raises:
+        ConfigError: a prompt that the tokenizer does not take, or that is too long; before anything is drawn.
+
+    """
+    rows = [_row(model, tokenizer, prompt, options.num_tokens) for prompt in prompts]
+    sampling = Sampling(
+        options.temperature,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.repetition_window,
+        tokenizer.vocab_size,
+    )
+    for first in range(0, len(prompts), options.batch_size):
+        batch = slice(first, first + options.batch_size)
+        texts = [_Text(tokenizer, row.tolist(), options.stop) for row in rows[batch]]
+        show(prompts[first])
+        for tokens_B in stream(model, rows[batch], options.num_tokens, sampling, options.seed):
+            pieces = [text.take(token) for text, token in zip(texts, tokens_B.tolist(), strict=True)]
+            show(pieces[0])
+            if all(text.is_stopped for text in texts):
+                break
+        ends = [text.end() for text in texts]
+        show(ends[0])
+        for prompt, text in zip(prompts[batch], texts, strict=True):
+            yield Written(prompt, text.whole, text.num_tokens)
+
+
+@contextmanager
+def lines_in(path: str) -> Iterator[Callable[[Written], None]]:
+    """A file that takes what is written, a JSON line each; it is there under its name when all of them are.
+
+    Raises:
+        ConfigError: it cannot be written.
+
+    """
+    part = Path(f"{path}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield lambda written: print(json.dumps(asdict(written), ensure_ascii=False), file=file, flush=True)
+        part.replace(path)
+    except OSError as error:
+        raise ConfigError(
+            f"generation.output = {path}: {error.strerror}; a file in a folder that is there works"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class _Text:
+    """What follows a prompt, as it comes."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: list[int], stops: Sequence[str]) -> None:
+        self._stream, self._until = TextStream(tokenizer.decode, prompt), UntilStop(stops)
+        self.whole, self.num_tokens = "", 0
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop was met."""
+        return self._until.is_stopped
+
+    def take(self, token: int) -> str:
+        """What one token more adds; after a stop nothing."""
+        if self.is_stopped:
+            return ""
+        self.num_tokens += 1
+        return self._add(self._until.take(self._stream.take(token)))
+
+    def end(self) -> str:
+        """What was held back."""
+        return self._add(self._until.take(self._stream.rest()) + self._until.rest())
+
+    def _add(self, text: str) -> str:
+        self.whole += text
+        return text
+
+
+def _row(model: ReformerLM, tokenizer: Tokenizer, prompt: str, num_tokens: int) -> Tensor:
+    """A prompt's tokens."""
+    try:
+        row = encoded(tokenizer, prompt)
+        check_prompt(model, row, num_tokens)
+    except ValueError as error:
+        shown = prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}..."
+        raise ConfigError(f"generation.prompt = {shown!r}: {error}") from None
+    return row
