@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from reformer_dist.config import Further, parse_command_line
@@ -98,7 +99,8 @@ def _stopped_by_signals() -> Iterator[None]:
 
 
 def _fail(reasons: Sequence[str], status: int) -> int:
-    program = sys.argv[0].rpartition("/")[2]
+    path = Path(sys.argv[0])
+    program = f"reformer_dist.{path.parent.name}" if path.name == "__main__.py" else path.name
     for reason in reasons:
         print(f"{program}: {' '.join(reason.split())}", file=sys.stderr)
     return status

@@ -19,7 +19,7 @@ LAYERS = (
     ("parallel", "objectives", "tracking", "generation"),
     ("checkpoints", "reports"),
     ("planning",),
-    ("training", "scoring"),
+    ("training", "scoring", "compression"),
     ("tuning", "benchmarks"),
     ("jobs",),
 )
@@ -29,6 +29,7 @@ HOMES = {
     "mlflow": "reformer_dist/tracking/client.py",
     "ray.train": "reformer_dist/training/ray_trainer.py",
     "optuna": "reformer_dist/tuning/search.py",
+    "constriction": "reformer_dist/compression/coding.py",
     "ray.tune": "reformer_dist/tuning/ray_tune.py",
 }
 ALLOWED = {

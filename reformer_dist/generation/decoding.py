@@ -103,6 +103,10 @@ class Decoder:
         self.lengths = [length + 1 for length in self.lengths]
         return self._output.next(first, second)
 
+    def probabilities(self, logits_BV: Tensor) -> Tensor:
+        """Of the next token, from its logits; by the compiled operators the same to the last bit, as those are."""
+        return self._output.probabilities(logits_BV)
+
     def extend(self, others: Sequence["Decoder"]) -> None:
         """Add the rows of other decoders of the same model behind this one's; they are not to be used any more."""
         for index, (attention, feed_forward) in enumerate(self._blocks):

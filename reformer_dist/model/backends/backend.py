@@ -244,6 +244,10 @@ class Backend(ABC):
             qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, waves_BF
         )
 
+    def next_probabilities(self, logits_BV: Tensor) -> Tensor:
+        """Softmax of logits."""
+        return decoding.next_probabilities(logits_BV)
+
     def take_rows(self, parts: list[Tensor], rows: Tensor) -> Tensor:
         """The same rows of several matrices [., X_p] side by side, [M, sum of X_p]."""
         return torch.cat([part.index_select(0, rows) for part in parts], dim=1)

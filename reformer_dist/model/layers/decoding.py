@@ -97,3 +97,7 @@ class DecodingOutput:
         x = (first_BE + second_BE) / 2 if config.tie_embeddings else torch.cat([first_BE, second_BE], dim=1)
         logits_BV = self._stream.backend.next_product(self._stream.next(x), (layer.weight,), (layer.bias,))
         return layer.capped(logits_BV)
+
+    def probabilities(self, logits_BV: Tensor) -> Tensor:
+        """Softmax of logits."""
+        return self._stream.backend.next_probabilities(logits_BV)

@@ -105,6 +105,10 @@ class Native(Backend):
             qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, _real(waves_BF)
         )
 
+    def next_probabilities(self, logits_BV: Tensor) -> Tensor:
+        """See `Backend`."""
+        return torch.ops.reformer_dist.next_probabilities(logits_BV)
+
     def convolve(self, x_BSE: Tensor, weight_E1K: Tensor, documents_BS: Tensor | None, after: int) -> Tensor:
         """See `Backend`."""
         documents_BS = None if documents_BS is None else documents_BS.expand(x_BSE.shape[:2]).contiguous()

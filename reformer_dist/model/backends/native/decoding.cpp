@@ -347,6 +347,27 @@ at::Tensor next_of_buckets(const at::Tensor& qk, const at::Tensor& v, const at::
   return out;
 }
 
+// softmax of logits [B, V].
+at::Tensor next_probabilities(const at::Tensor& logits) {
+  TORCH_CHECK(logits.is_contiguous(), "logits must be contiguous");
+  const int64_t B = logits.size(0), V = logits.size(1);
+  auto out = at::empty_like(logits);
+  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "next_probabilities", [&] {
+    using T = scalar_t;
+    constexpr int L = Lanes<T>::count;
+    std::vector<T> scores((V + L - 1) / L * L);
+    for (int64_t b = 0; b < B; ++b) {
+      const T* from = logits.const_data_ptr<T>() + b * V;
+      std::copy_n(from, V, scores.begin());
+      const T highest = *std::max_element(from, from + V);
+      for (int64_t v = 0; v < V; v += L) store<T>(&scores[v], exponential(load<T>(&scores[v]) - highest));
+      const T total = sum_of(scores.data(), V);
+      for (int64_t v = 0; v < V; ++v) out.mutable_data_ptr<T>()[b * V + v] = scores[v] / total;
+    }
+  });
+  return out;
+}
+
 TORCH_LIBRARY_FRAGMENT(reformer_dist, library) {
   library.def("next_product(Tensor x, Tensor[] weights, Tensor[] biases) -> Tensor", &next_product);
   library.def(
@@ -356,6 +377,7 @@ TORCH_LIBRARY_FRAGMENT(reformer_dist, library) {
       "next_of_newest(Tensor q, Tensor k, Tensor v, Tensor(a!) rows, Tensor positions, Tensor oldest, Tensor? waves) -> "
       "Tensor",
       &next_of_newest);
+  library.def("next_probabilities(Tensor logits) -> Tensor", &next_probabilities);
   library.def("next_buckets(Tensor qk, Tensor rotations, int[] factors) -> Tensor", &next_buckets);
   library.def(
       "next_of_buckets(Tensor qk, Tensor v, Tensor buckets, Tensor(a!) rows, Tensor(b!) newest, Tensor(c!) counts, Tensor "

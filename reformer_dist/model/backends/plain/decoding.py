@@ -101,6 +101,11 @@ def next_of_buckets(
     return out_BHD
 
 
+def next_probabilities(logits_BV: Tensor) -> Tensor:
+    """See `Backend`."""
+    return logits_BV.softmax(-1)
+
+
 def _attend(q_BHD: Tensor, rows_BHKX: Tensor, is_seen_BHK: Tensor) -> Tensor:
     """softmax(q . keys) values, of rows [B, H, K, 2 D]."""
     keys_BHKD, values_BHKD = rows_BHKX.chunk(2, dim=-1)

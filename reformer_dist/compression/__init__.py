@@ -1,0 +1,1 @@
+"""Lossless compression by a causal model's own probabilities: python -m reformer_dist.compression."""
