@@ -37,8 +37,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
 are its keys: one bucket, and a window as long as the sequence. What lsh has less than that is what hashing loses."""
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
-    "own values": {"model.lsh_values": "own"},
     "no convolution": {"model.convolution": 0},
+    "own values": {"model.lsh_values": "own"},
+    "learned positions": {"model.positions": "learned"},
     "adamw": {"optimizer.name": "adamw"},
     "adamw, no convolution": {"model.convolution": 0, "optimizer.name": "adamw"},
 }
@@ -49,6 +50,9 @@ MATRICES = 2.0
 
 def model_config(variant: str, recipe: str, length: int, width: int, vocabulary: int, seed: int) -> ModelConfig:
     """The model of a cell: two layers, one head, causal, window mode.
+
+    It has no position embeddings: with them the vectors of one token at two places grow apart in training, until they do not
+    share buckets any more. Local and full layers have rotary positions.
 
     The output layer has the embedding's weights, as in the protocol: a value is said by copying it, and not learned anew for
     each of thousands. They start larger than is the default with that, or else what layers write drowns a token's identity.
@@ -62,7 +66,7 @@ def model_config(variant: str, recipe: str, length: int, width: int, vocabulary:
         "max_length": length,
         "lsh_window": window,
         "local_window": window,
-        "positions": "learned",
+        "positions": "none",
         "tie_embeddings": True,
         "embedding_std": 0.2,
         "seed": seed,
