@@ -1,6 +1,6 @@
 """Range coding (Martin 1979) of bytes by a causal model's probabilities; the only file that imports constriction.
 
-In: stretches of bytes, several at a time. Out: coded stretches, and the same back.
+In: stretches of bytes, some in a group. Out: the code of each group, and the same back.
 
 Coder and decoder ask the model token by token, so both compute the same sums in the same order, whatever the batch and the
 number of threads (see `Decoder`). Between processors of different kinds that is not promised: cosines and roots may
@@ -9,7 +9,6 @@ differ in their last bit. So what the model says of a few tokens goes along as a
 Legend: B stretches, V vocabulary.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from reformer_dist.compression.container import digest_of
 from reformer_dist.generation.decoding import Decoder
 from reformer_dist.model.reformer import ReformerLM
 
@@ -31,78 +31,79 @@ _FAMILY = constriction.stream.model.Categorical(perfect=False)
 
 @dataclass(frozen=True)
 class Coded:
-    """A stretch's code."""
+    """The code of a group of stretches, and what the model says of each."""
 
     stream: bytes
-    bits: float
-    """What the model says: the sum of -log2 of its probabilities."""
-    beginning_bits: float
+    bits: Sequence[float]
+    """Of each stretch: the sum of -log2 of the model's probabilities."""
+    beginning_bits: Sequence[float]
     """Of these, the first BEGINNING bytes'."""
 
 
 class Predictor:
-    """What a model says of the next byte of several stretches."""
+    """What a model says of the next byte of several stretches, which are asked for `batch` at a time."""
 
-    def __init__(self, model: ReformerLM, boundary: int, num_rows: int) -> None:
+    def __init__(self, model: ReformerLM, boundary: int, num_rows: int, batch: int) -> None:
         """Begin; the model has read what marks a document's start."""
-        self._decoder = Decoder(model)
-        self._decoder.begin(num_rows)
-        self._tokens_B = torch.full((num_rows,), boundary)
+        self._decoders = []
+        for first in range(0, num_rows, batch):
+            self._decoders.append(Decoder(model))
+            self._decoders[-1].begin(min(batch, num_rows - first))
+        self._batch, self._tokens_B = batch, torch.full((num_rows,), boundary)
 
     def next(self) -> NDArray[np.float32]:
         """Probabilities [B, V] of the next byte."""
-        return self._decoder.probabilities(self._decoder.next(self._tokens_B)).float().numpy()
+        parts = zip(self._decoders, self._tokens_B.split(self._batch), strict=True)
+        found = [decoder.probabilities(decoder.next(tokens_B)) for decoder, tokens_B in parts]
+        return torch.cat(found).float().numpy()
 
-    def read(self, bytes_B: Sequence[int]) -> None:
+    def read(self, bytes_B: NDArray[np.int32]) -> None:
         """Take in what the next byte was."""
-        self._tokens_B = torch.tensor(bytes_B)
+        self._tokens_B = torch.from_numpy(bytes_B).long()
 
 
-def encode(model: ReformerLM, boundary: int, stretches: Sequence[bytes], progress: Progress) -> list[Coded]:
-    """Code stretches beside each other."""
-    predictor, longest = Predictor(model, boundary, len(stretches)), max(map(len, stretches))
-    coders = [constriction.stream.queue.RangeEncoder() for _ in stretches]
-    bits, beginnings = [0.0] * len(stretches), [0.0] * len(stretches)
-    for place in range(longest):
+def encode(model: ReformerLM, boundary: int, stretches: Sequence[bytes], batch: int, progress: Progress) -> Coded:
+    """Code a group of stretches, byte after byte of all of them, the longer ones first."""
+    assert sorted(map(len, stretches), reverse=True) == [*map(len, stretches)]
+    predictor, coder = Predictor(model, boundary, len(stretches), batch), constriction.stream.queue.RangeEncoder()
+    bits_B, beginnings_B = np.zeros(len(stretches)), np.zeros(len(stretches))
+    for place in range(len(stretches[0])):
         probabilities_BV = predictor.next()
-        current = [stretch[place] if place < len(stretch) else boundary for stretch in stretches]
-        for row, (stretch, coder) in enumerate(zip(stretches, coders, strict=True)):
-            if place < len(stretch):
-                coder.encode(np.array(current[row : row + 1], np.int32), _FAMILY, probabilities_BV[row : row + 1])
-                bits[row] -= float(np.log2(max(probabilities_BV[row, current[row]], np.finfo(np.float32).tiny)))
-                if place < BEGINNING:
-                    beginnings[row] = bits[row]
-        predictor.read(current)
-        progress(sum(place < len(stretch) for stretch in stretches))
-    streams = [coder.get_compressed().astype("<u4").tobytes() for coder in coders]
-    return [Coded(*each) for each in zip(streams, bits, beginnings, strict=True)]
+        current_B = np.full(len(stretches), boundary, np.int32)
+        known = [stretch[place] for stretch in stretches if place < len(stretch)]
+        here = np.arange(len(known))
+        current_B[here] = known
+        coder.encode(current_B[here], _FAMILY, probabilities_BV[here])
+        likely_B = np.maximum(probabilities_BV[here, current_B[here]], np.finfo(np.float32).tiny)
+        bits_B[here] -= np.log2(likely_B, dtype=np.float64)
+        if place < BEGINNING:
+            beginnings_B[here] = bits_B[here]
+        predictor.read(current_B)
+        progress(len(known))
+    return Coded(coder.get_compressed().astype("<u4").tobytes(), bits_B.tolist(), beginnings_B.tolist())
 
 
 def decode(
-    model: ReformerLM, boundary: int, streams: Sequence[bytes], lengths: Sequence[int], progress: Progress
+    model: ReformerLM, boundary: int, stream: bytes, lengths: Sequence[int], batch: int, progress: Progress
 ) -> list[bytes]:
-    """The stretches back, of these lengths."""
-    predictor = Predictor(model, boundary, len(streams))
-    coders = [
-        constriction.stream.queue.RangeDecoder(np.frombuffer(stream, "<u4").astype(np.uint32)) for stream in streams
-    ]
-    stretches = [bytearray() for _ in streams]
-    for place in range(max(lengths)):
-        probabilities_BV = predictor.next()
-        current = [boundary] * len(streams)
-        for row, coder in enumerate(coders):
-            if place < lengths[row]:
-                current[row] = int(coder.decode(_FAMILY, probabilities_BV[row : row + 1])[0])
-                stretches[row].append(current[row])
-        predictor.read(current)
-        progress(sum(place < length for length in lengths))
-    return [bytes(stretch) for stretch in stretches]
+    """The stretches back, of these lengths, the longer ones first."""
+    predictor = Predictor(model, boundary, len(lengths), batch)
+    coder = constriction.stream.queue.RangeDecoder(np.frombuffer(stream, "<u4").astype(np.uint32))
+    found_TB = np.full((lengths[0], len(lengths)), boundary, np.int32)
+    for place in range(lengths[0]):
+        count = sum(place < length for length in lengths)
+        found_TB[place, :count] = coder.decode(_FAMILY, predictor.next()[:count])
+        predictor.read(found_TB[place])
+        progress(count)
+    return [found_TB[:length, row].astype(np.uint8).tobytes() for row, length in enumerate(lengths)]
 
 
-def probe(model: ReformerLM, boundary: int) -> str:
+def probe(model: ReformerLM, boundary: int) -> bytes:
     """Digest of the model's probabilities along a few fixed tokens, to the last bit."""
-    predictor, digest = Predictor(model, boundary, 1), hashlib.sha256()
+    predictor, found = Predictor(model, boundary, 1, 1), list[bytes]()
     for place in range(min(PROBE_TOKENS, model.config.max_length)):
-        digest.update(predictor.next().tobytes())
-        predictor.read([place // 8 * 37 % 256])  # each eight times, so that attention finds something
-    return digest.hexdigest()
+        found.append(predictor.next().tobytes())
+        predictor.read(
+            np.array([place // 8 * 37 % 256], np.int32)
+        )  # each eight times, so that attention finds something
+    return digest_of(*found)

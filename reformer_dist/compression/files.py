@@ -4,12 +4,11 @@ In: a file, a model and where to write. Out: the other file, and what it came to
 longest sequence is cut into stretches, of which each is told from its own beginning.
 """
 
-import hashlib
 import math
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import torch
@@ -21,6 +20,8 @@ from reformer_dist.model.backends.backend import Work
 from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.reformer import ReformerLM
 
+GROUP = 16
+"""Stretches that share a stream of code, whose end costs some bytes."""
 Start = Callable[[int], Progress]
 """Is told how many bytes there are, and gives what is told of those that are done."""
 
@@ -70,23 +71,21 @@ def compress(
         raise ConfigError(f"--stretch {stretch} is more than model.max_length = {longest}; {longest} works")
     content = source.read_bytes()
     _check_folder(target)
-    progress, parts = start(len(content)), cut(len(content), stretch or longest)
-    coded: list[Coded] = []
-    for first in range(0, len(parts), batch):
-        stretches = [content[part] for part in parts[first : first + batch]]
-        coded += encode(model, model.tokenizer.boundary, stretches, progress)
-    streams = [each.stream for each in coded]
+    progress, parts, boundary = start(len(content)), cut(len(content), stretch or longest), model.tokenizer.boundary
+    coded = [encode(model, boundary, [content[part] for part in group], batch, progress) for group in _groups(parts)]
+    streams = [group.stream for group in coded]
     header = container.Header(
         num_bytes=len(content),
-        content=hashlib.sha256(content).hexdigest(),
+        num_stretches=len(parts),
+        content=container.digest_of(content),
         model=digest(model),
+        probe=probe(model, boundary),
         checkpoint=checkpoint,
-        probe=probe(model, model.tokenizer.boundary),
         machine=machine(model),
-        streams=tuple(map(len, streams)),
+        sizes=tuple(map(len, streams)),
     )
     written = container.write(target, header, streams)
-    model_bits = math.fsum(each.bits for each in coded)
+    model_bits = math.fsum(bits for group in coded for bits in group.bits)
     return Outcome(len(content), written, model_bits, len(parts), _of_beginnings(coded, len(content), model_bits))
 
 
@@ -101,8 +100,8 @@ def decompress(model: ReformerLM, source: Path, target: Path, batch: int, start:
     check_model(model)
     if digest(model) != header.model:
         raise ConfigError(
-            f"{source} was compressed by another model, of {header.checkpoint} (digest {header.model[:12]}, not "
-            f"{digest(model)[:12]}); --checkpoint with that one works"
+            f"{source} was compressed by another model, of {header.checkpoint} (digest {header.model.hex()[:12]}, not "
+            f"{digest(model).hex()[:12]}); --checkpoint with that one works"
         )
     if probe(model, model.tokenizer.boundary) != header.probe:
         raise ConfigError(
@@ -110,14 +109,13 @@ def decompress(model: ReformerLM, source: Path, target: Path, batch: int, start:
             f"({machine(model)}) in their last bits; one of that kind works"
         )
     _check_folder(target)
-    parts = cut(header.num_bytes, -(-header.num_bytes // max(1, len(streams))))
-    lengths = [part.stop - part.start for part in parts]
+    parts = cut(header.num_bytes, -(-header.num_bytes // max(1, header.num_stretches)))
     progress, stretches = start(header.num_bytes), list[bytes]()
-    for first in range(0, len(streams), batch):
-        some = slice(first, first + batch)
-        stretches += decode(model, model.tokenizer.boundary, streams[some], lengths[some], progress)
+    for stream, group in zip(streams, _groups(parts), strict=True):
+        lengths = [part.stop - part.start for part in group]
+        stretches += decode(model, model.tokenizer.boundary, stream, lengths, batch, progress)
     content = b"".join(stretches)
-    if hashlib.sha256(content).hexdigest() != header.content:
+    if container.digest_of(content) != header.content:
         raise ConfigError(
             f"{source} does not give its original here, though the first sums agree; a machine of the kind that "
             f"compressed it ({header.machine}) works"
@@ -127,29 +125,32 @@ def decompress(model: ReformerLM, source: Path, target: Path, batch: int, start:
 
 
 def cut(num_bytes: int, longest: int) -> list[slice]:
-    """As few stretches as can be, none longer than that, whose lengths differ by one at most."""
+    """As few stretches as can be, none longer than that; their lengths differ by one at most, the longer ones first."""
     number = -(-num_bytes // max(1, longest))
-    return (
-        [slice(*ends) for ends in pairwise(num_bytes * index // number for index in range(number + 1))]
-        if number
-        else []
-    )
+    ends = [-(-num_bytes * index // number) for index in range(number + 1)] if number else []
+    lengths = sorted((second - first for first, second in pairwise(ends)), reverse=True)
+    return [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
 
-def digest(model: ReformerLM) -> str:
+def _groups(parts: Sequence[slice]) -> Iterator[Sequence[slice]]:
+    """Stretches that share a stream of code."""
+    for first in range(0, len(parts), GROUP):
+        yield parts[first : first + GROUP]
+
+
+def digest(model: ReformerLM) -> bytes:
     """Of the weights and the settings that go with them."""
-    found = hashlib.sha256(model.config.model_dump_json().encode())
+    parts = [model.config.model_dump_json().encode()]
     for name, weight in sorted(model.state_dict().items()):
-        found.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        found.update(weight.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        parts += [f"{name} {tuple(weight.shape)} {weight.dtype}".encode(), weight.contiguous().numpy().tobytes()]
+    return container.digest_of(*parts)
 
 
 def machine(model: ReformerLM) -> str:
     """What computes here, for people."""
     config, weight = model.config, model.embedding.weight
     work = Work(weight.device, weight.dtype, config.head_width, kernel=config.attention_kernel)
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}, {explain(work)}, torch {torch.__version__}"
+    return f"{platform.machine()}, {explain(work)}, torch {torch.__version__}"
 
 
 def check_model(model: ReformerLM) -> None:
@@ -169,10 +170,11 @@ def _check_folder(target: Path) -> None:
 
 def _of_beginnings(coded: Sequence[Coded], num_bytes: int, model_bits: float) -> float:
     """See `Outcome`."""
-    if len(coded) < 2:
+    beginnings = [bits for group in coded for bits in group.beginning_bits]
+    num_stretches = len(beginnings)
+    if num_stretches < 2:
         return 0.0
-    length = min(BEGINNING, num_bytes // len(coded))
-    later_bytes = num_bytes - length * len(coded)
-    of_beginnings = math.fsum(each.beginning_bits for each in coded)
-    mean = (model_bits - of_beginnings) / later_bytes if later_bytes > 0 else 0.0
-    return math.fsum(each.beginning_bits - length * mean for each in coded[1:])
+    length = min(BEGINNING, num_bytes // num_stretches)
+    later_bytes = num_bytes - length * num_stretches
+    mean = (model_bits - math.fsum(beginnings)) / later_bytes if later_bytes > 0 else 0.0
+    return math.fsum(bits - length * mean for bits in beginnings[1:])
