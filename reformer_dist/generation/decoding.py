@@ -114,6 +114,11 @@ class Decoder:
             feed_forward.extend([other._blocks[index][1] for other in others])
         self.lengths += [length for other in others for length in other.lengths]
 
+    @property
+    def num_bytes(self) -> int:
+        """What is remembered of keys, values and buckets."""
+        return sum(attention.num_bytes for attention, _ in self._blocks)
+
     def _read_first(self, tokens_BT: Tensor, only_last: bool) -> Tensor:
         B, T = tokens_BT.shape
         first = second = self.model.embed(tokens_BT, torch.arange(T, device=tokens_BT.device)[None])

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.benchmarks.speed import attention, memory, model, optimizer, peers, scaling
+from reformer_dist.benchmarks.speed import attention, decoding, memory, model, optimizer, peers, scaling
 from reformer_dist.benchmarks.speed import report as speed_report
 from reformer_dist.benchmarks.speed.measuring import Case, Measurement, Step, measure
 from tests.ranks import run_ranks
@@ -39,6 +39,28 @@ def test_a_case_is_measured_in_its_own_process() -> None:
     assert 0.5 <= found[0].cpu_seconds < 1.0
     assert 95 <= found[0].peak_mib < 130
     assert found[0].samples > 2
+
+
+def test_decoding_draws_tokens_and_tells_what_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(cases: list[Case], turns: int) -> list[Measurement]:
+        for case in cases:
+            case.make(case.length)()
+        return [Measurement(case.name, case.length, 0.64, 1.28, 0.0, 1) for case in cases]
+
+    monkeypatch.setattr(decoding, "measure", measured)
+    monkeypatch.setattr(decoding, "TOKENS", 4)
+    monkeypatch.setattr(decoding, "LENGTHS", {"small": (96,)})
+    monkeypatch.setattr(peers, "has", lambda package: False)
+    decoding.run("small", tmp_path)
+    assert "160.00   320.00" in capsys.readouterr().out
+    with (tmp_path / "decoding-small.csv").open() as file:
+        rows = {row["name"]: row for row in csv.DictReader(file)}
+    assert rows[decoding.WEIGHTS]["remembered_mib"] == ""
+    keys_and_values = 2 * 96 * 2 * peers.EMBED_DIM * 4 * peers.NUM_LAYERS / 2**20  # with room for as many again
+    assert float(rows[decoding.EXACT]["remembered_mib"]) == pytest.approx(keys_and_values)
+    assert keys_and_values < float(rows[decoding.OURS]["remembered_mib"]) < 2 * keys_and_values
 
 
 def failing(length: int) -> Step:

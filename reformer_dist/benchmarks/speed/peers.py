@@ -122,7 +122,8 @@ def exact_model(length: int) -> Step:
     return model_step(model, lambda tokens, labels: mean_loss(model(tokens), labels), length)
 
 
-def _hugging_face_config(length: int) -> Any:
+def hugging_face_config(length: int, *, use_cache: bool = False) -> Any:
+    """Its configuration of the same sizes, for sequences up to a length."""
     from transformers import ReformerConfig
 
     rows = 2 ** ((length.bit_length() - 1) // 2)
@@ -142,7 +143,7 @@ def _hugging_face_config(length: int) -> Any:
         lsh_attention_probs_dropout_prob=0.0,
         hidden_act="gelu",
         is_decoder=True,
-        use_cache=False,
+        use_cache=use_cache,
     )
 
 
@@ -150,7 +151,7 @@ def hugging_face_layer(length: int) -> Step:
     """Hugging Face's LSH layer: LayerNorm, projections, attention, output."""
     from transformers.models.reformer.modeling_reformer import ReformerAttention
 
-    layer = ReformerAttention(_hugging_face_config(length)).train()
+    layer = ReformerAttention(hugging_face_config(length)).train()
 
     class Layer(nn.Module):
         def __init__(self) -> None:
@@ -167,7 +168,7 @@ def hugging_face_model(length: int) -> Step:
     """Hugging Face's language model, all layers LSH."""
     from transformers import ReformerModelWithLMHead
 
-    model = ReformerModelWithLMHead(_hugging_face_config(length)).train()
+    model = ReformerModelWithLMHead(hugging_face_config(length)).train()
     return model_step(model, lambda tokens, labels: mean_loss(model(tokens).logits, labels), length)
 
 

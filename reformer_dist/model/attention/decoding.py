@@ -64,6 +64,11 @@ class DecodingAttention:
         for index, memory in enumerate(self._memories):
             memory.extend([other._memories[index] for other in others])
 
+    @property
+    def num_bytes(self) -> int:
+        """What its memories take."""
+        return sum(memory.num_bytes for memory in self._memories)
+
     def _at_temperature(self, names: Sequence[str], heads: list[Tensor], own: slice) -> tuple[Tensor, ...]:
         """Projections [B, H, D] as they are attended, contiguous."""
         if self._config.query_key_norm:

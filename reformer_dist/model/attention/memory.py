@@ -44,6 +44,10 @@ class Memory(Protocol):
     def extend(self, others: Sequence[Self]) -> None:
         """Add the rows of other memories of the same heads, which have read as well, behind its own."""
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes."""
+
 
 class TokenRows:
     """A key and a value of every token, side by side, [B, H, C, 2 D]; token i is at i modulo C."""
@@ -76,6 +80,11 @@ class TokenRows:
         assert len(whole) == 1 + len(others), "only what was read"
         longest = max(rows.shape[2] for rows in whole)
         self._rows = torch.cat([pad(rows, (0, 0, 0, longest - rows.shape[2])) for rows in whole])
+
+    @property
+    def num_bytes(self) -> int:
+        """What they take, with the room to spare."""
+        return 0 if self._rows is None else self._rows.nbytes
 
     def _grow(self, capacity: int) -> None:
         assert self._rows is not None
@@ -127,3 +136,8 @@ class NewestTokens:
     def extend(self, others: Sequence["NewestTokens"]) -> None:
         """See `Memory`."""
         self._rows.extend([other._rows for other in others])
+
+    @property
+    def num_bytes(self) -> int:
+        """See `Memory`."""
+        return self._rows.num_bytes

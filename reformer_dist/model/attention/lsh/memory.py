@@ -89,6 +89,12 @@ class BucketMemory:
         counts = [memory._counts_BHRN for memory in (self, *others) if memory._counts_BHRN is not None]
         self._newest_BHRNW, self._counts_BHRN = torch.cat(newest), torch.cat(counts)
 
+    @property
+    def num_bytes(self) -> int:
+        """See `Memory`."""
+        places = [x.nbytes for x in (self._newest_BHRNW, self._counts_BHRN) if x is not None]
+        return self._rows.num_bytes + sum(places)
+
     def _index(self, buckets_BHRT: Tensor) -> None:
         """File the positions of a whole prompt under their buckets."""
         B, H, R, T = buckets_BHRT.shape
