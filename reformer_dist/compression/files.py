@@ -5,10 +5,11 @@ longest sequence is cut into stretches, of which each is told from its own begin
 """
 
 import math
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -127,8 +128,8 @@ def decompress(model: ReformerLM, source: Path, target: Path, batch: int, start:
 def cut(num_bytes: int, longest: int) -> list[slice]:
     """As few stretches as can be, none longer than that; their lengths differ by one at most, the longer ones first."""
     number = -(-num_bytes // max(1, longest))
-    ends = [-(-num_bytes * index // number) for index in range(number + 1)] if number else []
-    lengths = sorted((second - first for first, second in pairwise(ends)), reverse=True)
+    shorter, num_longer = divmod(num_bytes, max(1, number))
+    lengths = [shorter + (index < num_longer) for index in range(number)]
     return [slice(end - length, end) for end, length in zip(accumulate(lengths), lengths, strict=True)]
 
 
@@ -166,6 +167,8 @@ def check_model(model: ReformerLM) -> None:
 def _check_folder(target: Path) -> None:
     if not target.absolute().parent.is_dir():
         raise ConfigError(f"{target}: there is no folder {target.absolute().parent}; one that is there works")
+    if target.is_dir() or not os.access(target.absolute().parent, os.W_OK):
+        raise ConfigError(f"{target} cannot be written; a file in a folder of yours works")
 
 
 def _of_beginnings(coded: Sequence[Coded], num_bytes: int, model_bits: float) -> float:

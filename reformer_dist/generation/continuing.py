@@ -88,13 +88,15 @@ def stream(
 
     What is wrong is raised at once.
     """
+    if not prompts:
+        raise ValueError("prompts are an empty list; one prompt works")
     for prompt_T in prompts:
         check_prompt(model, prompt_T, num_tokens)
-    return _steps(model, prompts, num_tokens, sampling, seed)
+    return _steps([Decoder(model) for _ in prompts], prompts, num_tokens, sampling, seed)
 
 
 def _steps(
-    model: ReformerLM, prompts: Sequence[Tensor], num_tokens: int, sampling: Sampling, seed: int
+    decoders: Sequence[Decoder], prompts: Sequence[Tensor], num_tokens: int, sampling: Sampling, seed: int
 ) -> Iterator[Tensor]:
     read = [prompt_T.tolist() for prompt_T in prompts]
     copies: Counter[tuple[int, ...]] = Counter()
@@ -102,7 +104,6 @@ def _steps(
     for tokens in read:
         numbers.append(Numbers(seed, tokens, copies[tuple(tokens)]))
         copies[tuple(tokens)] += 1
-    decoders = [Decoder(model) for _ in prompts]
     logits = [
         decoder.read(prompt_T[None], only_last=True)[0] for decoder, prompt_T in zip(decoders, prompts, strict=True)
     ]

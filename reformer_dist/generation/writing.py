@@ -93,8 +93,12 @@ def write(
     for first in range(0, len(prompts), options.batch_size):
         batch = slice(first, first + options.batch_size)
         texts = [_Text(tokenizer, row.tolist(), options.stop) for row in rows[batch]]
+        try:
+            steps = stream(model, rows[batch], options.num_tokens, sampling, options.seed)
+        except ValueError as error:  # a model that cannot be decoded
+            raise ConfigError(str(error)) from None
         show(prompts[first])
-        for tokens_B in stream(model, rows[batch], options.num_tokens, sampling, options.seed):
+        for tokens_B in steps:
             pieces = [text.take(token) for text, token in zip(texts, tokens_B.tolist(), strict=True)]
             show(pieces[0])
             if all(text.is_stopped for text in texts):

@@ -206,6 +206,7 @@ def test_the_command_compresses_and_gives_back(tmp_path: Path) -> None:
         (("compress", "--checkpoint", "b", text, tmp_path / "x"), "no checkpoint under"),
         (("compress", "--checkpoint", "a", text, text), "is the input; another name works"),
         (("compress", "--checkpoint", "a", text, tmp_path / "none/x"), "there is no folder"),
+        (("compress", "--checkpoint", "a", text, tmp_path / "runs"), "cannot be written"),
         (("compress", "--checkpoint", "a", text, tmp_path / "x", "--stretch", 65), "--stretch 65 is more than"),
         (("decompress", "--checkpoint", "a", text, tmp_path / "x"), "was not compressed by reformer_dist"),
     ):

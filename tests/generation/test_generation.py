@@ -41,6 +41,11 @@ def test_equal_prompts_are_continued_differently() -> None:
     assert not torch.equal(first, second)
 
 
+def test_no_prompt_at_all_is_told() -> None:
+    with pytest.raises(ValueError, match="an empty list; one prompt works"):
+        generate(make_model(), list[torch.Tensor](), 4)
+
+
 def test_text_is_continued_as_its_tokens_are() -> None:
     model = make_model(vocab_size=256)
     model.tokenizer = BytesTokenizer()

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -118,6 +119,12 @@ def test_a_prompt_that_is_too_long_is_told_by_its_beginning(model: ReformerLM) -
     longest = model.config.max_length
     with pytest.raises(ConfigError, match=r"^generation\.prompt = 'xxxxx.*x\.\.\.': .* a shorter one works"):
         written(model, ["short", "x" * longest], num_tokens=1)
+
+
+@pytest.mark.parametrize("changes", [{"causal": False}, {"lsh_mode": "chunked"}], ids=str)
+def test_a_model_that_cannot_be_decoded_is_told(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^model\.\w+ = .* works"):
+        written(make_model(vocab_size=256, **changes), ["a"], num_tokens=1)
 
 
 def test_options_that_do_not_go_together_are_told() -> None:

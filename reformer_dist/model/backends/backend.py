@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from reformer_dist.model.backends.description import OrderedRows, OrderedTokens
+from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens
 from reformer_dist.model.backends.plain import decoding
 from reformer_dist.model.backends.plain.combination import RunningCombination
 from reformer_dist.model.backends.plain.convolution import convolve_by_shifts, convolve_by_shifts_backward
@@ -219,11 +219,8 @@ class Backend(ABC):
         qk_BHD: Tensor,
         v_BHD: Tensor,
         buckets_BHR: Tensor,
-        rows: Tensor,
-        newest_BHRNW: Tensor,
-        counts_BHRN: Tensor,
+        filed: FiledTokens,
         positions_B: Tensor,
-        brings_next: bool,
         waves_BF: Tensor | None,
     ) -> Tensor:
         """LSH attention to the last W tokens of a bucket in every round, [B, H, D].
@@ -232,17 +229,12 @@ class Backend(ABC):
             qk_BHD: queries-keys, not yet turned.
             v_BHD: values.
             buckets_BHR: of the new tokens.
-            rows: keys of unit length and the values that they bring by position, [B, H, C, 2 D]; the new ones are put there.
-            newest_BHRNW: positions, int32; number i of a bucket is at i modulo W. The new ones are put there.
-            counts_BHRN: tokens that each bucket had, int32.
+            filed: the tokens before; the new ones are put there.
             positions_B: of the new tokens, int64.
-            brings_next: whether a key brings the next token's value.
             waves_BF: turn queries and keys, complex; None for none.
 
         """
-        return decoding.next_of_buckets(
-            qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, waves_BF
-        )
+        return decoding.next_of_buckets(qk_BHD, v_BHD, buckets_BHR, filed, positions_B, waves_BF)
 
     def next_probabilities(self, logits_BV: Tensor) -> Tensor:
         """Softmax of logits."""

@@ -103,6 +103,23 @@ class OrderedRows(OrderedBlocks):
         return self.lay_out(self.segments_M).masked_fill(self.order_NS == NO_ROW, NO_KEY)
 
 
+@dataclass(frozen=True)
+class FiledTokens:
+    """The tokens that decoding has read, by position and by bucket; what is read next is put into the tensors.
+
+    Each of H heads has N buckets a round, of the last W tokens each; C is the room for tokens.
+    """
+
+    rows: Tensor
+    """Keys of unit length and the values that they bring, by position, [B, H, C, 2 D]."""
+    newest_BHRNW: Tensor
+    """Positions, int32; number i of a bucket is at i modulo W."""
+    counts_BHRN: Tensor
+    """Tokens that each bucket had, int32."""
+    brings_next: bool
+    """Whether a key brings the next token's value."""
+
+
 def unit_keys(qk_BTHD: Tensor) -> Tensor:
     """Keys of unit length: qk / sqrt(sum(qk^2) + D * 1e-6), as trax and Hugging Face normalise."""
     D = qk_BTHD.shape[-1]

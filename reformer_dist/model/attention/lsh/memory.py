@@ -18,7 +18,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.attention.memory import Place, TokenRows
 from reformer_dist.model.backends.backend import Backend
-from reformer_dist.model.backends.description import unit_keys
+from reformer_dist.model.backends.description import FiledTokens, unit_keys
 
 
 class BucketMemory:
@@ -70,17 +70,10 @@ class BucketMemory:
         assert self._newest_BHRNW is not None
         assert self._counts_BHRN is not None
         qk_BHD, v_BHD = tensors
-        return self._backend.next_of_buckets(
-            qk_BHD,
-            v_BHD,
-            self._backend.next_buckets(qk_BHD, self._rotations_HDRF, self._factors),
-            self._rows.with_room(place.longest),
-            self._newest_BHRNW,
-            self._counts_BHRN,
-            place.positions_B,
-            self._brings_next,
-            place.waves_BF if self._is_turned else None,
-        )
+        rows, waves_BF = self._rows.with_room(place.longest), place.waves_BF if self._is_turned else None
+        filed = FiledTokens(rows, self._newest_BHRNW, self._counts_BHRN, self._brings_next)
+        buckets_BHR = self._backend.next_buckets(qk_BHD, self._rotations_HDRF, self._factors)
+        return self._backend.next_of_buckets(qk_BHD, v_BHD, buckets_BHR, filed, place.positions_B, waves_BF)
 
     def extend(self, others: Sequence["BucketMemory"]) -> None:
         """See `Memory`."""

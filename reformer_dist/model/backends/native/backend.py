@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist.model.backends.backend import Backend, Combination, Work
-from reformer_dist.model.backends.description import OrderedRows, OrderedTokens
+from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens
 from reformer_dist.model.backends.native import build
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.randomness import token_hash
@@ -93,16 +93,14 @@ class Native(Backend):
         qk_BHD: Tensor,
         v_BHD: Tensor,
         buckets_BHR: Tensor,
-        rows: Tensor,
-        newest_BHRNW: Tensor,
-        counts_BHRN: Tensor,
+        filed: FiledTokens,
         positions_B: Tensor,
-        brings_next: bool,
         waves_BF: Tensor | None,
     ) -> Tensor:
         """See `Backend`."""
+        places = filed.rows, filed.newest_BHRNW, filed.counts_BHRN
         return torch.ops.reformer_dist.next_of_buckets(
-            qk_BHD, v_BHD, buckets_BHR, rows, newest_BHRNW, counts_BHRN, positions_B, brings_next, _real(waves_BF)
+            qk_BHD, v_BHD, buckets_BHR, *places, positions_B, filed.brings_next, _real(waves_BF)
         )
 
     def next_probabilities(self, logits_BV: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, rms_norm
 
-from reformer_dist.model.backends.description import unit_keys
+from reformer_dist.model.backends.description import FiledTokens, unit_keys
 from reformer_dist.model.backends.plain.hashing import hash_by_rotations
 
 
@@ -70,14 +70,12 @@ def next_of_buckets(
     qk_BHD: Tensor,
     v_BHD: Tensor,
     buckets_BHR: Tensor,
-    rows: Tensor,
-    newest_BHRNW: Tensor,
-    counts_BHRN: Tensor,
+    filed: FiledTokens,
     positions_B: Tensor,
-    brings_next: bool,
     waves_BF: Tensor | None,
 ) -> Tensor:
     """See `Backend`."""
+    rows, newest_BHRNW, counts_BHRN, brings_next = filed.rows, filed.newest_BHRNW, filed.counts_BHRN, filed.brings_next
     (B, H, R), W, D = buckets_BHR.shape, newest_BHRNW.shape[-1], qk_BHD.shape[-1]
     batch_B11, head_H1 = (
         torch.arange(B, device=rows.device)[:, None, None],
