@@ -118,6 +118,16 @@ def test_the_transformer_scores_no_token_without_a_label() -> None:
     torch.testing.assert_close(loss, -model(tokens)[0, 9].log_softmax(-1)[7])
 
 
+def test_the_transformer_drops_in_training_alone() -> None:
+    config = ModelConfig(embed_dim=32, num_heads=2, layers=("full",) * 2, max_length=64, hidden_dropout=0.5)
+    model, tokens = Transformer(config), torch.arange(64)[None]
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.3)
+    assert not torch.equal(model(tokens), model(tokens))
+    model.eval()
+    torch.testing.assert_close(model(tokens), model(tokens), atol=0, rtol=0)
+
+
 def test_the_transformer_sees_what_is_before_and_nothing_else() -> None:
     model = transformer()
     tokens = torch.randint(256, (2, 64), generator=torch.Generator().manual_seed(0))

@@ -72,6 +72,9 @@ CHANGES: dict[str, Fields] = {
     "eight heads": {"model.num_heads": 8},
     "not reversible": {"model.reversible": False},
     "exact transformer": {"architecture": "transformer"},
+    "dropout 0.1": {"model.hidden_dropout": 0.1},
+    "local,local,local,lsh, dropout 0.1": {"model.layers": "local,local,local,lsh", "model.hidden_dropout": 0.1},
+    "exact transformer, dropout 0.1": {"architecture": "transformer", "model.hidden_dropout": 0.1},
 }
 """Those of `--suite ablation`, each by itself, as changes of BASE; the base comes first."""
 

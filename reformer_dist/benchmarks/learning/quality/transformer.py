@@ -31,19 +31,21 @@ class Transformer(nn.Module):
         """Make the model with weights drawn from `config.seed`.
 
         Args:
-            config: vocab_size, embed_dim, num_heads, feed_forward_dim, the number of layers, max_length and seed are
-                read, and nothing else.
+            config: vocab_size, embed_dim, num_heads, feed_forward_dim, the number of layers, max_length, hidden_dropout
+                and seed are read, and nothing else.
         """
         super().__init__()
         E, width = config.embed_dim, config.num_heads * config.head_width
         self.embedding = nn.Parameter(torch.empty(config.vocab_size, E))
-        self.stack = nn.ModuleList(Block(E, width, config.feed_forward_dim, config.num_heads) for _ in config.layers)
+        self.stack = nn.ModuleList(
+            Block(E, width, config.feed_forward_dim, config.num_heads, config.hidden_dropout) for _ in config.layers
+        )
         self.output = nn.Parameter(torch.empty(config.vocab_size, E))
         self.register_buffer("angles_TD", angles(config.max_length, config.head_width), persistent=False)
         self._draw_weights(config.seed)
 
     def forward(self, tokens: Tensor, *, step: int = 0) -> Tensor:
-        """Logits [B, T, V] of the next token; `step` says nothing here, since nothing is drawn."""
+        """Logits [B, T, V] of the next token; `step` says nothing here, since torch draws what is dropped."""
         x = normed(functional.embedding(tokens, self.embedding))
         for layer in self.stack:
             x = layer(x, self.angles_TD[: tokens.shape[1]])
@@ -69,8 +71,9 @@ class Transformer(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward layer, each added to the stream."""
 
-    def __init__(self, embed_dim: int, width: int, inner: int, num_heads: int) -> None:
+    def __init__(self, embed_dim: int, width: int, inner: int, num_heads: int, dropout: float) -> None:
         super().__init__()
+        self.dropout = nn.Dropout(dropout)
         self.query = nn.Parameter(torch.empty(width, embed_dim))
         self.key = nn.Parameter(torch.empty(width, embed_dim))
         self.value = nn.Parameter(torch.empty(width, embed_dim))
@@ -88,8 +91,9 @@ class Block(nn.Module):
         )
         q, k = self.temperature[:, None, None] * rotated(normed(q), angles_TD), rotated(normed(k), angles_TD)
         attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + linear(attended.transpose(1, 2).flatten(2), self.attention_output)
-        return x + linear(functional.relu(linear(normed(x), self.inner)).square(), self.feed_forward_output)
+        x = x + self.dropout(linear(attended.transpose(1, 2).flatten(2), self.attention_output))
+        inner = functional.relu(linear(normed(x), self.inner)).square()
+        return x + self.dropout(linear(inner, self.feed_forward_output))
 
 
 def normed(x: Tensor) -> Tensor:
