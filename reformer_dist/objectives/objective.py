@@ -41,9 +41,10 @@ class Objective(Examples, Protocol):
         """Sum of the losses of the batch's labels in nats, a scalar; whoever calls divides by the global count of labels."""
 
     def scores(self, model: "ReformerLM", batch: "Batch") -> "Tensor":
-        """Sums over a held-out batch, float64 [k]: the loss as in `loss`, the number of labels, what else `metrics` needs.
+        """Scores of each position of a held-out batch, float64 [B, T, k], zero where there is no label.
 
-        Those of all batches and workers may be added. Called without gradients.
+        The loss as in `loss`, 1 for a label, and what else `metrics` needs. Whoever calls adds them, over all positions of
+        all batches and workers or over some. Called without gradients.
         """
 
     @property

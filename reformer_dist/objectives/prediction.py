@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from reformer_dist.config import ObjectiveConfig
 from reformer_dist.config.sections.data import TEXT
+from reformer_dist.data.feeding.examples import IGNORED_LABEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,20 +61,23 @@ class TokenPrediction:
         return loss_sum
 
     def scores(self, model: "ReformerLM", batch: "Batch") -> "Tensor":
-        """Summed cross entropy, labels, and labels that are the likeliest token; [3] float64."""
+        """Cross entropy of each label, whether there is one, and whether it is the likeliest token; [B, T, 3] float64."""
         import torch
+        from torch.nn.functional import cross_entropy
 
-        num_right = torch.zeros((), dtype=torch.float64, device=batch.tokens_BT.device)
+        pieces = []
 
-        def count(logits_BTV: "Tensor", labels_BT: "Tensor") -> None:
-            num_right.add_(
-                (logits_BTV.argmax(-1) == labels_BT).sum()
-            )  # what is not scored has a label below all tokens
+        def look(logits_BTV: "Tensor", labels_BT: "Tensor") -> None:
+            nats = cross_entropy(
+                logits_BTV.flatten(0, 1), labels_BT.flatten(), ignore_index=IGNORED_LABEL, reduction="none"
+            )
+            right_BT = logits_BTV.argmax(-1) == labels_BT  # what is not scored has a label below all tokens
+            scores = (nats.view(labels_BT.shape), labels_BT != IGNORED_LABEL, right_BT)
+            pieces.append(torch.stack([score.double() for score in scores], dim=-1))
 
-        with model.output.observed(count):
-            loss_sum = self.loss(model, batch, step=0)
-        num_labels = torch.full_like(num_right, batch.num_tokens)
-        return torch.stack([loss_sum.double(), num_labels, num_right])
+        with model.output.observed(look):
+            self.loss(model, batch, step=0)
+        return torch.cat(pieces, dim=1)
 
     def loss_metrics(self, loss: float) -> dict[str, float]:
         """The loss in nats and in bits."""

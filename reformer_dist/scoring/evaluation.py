@@ -1,21 +1,16 @@
-"""Scoring a checkpoint on held-out documents, in one process.
+"""Scoring a checkpoint on documents, in one process or several.
 
 In: a checkpoint and, unless others are named, the documents that its training held out. Out: the metrics of its objective,
-beside those of the objective's baseline.
+beside those of the objective's baseline: of all that is scored, by how much came before, by source, by hash rounds.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
-
-import torch
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.feeding.batch import Batch
-from reformer_dist.data.feeding.loader import validation_batches
-from reformer_dist.data.feeding.sequences import check_fields, split_plan
+from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
@@ -25,45 +20,9 @@ from reformer_dist.objectives.choice import check_objective, check_vocabulary, m
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well a checkpoint predicts a split.
-
-    Attributes:
-        checkpoint: its folder or URL.
-        corpus: the corpus's folder or URL.
-        split: documents that were scored.
-        unit: what is scored, such as "byte".
-        num_sequences: sequences that were scored, of `all_sequences`.
-        all_sequences: sequences that the split has.
-        num_tokens: how many of the unit were scored.
-        metrics: of the objective, by name; loss (nats) and bits_per_token are among them.
-        baseline_name: what the baseline is of, such as "a unigram model".
-        baseline: its metrics for the whole split, by the same names.
-    """
-
-    checkpoint: str
-    corpus: str
-    split: str
-    unit: str
-    num_sequences: int
-    all_sequences: int
-    num_tokens: int
-    metrics: Mapping[str, float]
-    baseline_name: str
-    baseline: Mapping[str, float]
-
-    @property
-    def loss(self) -> float:
-        """Nats for each of the unit."""
-        return self.metrics["loss"]
-
-    @property
-    def bits(self) -> float:
-        """Bits for each of the unit."""
-        return self.metrics["bits_per_token"]
+from reformer_dist.scoring.results import Evaluation, Scores, Share
+from reformer_dist.scoring.scorer import Part, Scorer, Settings, plan_of, score_in_workers
+from reformer_dist.scoring.tally import Tally, bucket_ends
 
 
 def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
@@ -74,45 +33,49 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
 
     Args:
         config: the evaluation section, and whatever else is to differ from the training.
-        progress: called with the number of sequences done and of all that will be.
+        progress: called with the number of sequences done and of all that will be, once for each setting.
 
     Raises:
         ConfigError: no such checkpoint, a damaged one, or settings that do not go with its weights.
     """
-    options = config.evaluation
-    path = checkpoints.resolve(options.checkpoint, config.train.storage, config.train.run_name)
+    path = checkpoints.resolve(config.evaluation.checkpoint, config.train.storage, config.train.run_name)
     model, trained, tokenizer = checkpoints.read_model(path)
     config = _overlay(trained, config)
+    options = config.evaluation
     check_objective(config)
     Preflight(config).on_this_machine()
     check_vocabulary(config, tokenizer.vocab_size)
     objective = make_objective(config.objective)
-    device = torch.device("cuda" if config.train.use_gpu else "cpu")
-    dtype = torch.float64 if config.train.dtype == "float64" else None
-    model = _with_settings(model, config).to(device, dtype)
+    base = _changes(model, config)
+    model = _with_settings(model, base)
     corpus = _corpus(config, tokenizer)
     check_fields(objective, corpus)
-    available = split_plan(corpus, options.split, config.data).num_sequences
-    if not available:
-        raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
-    num_sequences = min(available, options.max_sequences or available)
-    sums, done = [0.0] * objective.num_scores, 0
-    for batch in validation_batches(corpus, config, objective, 0, 0, 1, options.split, options.max_sequences):
-        scores = _scores(objective, model, batch.to(device), config.train.dtype)
-        sums = [x + y for x, y in zip(sums, scores, strict=True)]
-        done = min(num_sequences, done + config.train.micro_batch_size)
-        progress(done, num_sequences)
+    config = _in_context(config, corpus)
+    settings = _settings(config)
+    chosen, available = _chosen(config, corpus)
+    parts = [
+        Part(index, tuple(chosen[first : first + config.train.micro_batch_size]))
+        for index in range(len(settings))
+        for first in range(0, len(chosen), config.train.micro_batch_size)
+    ]
+    found: dict[int, Tally] = {}
+    done = 0
+    for part, one in zip(parts, _tallies(config, path, model, base, corpus, [*settings.values()], parts), strict=True):
+        found[part.settings] = found[part.settings] + one if part.settings in found else one
+        done += len(part.sequences)
+        progress(done, len(chosen) * len(settings))
     return Evaluation(
         checkpoint=path,
         corpus=corpus.folder,
         split=options.split,
         unit=objective.unit(corpus.tokenizer_of().unit),
-        num_sequences=num_sequences,
+        num_sequences=len(chosen),
         all_sequences=available,
-        num_tokens=round(sums[1]),
-        metrics=objective.metrics(sums),
+        context=_told(config),
+        settings={name: _scores(objective, found[index], config) for index, name in enumerate(settings)},
         baseline_name=objective.baseline_name,
-        baseline=objective.baseline(corpus, options.split),
+        baseline={} if options.split == "all" else objective.baseline(corpus, options.split),
+        config=config,
     )
 
 
@@ -126,9 +89,13 @@ def _overlay(trained: Config, given: Config) -> Config:
     return load_config(None, values)
 
 
-def _with_settings(model: ReformerLM, config: Config) -> ReformerLM:
+def _changes(model: ReformerLM, config: Config) -> Settings:
+    """Fields of the model that are to be others than the checkpoint's."""
     wanted = config.model.model_dump()
-    changes = {name: wanted[name] for name, value in model.config.model_dump().items() if wanted[name] != value}
+    return {name: wanted[name] for name, value in model.config.model_dump().items() if wanted[name] != value}
+
+
+def _with_settings(model: ReformerLM, changes: Settings) -> ReformerLM:
     if not changes:
         return model
     try:
@@ -155,9 +122,103 @@ def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
     return corpus
 
 
-@torch.no_grad()
-def _scores(objective: Objective, model: ReformerLM, batch: Batch, dtype: str) -> list[float]:
-    """The objective's scores of a batch, computed as validation in training does."""
-    with torch.autocast(batch.tokens_BT.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
-        scores: list[float] = objective.scores(model, batch).tolist()
-    return scores
+def _in_context(config: Config, corpus: Corpus) -> Config:
+    """The configuration with sequences as long as `evaluation.context` asks for."""
+    if config.evaluation.context != "document":
+        return config
+    longest = 1 + int(corpus.document_lengths(config.evaluation.split).max(initial=0))
+    if longest > config.model.max_length:
+        raise ConfigError(
+            f"evaluation.context = document: a document has {longest:,} positions, model.max_length ="
+            f" {config.model.max_length:,}; evaluation.context = sliding works"
+        )
+    data = config.data.model_copy(update={"sequence_length": longest})
+    return config.model_copy(update={"data": data})
+
+
+def _settings(config: Config) -> dict[str, Settings]:
+    """Settings of attention to score under, by name: as configured, other rounds, exact."""
+    options, model = config.evaluation, config.model
+    if "lsh" not in model.layers:
+        if options.rounds or options.exact:
+            name = "rounds" if options.rounds else "exact"
+            raise ConfigError(f"evaluation.{name}: the checkpoint has no LSH layers; leave it out")
+        return {"as trained": {}}
+    found: dict[str, Settings] = {_rounds(model.num_hashes): {}}
+    found |= {_rounds(n): {"num_hashes": n} for n in options.rounds if n != model.num_hashes}
+    if options.exact:
+        found["exact"] = {"num_hashes": 1, "num_buckets": 1, "lsh_window": config.data.sequence_length}
+    return found
+
+
+def _rounds(number: int) -> str:
+    return f"{number} round{'s' if number > 1 else ''}"
+
+
+def _chosen(config: Config, corpus: Corpus) -> tuple[list[int], int]:
+    """Sequences to score, spread evenly, and how many there are."""
+    options = config.evaluation
+    available = plan_of(corpus, config).plan.num_sequences
+    if not available:
+        raise ConfigError(f"evaluation.split = {options.split} is empty in {corpus.folder}; validation works")
+    number = min(available, options.max_sequences or available)
+    return [index * available // number for index in range(number)], available
+
+
+def _tallies(
+    config: Config,
+    checkpoint: str,
+    model: ReformerLM,
+    base: Settings,
+    corpus: Corpus,
+    settings: Sequence[Settings],
+    parts: Sequence[Part],
+) -> Iterator[Tally]:
+    """The tally of each part, in order."""
+    if config.evaluation.workers == 1:
+        yield from map(Scorer(config, model, corpus, settings).score, parts)
+        return
+    with ray_session():
+        yield from score_in_workers(config, checkpoint, base, corpus, settings, parts)
+
+
+def _told(config: Config) -> str:
+    length = f"{config.data.sequence_length:,} tokens"
+    if config.evaluation.context == "sliding":
+        stride = config.evaluation.stride or max(1, config.data.sequence_length // 2)
+        return f"a window of {length} that moves on by {stride:,}"
+    if config.evaluation.context == "document":
+        return f"whole documents, up to {length}"
+    return f"sequences of {length}, as in training"
+
+
+def _scores(objective: Objective, found: Tally, config: Config) -> Scores:
+    """What the sums mean."""
+    ends = bucket_ends(config.data.sequence_length)
+    names = [f"{start:,} to {end - 1:,}" for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    sources = _names_of_sources(config.data.sources, len(found.by_source))
+    sums = found.by_context.sum(0).tolist()
+    return Scores(
+        metrics=objective.metrics(sums),
+        num_tokens=round(sums[1]),
+        num_bytes=found.num_bytes,
+        by_context=_shares(objective, names, found.by_context.tolist()),
+        by_source=_shares(objective, sources, found.by_source.tolist()) if len(sources) > 1 else (),
+    )
+
+
+def _names_of_sources(sources: Sequence[str], number: int) -> list[str]:
+    """Each without the folders that all have in common; by number where a prepared corpus is all that is named."""
+    if len(sources) != number:
+        return [f"source {index}" for index in range(number)]
+    parts = [source.split("/") for source in sources]
+    num_shared = 0
+    while num_shared < min(map(len, parts)) - 1 and len({each[num_shared] for each in parts}) == 1:
+        num_shared += 1
+    return ["/".join(each[num_shared:]) for each in parts]
+
+
+def _shares(objective: Objective, names: Sequence[str], sums: Sequence[Sequence[float]]) -> list[Share]:
+    return [
+        Share(name, round(each[1]), objective.metrics(each)) for name, each in zip(names, sums, strict=True) if each[1]
+    ]

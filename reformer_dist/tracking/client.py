@@ -30,6 +30,9 @@ for _name, _value in _SETTINGS.items():
 MAX_BATCH = 1000
 """Metrics that MLflow takes in one call; parameters are a tenth."""
 
+KIND = "reformer_dist.kind"
+"""Tag of a run that is no training: what it is."""
+
 AWAY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 """MLflow's codes of errors that pass; no connection at all is its first."""
 
@@ -169,7 +172,7 @@ def read_history(uri: str, run_id: str, name: str) -> list[tuple[int, float]]:
 
 
 def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[Any]]:
-    """MLflow's client of a store, and the runs of an experiment as MLflow has them, oldest first.
+    """MLflow's client of a store, and the trainings and sweeps of an experiment as MLflow has them, oldest first.
 
     Raises:
         ConfigError: no such experiment, or a filter that MLflow does not understand.
@@ -185,7 +188,7 @@ def search(uri: str, experiment: str, filter_text: str = "") -> tuple[Any, list[
         runs = client.search_runs([found.experiment_id], filter_text, order_by=["attributes.start_time"])
     except MlflowException as error:
         raise ConfigError(f"filter {filter_text}: {one_line(error)}") from None
-    return client, list(runs)
+    return client, [run for run in runs if KIND not in run.data.tags]
 
 
 def _experiment_id(client: Any, config: Config, uri: str) -> str:

@@ -21,6 +21,7 @@ from reformer_dist.config import Config, flatten
 from reformer_dist.errors import JobStopped
 from reformer_dist.storage.patience import Patient, ServerAway
 from reformer_dist.tracking.client import (
+    KIND,
     MAX_BATCH,
     connect,
     data_set,
@@ -194,7 +195,14 @@ class Experiment:
     _client: Any
     _tell: Callable[[str], object]
 
-    def start(self, config: Config, *, parent_run: str | None = None, run_id: str | None = None) -> Run:
+    def start(
+        self,
+        config: Config,
+        *,
+        parent_run: str | None = None,
+        run_id: str | None = None,
+        kind: str | None = None,
+    ) -> Run:
         """Begin a run, or go on with one.
 
         Args:
@@ -202,6 +210,7 @@ class Experiment:
                 run's name.
             parent_run: id of the run that this one is part of, such as a sweep.
             run_id: id of a run to go on with; one that MLflow no longer has is begun anew.
+            kind: what the run is where it is no training, a tag by which those who read trainings leave it out.
         """
         client = patient(self._client, self.uri, self._tell)
         self._close_abandoned(client, run_id)
@@ -210,7 +219,8 @@ class Experiment:
             return run
         if run_id:
             self._tell(f"MLflow no longer has run {run_id}; a new one goes on")
-        tags = {**origin(), DRIVER: this_process(), **({"mlflow.parentRunId": parent_run} if parent_run else {})}
+        tags = {**origin(), DRIVER: this_process()}
+        tags |= {name: value for name, value in {"mlflow.parentRunId": parent_run, KIND: kind}.items() if value}
         new_id = client.create_run(self.id, tags=tags, run_name=config.train.run_name).info.run_id
         values = {**dict(flatten(config.model_dump(mode="json"))), **derived(config)}
         log_parameters(client, new_id, values)

@@ -31,11 +31,14 @@ def test_scores_are_the_loss_and_how_many_labels_are_the_likeliest_token(tie_emb
         right = (model(batch.tokens_BT).argmax(-1) == batch.labels_BT)[scored].sum()
         scores = NEXT_TOKEN.scores(model, batch)
         assert torch.equal(NEXT_TOKEN.loss(model, batch, 0), loss_sum), "observing ends with the block"
+    assert scores.shape == (2, 31, 3)
     assert scores.dtype == torch.float64
-    assert scores.tolist() == [float(loss_sum), int(scored.sum()), int(right)]
+    assert (scores[~scored] == 0).all()
+    sums = scores.sum(dim=(0, 1)).tolist()
+    assert sums == [pytest.approx(float(loss_sum), rel=1e-12), int(scored.sum()), int(right)]
     assert 0 < right < scored.sum()
-    found = NEXT_TOKEN.metrics(scores.tolist())
-    mean = float(loss_sum) / int(scored.sum())
+    found = NEXT_TOKEN.metrics(sums)
+    mean = sums[0] / int(scored.sum())
     assert found == {"loss": mean, "bits_per_token": mean / math.log(2), "accuracy": int(right) / int(scored.sum())}
     assert NEXT_TOKEN.loss_metrics(mean).items() <= found.items()
 

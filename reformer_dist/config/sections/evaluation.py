@@ -1,5 +1,6 @@
 """The evaluation section: scoring a checkpoint."""
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -12,7 +13,24 @@ class EvaluationConfig(Section):
 
     checkpoint: str = "latest"
     """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
-    split: Literal["validation", "test", "train"] = "validation"
-    """Documents to score."""
+    split: Literal["validation", "test", "train", "all"] = "validation"
+    """Documents to score; all for those of every split, such as a file that the training never saw."""
     max_sequences: PositiveInt | None = None
     """Score only so many sequences, spread evenly over the split. By default all."""
+    context: Literal["sequence", "sliding", "document"] = "sequence"
+    """What a token is told from: what is before it in its sequence, as in training; in a window that slides over longer documents; in its whole document."""
+    stride: PositiveInt | None = None
+    """With sliding: tokens from one window of data.sequence_length to the next. By default half a window."""
+    rounds: tuple[PositiveInt, ...] = ()
+    """Score the same weights with these numbers of hash rounds too, such as 1,2,4,8,16."""
+    exact: bool = False
+    """Score the same weights with exact attention in LSH layers too: one bucket, all keys."""
+    workers: PositiveInt = 1
+    """Processes that share the sequences, each on one CPU (or GPU, with train.use_gpu); with one, this process on all cores."""
+    track: bool = True
+    """Whether jobs/evaluate.py keeps what it finds in MLflow, as a child of the training's run."""
+
+    def problems(self) -> Iterator[str]:
+        """What does not fit together among the fields."""
+        if self.stride is not None and self.context != "sliding":
+            yield f"evaluation.stride = {self.stride} goes with evaluation.context = sliding, not {self.context}"

@@ -41,7 +41,7 @@ def training_batches(
     reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
     for step in range(start_step, config.train.steps):
         rows_of_step = read_step(reader, examples, config, data_group, shard, step, offset)
-        yield [_batch(rows, first_row, shard) for first_row, rows in rows_of_step]
+        yield [batch_of(rows, first_row, shard) for first_row, rows in rows_of_step]
 
 
 def validation_batches(
@@ -77,7 +77,7 @@ def validation_batches(
         begin = min(first + first_row, num_sequences)
         sequences = np.arange(begin, min(begin + num_rows, num_sequences)) * available // num_sequences
         rows = read_held_out(reader, examples, config.train.seed, sequences.tolist(), num_rows, shard)
-        yield _batch(rows, first_row, shard)
+        yield batch_of(rows, first_row, shard)
 
 
 def training_dataset(
@@ -107,12 +107,13 @@ def batches_from(iterator: ray.data.DataIterator) -> Iterator[list[Batch]]:
         for record in table.to_pylist():
             shape = (record["num_rows"], -1)
             rows = {name: np.frombuffer(record[name], np.int32).reshape(shape) for name in COLUMNS}
-            micro_batches.append(_batch(rows, record["first_row"], record["shard"]))
+            micro_batches.append(batch_of(rows, record["first_row"], record["shard"]))
             if record["ends_step"]:
                 yield micro_batches
                 micro_batches = []
 
 
-def _batch(rows: Rows, first_row: int, shard: int) -> Batch:
+def batch_of(rows: Rows, first_row: int, shard: int) -> Batch:
+    """Rows of one shard as tensors."""
     tokens, labels, positions, documents = (torch.from_numpy(rows[name].astype(np.int64)) for name in COLUMNS)
     return Batch(tokens, labels, positions, documents, first_row, first_position=shard * tokens.shape[1])

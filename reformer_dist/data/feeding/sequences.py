@@ -17,7 +17,7 @@ from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, Example
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences
 from reformer_dist.data.preparing.corpus import Corpus
-from reformer_dist.data.preparing.manifest import SplitName
+from reformer_dist.data.preparing.manifest import ScopeName
 from reformer_dist.errors import ConfigError
 
 Rows = dict[str, NDArray[Any]]
@@ -25,7 +25,7 @@ Rows = dict[str, NDArray[Any]]
 COLUMNS = ("tokens", "labels", "positions", "documents")
 
 
-def split_plan(corpus: Corpus, split: SplitName, data: DataConfig) -> SequencePlan:
+def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig) -> SequencePlan:
     """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions.
 
     With `data.weights` no sequence mixes sources, and those of the first source come first.
@@ -33,7 +33,7 @@ def split_plan(corpus: Corpus, split: SplitName, data: DataConfig) -> SequencePl
     return join_plans(source_plans(corpus, split, data))
 
 
-def source_plans(corpus: Corpus, split: SplitName, data: DataConfig) -> list[SequencePlan]:
+def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig) -> list[SequencePlan]:
     """The plan of each source; one for all of them unless `data.weights` tells them apart."""
     positions = corpus.document_lengths(split) + 1
     if data.weights is None:
@@ -52,15 +52,23 @@ class SequenceReader:
         shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
     """
 
-    def __init__(self, corpus: Corpus, split: SplitName, data: DataConfig, num_shards: int) -> None:
-        plans = source_plans(corpus, split, data)
+    def __init__(
+        self,
+        corpus: Corpus,
+        split: ScopeName,
+        data: DataConfig,
+        num_shards: int,
+        plans: list[SequencePlan] | None = None,
+    ) -> None:
+        """Read a split by the plans of its sources, which by default are made here."""
+        plans = source_plans(corpus, split, data) if plans is None else plans
         self.plan = join_plans(plans)
         self.source_sizes = tuple(plan.num_sequences for plan in plans)
         self.shard_length = -(-data.sequence_length // num_shards)
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
-        self._split: SplitName = split
+        self._split: ScopeName = split
         self._starts: dict[str, NDArray[np.int64]] = {}
         self._lengths = corpus.document_lengths(split)
 
@@ -159,7 +167,7 @@ def check_fields(examples: Examples, corpus: Corpus) -> None:
 
 
 @lru_cache(4)
-def open_reader(folder: str, corpus_hash: str, split: SplitName, data: DataConfig, num_shards: int) -> SequenceReader:
+def open_reader(folder: str, corpus_hash: str, split: ScopeName, data: DataConfig, num_shards: int) -> SequenceReader:
     """A reader of the corpus with that hash in `folder`, planned once a process.
 
     Raises:

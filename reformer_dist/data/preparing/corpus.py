@@ -18,7 +18,7 @@ from reformer_dist.data.preparing.manifest import (
     TOKENIZER,
     FieldEntry,
     Manifest,
-    SplitName,
+    ScopeName,
     length_column,
     read_manifest,
 )
@@ -35,7 +35,8 @@ Int64s = NDArray[np.int64]
 class Corpus:
     """A prepared corpus, open for reading. Pickles as its folder: the copy opens it again.
 
-    Methods that take a field raise ConfigError for one that the corpus does not have.
+    Methods that take a field raise ConfigError for one that the corpus does not have. To those that take a split, "all" is
+    every document, whole.
 
     Attributes:
         folder: where it lies.
@@ -101,25 +102,25 @@ class Corpus:
         """The field that has as many tokens in every document and shares positions with this one, if there is one."""
         return self._entry(field).aligned_with
 
-    def document_lengths(self, split: SplitName, field: str = TEXT) -> Int64s:
+    def document_lengths(self, split: ScopeName, field: str = TEXT) -> Int64s:
         """Tokens of a field that each document of a split has in it, int64 [documents], in order of name."""
-        lengths: Int64s = self._lengths(field)[SPLITS.index(split)][self._members[split]]
+        lengths: Int64s = self._lengths_in(split, field)[self._members[split]]
         return lengths
 
-    def document_starts(self, split: SplitName, field: str = TEXT) -> Int64s:
+    def document_starts(self, split: ScopeName, field: str = TEXT) -> Int64s:
         """Where the tokens of each document of a split begin in the field's string of tokens, int64 [documents]."""
         all_lengths = self._lengths(field)
-        ends = np.cumsum(all_lengths.sum(axis=0))
-        before = np.cumsum(all_lengths, axis=0) - all_lengths
-        starts: Int64s = (ends - all_lengths.sum(axis=0) + before[SPLITS.index(split)])[self._members[split]]
-        return starts
+        starts: Int64s = np.cumsum(all_lengths.sum(axis=0)) - all_lengths.sum(axis=0)
+        if split != "all":
+            starts = starts + (np.cumsum(all_lengths, axis=0) - all_lengths)[SPLITS.index(split)]
+        return starts[self._members[split]]
 
-    def document_names(self, split: SplitName) -> list[str]:
+    def document_names(self, split: ScopeName) -> list[str]:
         """Name of each document of a split."""
         names: list[str] = self._documents.column("name").filter(self._members[split]).to_pylist()
         return names
 
-    def document_sources(self, split: SplitName) -> NDArray[np.int16]:
+    def document_sources(self, split: ScopeName) -> NDArray[np.int16]:
         """Index of the source of each document of a split, int16 [documents]."""
         sources: NDArray[np.int16] = self._documents.column("source").to_numpy()[self._members[split]]
         return sources
@@ -153,11 +154,19 @@ class Corpus:
         columns = (length_column(self.fields, field, split) for split in SPLITS)
         return np.stack([self._documents.column(name).to_numpy() for name in columns])
 
+    def _lengths_in(self, split: ScopeName, field: str) -> Int64s:
+        """The same in one split, or in all of them, int64 [documents]."""
+        lengths = self._lengths(field)
+        in_split: Int64s = lengths.sum(axis=0) if split == "all" else lengths[SPLITS.index(split)]
+        return in_split
+
     @cached_property
-    def _members(self) -> dict[SplitName, NDArray[np.bool_]]:
+    def _members(self) -> dict[ScopeName, NDArray[np.bool_]]:
         """Whether each document is in a split, bool [documents]: whether any field of it has a token there."""
-        held = np.any([self._lengths(field) > 0 for field in self.fields], axis=0)
-        return dict(zip(SPLITS, held, strict=True))
+        scopes: tuple[ScopeName, ...] = (*SPLITS, "all")
+        return {
+            scope: np.any([self._lengths_in(scope, field) > 0 for field in self.fields], axis=0) for scope in scopes
+        }
 
 
 def read_stored_tokenizer(store: Store, name: str = TOKENIZER) -> Tokenizer:

@@ -20,6 +20,8 @@ MANIFEST, DOCUMENTS, TOKENIZER = "manifest.json", "documents.parquet", "tokenize
 SplitName = Literal["train", "validation", "test"]
 HeldOut = Literal["documents", "ends"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+ScopeName = Literal["train", "validation", "test", "all"]
+"""Of documents that are read: those of a split, or all of them, whole."""
 
 
 class TokenFile(StoredFile):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,22 @@ class BPETokenizer:
         """Text of token ids [n]; boundaries are left out."""
         text: str = self._tokenizer.decode(without_boundaries(self, ids).tolist())
         return text
+
+    def num_bytes(self, ids: NDArray[Any]) -> int:
+        """Of the text that they decode to, and one for each boundary."""
+        if self._byte_lengths is None:
+            tokens = without_boundaries(self, ids)
+            return len(self.decode(tokens).encode()) + len(ids) - len(tokens)
+        return int(self._byte_lengths[np.minimum(ids, self.vocab_size)].sum())
+
+    @cached_property
+    def _byte_lengths(self) -> NDArray[np.int64] | None:
+        """Bytes of each token and of what is none, int64 [vocab_size + 1]; None where they depend on their neighbours."""
+        if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            return None
+        lengths = np.array([*map(len, self.vocabulary), 1])  # the library writes each byte as a letter
+        lengths[self.boundary] = 1
+        return lengths
 
     def to_json(self) -> str:
         """The tokenizer.json, as the library writes it."""

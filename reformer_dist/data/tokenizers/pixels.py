@@ -65,6 +65,10 @@ class PixelTokenizer:
         levels[: given.size] = given
         return levels.reshape((height, width, 3) if self.num_channels == 3 else (height, width))
 
+    def num_bytes(self, ids: NDArray[Any]) -> int:
+        """One each: a level."""
+        return len(ids)
+
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""
         return definition_of(self)

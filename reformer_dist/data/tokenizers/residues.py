@@ -58,6 +58,10 @@ class AminoAcidTokenizer:
         vocabulary = self.vocabulary
         return "".join(vocabulary[token] for token in without_boundaries(self, ids).tolist())
 
+    def num_bytes(self, ids: NDArray[Any]) -> int:
+        """One each: a letter."""
+        return len(ids)
+
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""
         return definition_of(self)

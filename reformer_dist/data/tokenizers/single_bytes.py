@@ -47,6 +47,10 @@ class BytesTokenizer:
         data: bytes = without_boundaries(self, ids).astype(np.uint8).tobytes()
         return data.decode("utf-8", "replace")
 
+    def num_bytes(self, ids: NDArray[Any]) -> int:
+        """One each."""
+        return len(ids)
+
     def to_json(self) -> str:
         """Name, boundary and vocabulary."""
         return definition_of(self)

@@ -85,6 +85,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: ArrayLike) -> str:
         """Text of token ids [n]; boundaries and what is no token are left out, as `without_boundaries` does."""
 
+    def num_bytes(self, ids: NDArray[Any]) -> int:
+        """Bytes that tokens [n] of documents stand for; a boundary counts as one, as does what is no token."""
+
     def to_json(self) -> str:
         """What `read_tokenizer` makes the same tokenizer of."""
 

@@ -87,7 +87,7 @@ class Engine:
         self.deepspeed.eval()
         with torch.no_grad():
             for batch in batches:
-                total += self.deepspeed(self.objective.scores, batch.to(self.device))
+                total += self.deepspeed(self.objective.scores, batch.to(self.device)).sum(dim=(0, 1))
         dist.all_reduce(total)
         sums: list[float] = total.tolist()
         return sums

@@ -75,6 +75,14 @@ def test_what_is_no_token_is_left_out(bpe: BPETokenizer) -> None:
         assert tokenizer.decode(drawn) == tokenizer.decode(ids)
 
 
+def test_tokens_stand_for_the_bytes_of_their_text(bpe: BPETokenizer) -> None:
+    size = len(TEXT.encode())
+    for tokenizer in (BytesTokenizer(), bpe):
+        ids = [tokenizer.boundary, *tokenizer.encode(TEXT), tokenizer.boundary]
+        assert tokenizer.num_bytes(np.array(ids)) == size + 2
+        assert sum(tokenizer.num_bytes(np.array([token])) for token in ids) == size + 2
+
+
 def test_bpe_takes_utf8_alone(bpe: BPETokenizer) -> None:
     for document in (b"\xff\xfe", "\ud800"):
         with pytest.raises(BadDocument, match="no UTF-8"):
@@ -88,6 +96,7 @@ def test_bpe_of_other_makers_gets_a_boundary_and_refuses_what_it_lacks() -> None
     other = BPETokenizer(Other(models.BPE({"a": 0, "b": 1, "?": 2, "ab": 3}, [("a", "b")], unk_token="?")).to_str())
     assert (other.boundary, other.vocab_size, other.vocabulary[-1]) == (4, 5, "<|document|>")
     assert other.encode("abba").tolist() == [3, 1, 0]
+    assert other.num_bytes(np.array([4, 3, 1, 0, 4])) == len(other.decode([3, 1, 0])) + 2
     with pytest.raises(BadDocument, match="vocabulary lacks"):
         other.encode("abc")
 
