@@ -9,6 +9,7 @@ from reformer_dist.config.loading import Further, flatten, load_config, parse_co
 from reformer_dist.config.mistakes import field_names
 from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.config.sections.evaluation import EvaluationConfig
+from reformer_dist.config.sections.export import ExportConfig
 from reformer_dist.config.sections.generation import GenerationConfig
 from reformer_dist.config.sections.model import ModelConfig
 from reformer_dist.config.sections.objective import ObjectiveConfig
@@ -25,6 +26,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "Further",
     "GenerationConfig",
     "ModelConfig",

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.config.sections.evaluation import EvaluationConfig
+from reformer_dist.config.sections.export import ExportConfig
 from reformer_dist.config.sections.generation import GenerationConfig
 from reformer_dist.config.sections.model import ModelConfig
 from reformer_dist.config.sections.objective import ObjectiveConfig
@@ -33,6 +34,7 @@ class Config(Section):
     tune: TuneConfig = TuneConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     generation: GenerationConfig = GenerationConfig()
+    export: ExportConfig = ExportConfig()
 
     @property
     def data_groups(self) -> int:

@@ -29,6 +29,7 @@ def generate(
     top_p: float = 1.0,
     seed: int = 0,
     num_symbols: int | None = None,
+    prefix: str | None = None,
     **options: Any,
 ) -> Prompts:
     """Continue a prompt, or several of different lengths, each as it would be alone.
@@ -42,6 +43,7 @@ def generate(
         top_p: see `Sampling`.
         seed: of the sampling; the same seed gives the same text.
         num_symbols: see `Sampling`; of text the tokenizer's.
+        prefix: of text alone, for a model trained with the objective prefix: what stands before each prompt.
         options: min_p, repetition_penalty and repetition_window, see `Sampling`.
 
     Returns:
@@ -56,11 +58,12 @@ def generate(
     if tokenizer is not None:
         num_symbols = tokenizer.vocab_size
     sampling: Sampling = Sampling(temperature, top_k, top_p, num_symbols=num_symbols, **options)
-    rows: list[Tensor] = [row if tokenizer is None else encoded(tokenizer, row) for row in several]
+    rows: list[Tensor] = [row if tokenizer is None else encoded(tokenizer, row, prefix) for row in several]
     added_BT = torch.stack([*stream(model, rows, num_tokens, sampling, seed)], dim=1)
     whole: list[Any] = [torch.cat([row, new]) for row, new in zip(rows, added_BT, strict=True)]
     if tokenizer is not None:
-        whole = [tokenizer.decode(tokens[1:].tolist()) for tokens in whole]
+        num_before = len(encoded(tokenizer, "", prefix))
+        whole = [tokenizer.decode(tokens[num_before:].tolist()) for tokens in whole]
     if isinstance(prompt, list):
         return cast(Prompts, whole)
     return cast(Prompts, torch.stack(whole) if _is_batch(prompt) else whole[0])
@@ -71,14 +74,15 @@ def _is_batch(prompt: object) -> bool:
     return isinstance(prompt, Tensor) and prompt.dim() == 2
 
 
-def encoded(tokenizer: Any, text: str) -> Tensor:
-    """A prompt's tokens [T] behind the one that marks a document's start.
+def encoded(tokenizer: Any, text: str, prefix: str | None = None) -> Tensor:
+    """A prompt's tokens [T] behind the one that marks a document's start, and behind a prefix and that token again.
 
     Raises:
         ValueError: text that the tokenizer does not take.
 
     """
-    return torch.tensor([tokenizer.boundary, *tokenizer.encode(text)], dtype=torch.int64)
+    start = [] if prefix is None else [tokenizer.boundary, *tokenizer.encode(prefix)]
+    return torch.tensor([*start, tokenizer.boundary, *tokenizer.encode(text)], dtype=torch.int64)
 
 
 def stream(

@@ -80,7 +80,7 @@ def write(
         ConfigError: a prompt that the tokenizer does not take, or that is too long; before anything is drawn.
 
     """
-    rows = [_row(model, tokenizer, prompt, options.num_tokens) for prompt in prompts]
+    rows = [_row(model, tokenizer, prompt, options) for prompt in prompts]
     sampling = Sampling(
         options.temperature,
         options.top_k,
@@ -158,11 +158,11 @@ class _Text:
         return text
 
 
-def _row(model: ReformerLM, tokenizer: Tokenizer, prompt: str, num_tokens: int) -> Tensor:
+def _row(model: ReformerLM, tokenizer: Tokenizer, prompt: str, options: GenerationConfig) -> Tensor:
     """A prompt's tokens."""
     try:
-        row = encoded(tokenizer, prompt)
-        check_prompt(model, row, num_tokens)
+        row = encoded(tokenizer, prompt, options.prefix)
+        check_prompt(model, row, options.num_tokens)
     except ValueError as error:
         shown = prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}..."
         raise ConfigError(f"generation.prompt = {shown!r}: {error}") from None

@@ -9,11 +9,13 @@ from reformer_dist.objectives.copy import Copy
 from reformer_dist.objectives.masked import Masked
 from reformer_dist.objectives.next_token import NextToken
 from reformer_dist.objectives.objective import Objective
+from reformer_dist.objectives.prefix import Prefix
 
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "next_token": NextToken,
     "masked": Masked,
     "copy": Copy,
+    "prefix": Prefix,
 }
 
 

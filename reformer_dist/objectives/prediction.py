@@ -39,6 +39,11 @@ class TokenPrediction:
         return (TEXT,)
 
     @property
+    def lead(self) -> str | None:
+        """Nothing is read before the text."""
+        return None
+
+    @property
     def num_scores(self) -> int:
         """Loss, labels, labels that are right."""
         return 3

@@ -8,7 +8,7 @@ from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.data.reading.sources import list_files
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary, needed_vocab_size
+from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary, make_objective, needed_vocab_size
 from reformer_dist.planning import places
 from reformer_dist.planning.known import Known
 
@@ -89,7 +89,7 @@ def _check_each(names: tuple[str, ...]) -> None:
 def sequences(config: Config, known: Known) -> None:
     """Whether the corpus has sequences of every source, and enough of them for a step."""
     assert known.corpus is not None
-    plans = source_plans(known.corpus, "train", config.data)
+    plans = source_plans(known.corpus, "train", config.data, make_objective(config.objective).lead)
     if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
         raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
     num_sequences = sum(plan.num_sequences for plan in plans)

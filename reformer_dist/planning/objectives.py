@@ -16,12 +16,15 @@ def goes_with_records(config: Config, known: Known) -> None:
     """Whether records have the fields that examples are made of; of a prepared corpus see `fields`."""
     if config.data.prepared is not None or goes_with_model in known.failed:
         return
-    missing = [field for field in make_objective(config.objective).fields if field not in config.data.record_fields]
+    objective = make_objective(config.objective)
+    needed = [*objective.fields, *([objective.lead] if objective.lead else [])]
+    missing = [field for field in needed if field not in config.data.record_fields]
     if missing:
         names = ", ".join(config.data.record_fields)
+        works = ", ".join(f'"{field}": {{"tokenizer": "bytes"}}' for field in needed)
+        works = f"{{{works}}} works{'' if objective.lead else ', or leave data.fields out'}"
         raise ConfigError(
-            f"data.fields = {names} has no {missing[0]}, which objective.name = {config.objective.name} reads;"
-            f' {{"{missing[0]}": {{"tokenizer": "bytes"}}}} works, or leave data.fields out'
+            f"data.fields = {names} has no {missing[0]}, which objective.name = {config.objective.name} reads; {works}"
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.feeding.sequences import check_fields
+from reformer_dist.data.feeding.sequences import check_fields, num_positions
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
@@ -126,7 +126,8 @@ def _in_context(config: Config, corpus: Corpus) -> Config:
     """The configuration with sequences as long as `evaluation.context` asks for."""
     if config.evaluation.context != "document":
         return config
-    longest = 1 + int(corpus.document_lengths(config.evaluation.split).max(initial=0))
+    lead = make_objective(config.objective).lead
+    longest = int(num_positions(corpus, config.evaluation.split, lead).max(initial=1))
     if longest > config.model.max_length:
         raise ConfigError(
             f"evaluation.context = document: a document has {longest:,} positions, model.max_length ="

@@ -17,7 +17,7 @@ from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.data.feeding.examples import IGNORED_LABEL
 from reformer_dist.data.feeding.loader import batch_of
-from reformer_dist.data.feeding.sequences import SequenceReader, read_held_out, split_plan
+from reformer_dist.data.feeding.sequences import SequenceReader, num_positions, read_held_out, split_plan
 from reformer_dist.data.feeding.sliding import SlidingPlan, slide
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.errors import ConfigError
@@ -54,7 +54,7 @@ class Scorer:
         self._tokenizer = corpus.tokenizer_of()
         self._planned = plan_of(corpus, config)
         split = config.evaluation.split
-        self._reader = SequenceReader(corpus, split, config.data, 1, [self._planned.plan])
+        self._reader = SequenceReader(corpus, split, config.data, 1, self._objective.lead, [self._planned.plan])
         self._sources = corpus.document_sources(split)
         self._under = cache(self._with_settings)
 
@@ -84,11 +84,11 @@ class Scorer:
 
 def plan_of(corpus: Corpus, config: Config) -> SlidingPlan:
     """How the documents of `evaluation.split` are cut for scoring, as `evaluation.context` says."""
-    length, options = config.data.sequence_length, config.evaluation
+    length, options, lead = config.data.sequence_length, config.evaluation, make_objective(config.objective).lead
     if options.context == "sliding":
         stride = min(options.stride or max(1, length // 2), length)
-        return slide(corpus.document_lengths(options.split) + 1, length, stride)
-    plan = split_plan(corpus, options.split, config.data)
+        return slide(num_positions(corpus, options.split, lead), length, stride)
+    plan = split_plan(corpus, options.split, config.data, lead)
     return SlidingPlan(plan, np.zeros(plan.num_sequences, np.int64))
 
 

@@ -197,7 +197,9 @@ class _Keeper:
 
 def _divergence(job: Work, step: int, offset: int) -> str:
     """One line about a step whose numbers are not finite."""
-    samples = SequenceReader(job.corpus, "train", job.config.data, 1).samples(job.config, step, offset).tolist()
+    lead = make_objective(job.config.objective).lead
+    reader = SequenceReader(job.corpus, "train", job.config.data, 1, lead)
+    samples = reader.samples(job.config, step, offset).tolist()
     shown = ", ".join(map(str, samples[:SAMPLES_SHOWN])) + (", ..." if len(samples) > SAMPLES_SHOWN else "")
     return (
         f"the loss or gradient of step {step + 1} is not finite (training sequences {shown});"

@@ -60,6 +60,16 @@ def test_copy_is_scored_on_the_second_half() -> None:
     assert copy.example(whole(b"abcabc"), PLACE)[1].tolist() == [-100] * 3 + [*b"abc"] + [-100]
 
 
+def test_prefix_is_scored_on_the_text_and_its_end() -> None:
+    prefix = make_objective(ObjectiveConfig(name="prefix"))
+    entries = np.frombuffer(b"\0pre\0abc\0", np.uint8)
+    stretch = Stretch(entries, 0, 8, 0, TOKENIZER, num_lead=4)
+    tokens, labels = prefix.example({"text": stretch}, PLACE)
+    assert tokens.tolist() == [0, *b"pre", 0, *b"abc"]
+    assert labels.tolist() == [-100] * 4 + [*b"abc", 0]
+    assert (prefix.lead, prefix.fields) == ("prefix", ("text",))
+
+
 def test_masked_hides_a_share_of_the_tokens_as_bert_does(text: bytes) -> None:
     tokens, labels = make_objective(ObjectiveConfig(name="masked")).example(whole(text), PLACE)
     entries = np.frombuffer(b"\0" + text, np.uint8)

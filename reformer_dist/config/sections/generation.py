@@ -14,6 +14,8 @@ class GenerationConfig(Section):
     """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
     prompt: str = "import "
     """Text to continue."""
+    prefix: str | None = None
+    """Of a model that was trained with objective.name = prefix: what stands before the prompt, such as a genre."""
     prompts: str | None = None
     """File of prompts instead, one a line; of a .jsonl file the field prompt of each line."""
     output: str | None = None

@@ -47,6 +47,7 @@ class Stretch:
         num_positions: positions of the whole document.
         first_position: index in the whole sequence of the first position.
         tokenizer: what made the tokens.
+        num_lead: entries behind the document's first boundary that are of `Examples.lead` and the boundary behind it.
     """
 
     entries: NDArray[Any]
@@ -54,6 +55,7 @@ class Stretch:
     num_positions: int
     first_position: int
     tokenizer: Tokenizer
+    num_lead: int = 0
 
     @property
     def positions(self) -> NDArray[np.int64]:
@@ -66,7 +68,11 @@ class Examples(Protocol):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Fields of a record that an example is made of."""
+        """Fields of a record that an example is made of, at the positions of the text."""
+
+    @property
+    def lead(self) -> str | None:
+        """Field that is read before the text of its document, with a boundary between them; None without one."""
 
     def example(self, fields: Mapping[str, Stretch], place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
         """What a model reads at the positions of a stretch, and the labels there.

@@ -38,7 +38,8 @@ def training_batches(
 
     For `offset` see `SequenceReader.samples`.
     """
-    reader = open_reader(corpus.folder, corpus.hash, "train", config.data, config.parallel.sequence_shards)
+    shards = config.parallel.sequence_shards
+    reader = open_reader(corpus.folder, corpus.hash, "train", config.data, shards, examples.lead)
     for step in range(start_step, config.train.steps):
         rows_of_step = read_step(reader, examples, config, data_group, shard, step, offset)
         yield [batch_of(rows, first_row, shard) for first_row, rows in rows_of_step]
@@ -68,7 +69,8 @@ def validation_batches(
         split: what to score.
         max_sequences: score only so many, spread evenly over the split, since neighbours are often of one document.
     """
-    reader = open_reader(corpus.folder, corpus.hash, split, config.data, config.parallel.sequence_shards)
+    shards = config.parallel.sequence_shards
+    reader = open_reader(corpus.folder, corpus.hash, split, config.data, shards, examples.lead)
     available = reader.plan.num_sequences
     num_sequences = min(available, max_sequences or available)
     num_rows = config.train.micro_batch_size

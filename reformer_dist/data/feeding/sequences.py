@@ -25,17 +25,23 @@ Rows = dict[str, NDArray[Any]]
 COLUMNS = ("tokens", "labels", "positions", "documents")
 
 
-def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig) -> SequencePlan:
-    """How the documents of a split are cut and packed; a document of n tokens has n + 1 positions.
+def num_positions(corpus: Corpus, split: ScopeName, lead: str | None = None) -> NDArray[np.int64]:
+    """Positions of each document, int64 [documents]: n + 1 for n tokens, m + 1 more for m of the field that leads them."""
+    positions = corpus.document_lengths(split) + 1
+    return positions if lead is None else positions + corpus.document_lengths(split, lead) + 1
+
+
+def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig, lead: str | None = None) -> SequencePlan:
+    """How the documents of a split are cut and packed, with the positions that `num_positions` says.
 
     With `data.weights` no sequence mixes sources, and those of the first source come first.
     """
-    return join_plans(source_plans(corpus, split, data))
+    return join_plans(source_plans(corpus, split, data, lead))
 
 
-def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig) -> list[SequencePlan]:
+def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig, lead: str | None = None) -> list[SequencePlan]:
     """The plan of each source; one for all of them unless `data.weights` tells them apart."""
-    positions = corpus.document_lengths(split) + 1
+    positions = num_positions(corpus, split, lead)
     if data.weights is None:
         return [plan_sequences(positions, data.sequence_length)]
     sources = corpus.document_sources(split)
@@ -58,10 +64,11 @@ class SequenceReader:
         split: ScopeName,
         data: DataConfig,
         num_shards: int,
+        lead: str | None = None,
         plans: list[SequencePlan] | None = None,
     ) -> None:
-        """Read a split by the plans of its sources, which by default are made here."""
-        plans = source_plans(corpus, split, data) if plans is None else plans
+        """Read a split by the plans of its sources, which by default are made here; for `lead` see `Examples`."""
+        plans = source_plans(corpus, split, data, lead) if plans is None else plans
         self.plan = join_plans(plans)
         self.source_sizes = tuple(plan.num_sequences for plan in plans)
         self.shard_length = -(-data.sequence_length // num_shards)
@@ -71,6 +78,8 @@ class SequenceReader:
         self._split: ScopeName = split
         self._starts: dict[str, NDArray[np.int64]] = {}
         self._lengths = corpus.document_lengths(split)
+        self._lead = lead
+        self._lead_lengths = corpus.document_lengths(split, lead) if lead else None
 
     def read(
         self, examples: Examples, sequences: Sequence[int], places: Sequence[Place], num_rows: int, shard: int
@@ -133,16 +142,30 @@ class SequenceReader:
 
     def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
         """What a field of a document has from `offset` on, for these positions of a sequence."""
-        num_positions = int(self._lengths[document]) + 1
-        entries = self._read_document(field, document, offset, len(positions) + 1)
-        return Stretch(entries, offset, num_positions, positions.start, self._corpus.tokenizer_of(field))
+        num_lead = 0 if self._lead_lengths is None else int(self._lead_lengths[document]) + 1
+        entries = self._read_with_lead(field, document, offset, len(positions) + 1, num_lead)
+        size, tokenizer = num_lead + int(self._lengths[document]) + 1, self._corpus.tokenizer_of(field)
+        return Stretch(entries, offset, size, positions.start, tokenizer, num_lead)
+
+    def _read_with_lead(self, field: str, document: int, first: int, length: int, num_lead: int) -> NDArray[Any]:
+        """`length` entries from `first` on, of which the first `num_lead` of a document are of the field that leads it."""
+        if first >= num_lead:
+            return self._read_document(field, document, first - num_lead, length)
+        assert self._lead is not None
+        of_lead = self._read_document(self._lead, document, first, min(length, num_lead - first))
+        if len(of_lead) == length:
+            return of_lead
+        rest = self._read_document(field, document, 0, length - len(of_lead))
+        return np.concatenate([of_lead, rest])
 
     def _read_document(self, field: str, document: int, first: int, length: int) -> NDArray[Any]:
         """`length` entries from `first` on of boundary, a field's tokens of the document, boundary."""
         if field not in self._starts:
             self._starts[field] = self._corpus.document_starts(self._split, field)
         start = int(self._starts[field][document])
-        end = start + int(self._lengths[document])
+        lengths = self._lead_lengths if field == self._lead else self._lengths
+        assert lengths is not None
+        end = start + int(lengths[document])
         begin = start + first - 1
         tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
         edges = (int(begin < start), int(begin + length > end))
@@ -151,10 +174,10 @@ class SequenceReader:
 
 
 def check_fields(examples: Examples, corpus: Corpus) -> None:
-    """Whether a corpus has the fields that examples are made of, at the same positions as the text.
+    """Whether a corpus has the fields that examples are made of, at the same positions as the text, and what leads it.
 
     Raises:
-        ConfigError: it lacks one, or one has other positions.
+        ConfigError: it lacks one, one has other positions, or what leads the text has other tokens.
     """
     fields = (TEXT, *(field for field in examples.fields if field != TEXT))
     for field in fields:
@@ -164,10 +187,18 @@ def check_fields(examples: Examples, corpus: Corpus) -> None:
         raise ConfigError(
             f"{name} = {corpus.aligned_with(apart[0])}: the objective needs it at {TEXT}'s positions; {TEXT} works"
         )
+    lead = examples.lead
+    if lead and corpus.tokenizer_of(lead).to_json() != corpus.tokenizer_of().to_json():
+        raise ConfigError(
+            f"data.fields.{lead}.tokenizer makes other tokens than {TEXT}'s, and both are read by one model; bytes works"
+            " for both, or one tokenizer_file"
+        )
 
 
 @lru_cache(4)
-def open_reader(folder: str, corpus_hash: str, split: ScopeName, data: DataConfig, num_shards: int) -> SequenceReader:
+def open_reader(
+    folder: str, corpus_hash: str, split: ScopeName, data: DataConfig, num_shards: int, lead: str | None = None
+) -> SequenceReader:
     """A reader of the corpus with that hash in `folder`, planned once a process.
 
     Raises:
@@ -176,7 +207,7 @@ def open_reader(folder: str, corpus_hash: str, split: ScopeName, data: DataConfi
     corpus = Corpus.open(folder, verify=False)
     if corpus.hash != corpus_hash:
         raise OSError(f"prepared corpus: {folder} is not the one that training began with; start again")
-    return SequenceReader(corpus, split, data, num_shards)
+    return SequenceReader(corpus, split, data, num_shards, lead)
 
 
 def read_step(
@@ -215,7 +246,8 @@ def read_steps(
     steps: range,
 ) -> Iterator[pa.Table]:
     """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
-    reader = open_reader(folder, corpus_hash, "train", config.data, config.parallel.sequence_shards)
+    shards = config.parallel.sequence_shards
+    reader = open_reader(folder, corpus_hash, "train", config.data, shards, examples.lead)
     for step in steps:
         records = [
             {
