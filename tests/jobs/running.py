@@ -45,8 +45,9 @@ def write_text(folder: Path) -> Path:
 def command(place: Path, **options: object) -> list[str]:
     """The job's command line, with `train__steps=3` for --train.steps 3."""
     arguments = {"data.sources": place / "text", "train.storage": place / "runs", "optimizer.schedule": "constant"}
+    arguments["config"] = ROOT / "jobs/configs/tiny.yaml"
     arguments |= {name.replace("__", "."): value for name, value in options.items()}
-    script = [sys.executable, str(ROOT / "jobs/train.py"), "--config", str(ROOT / "jobs/configs/tiny.yaml")]
+    script = [sys.executable, str(ROOT / "jobs/train.py")]
     return script + [str(part) for name, value in arguments.items() for part in (f"--{name}", value)]
 
 
