@@ -12,7 +12,7 @@ SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer")},
     **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
     "quality": "learning.quality.suite",
-    **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
+    **{name: f"learning.quality.{name}" for name in ("ablation", "rates", "compressors")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
     "listops": "learning.listops.suite",
@@ -23,7 +23,8 @@ SUITES = {
 }
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
 OPTIONS = {
-    **dict.fromkeys(("text", "seeds"), ("quality", "ablation", "rates", "hashing")),
+    "text": ("quality", "ablation", "rates", "hashing", "compressors"),
+    "seeds": ("quality", "ablation", "rates", "hashing"),
     "seconds": ("quality", "ablation", "rates"),
     "only": ("quality", "ablation", "rates", "recall"),
     "lengths": ("quality",),

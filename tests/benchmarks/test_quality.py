@@ -16,6 +16,7 @@ import torch
 from reformer_dist.benchmarks.learning.quality import (
     ablation,
     clock,
+    compressors,
     corpora,
     report,
     results,
@@ -116,6 +117,17 @@ def test_the_transformer_scores_no_token_without_a_label() -> None:
     loss, number = model.loss(tokens, labels)
     assert number == 1
     torch.testing.assert_close(loss, -model(tokens)[0, 9].log_softmax(-1)[7])
+
+
+def test_compressors_are_asked_for_what_is_held_out_after_the_rest() -> None:
+    draw = np.random.default_rng(0)
+    noise = draw.integers(0, 4, 40_000).astype(np.uint8)
+    fresh = compressors.bits(Corpus("noise", noise[:30_000], noise[None, 30_000:]))
+    again = compressors.bits(Corpus("again", noise[:30_000], noise[None, :10_000]))
+    assert fresh["unigram"][0] == pytest.approx(2.0, abs=0.02)
+    for name in compressors.COMPRESSORS:
+        assert 1.9 < fresh[name][0] < 2.5, "two bits of noise a byte"
+    assert again["xz -9e"][0] < 0.05, "all of it was there before"
 
 
 def test_the_transformer_drops_in_training_alone() -> None:
