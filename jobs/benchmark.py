@@ -10,9 +10,9 @@ from reformer_dist.cli import answer
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer")},
-    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties")},
+    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties", "compressors")},
     "quality": "learning.quality.suite",
-    **{name: f"learning.quality.{name}" for name in ("ablation", "rates", "compressors")},
+    **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
     "listops": "learning.listops.suite",

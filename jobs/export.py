@@ -4,11 +4,11 @@ By default the newest checkpoint of train.run_name under train.storage. `load_mo
 as a checkpoint. --export.register_as NAME puts it into MLflow's registry, from where `mlflow models serve` serves it.
 """
 
-from reformer_dist.checkpoints import resolve
+from reformer_dist.checkpoints import read_state, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
 from reformer_dist.exporting.folder import export, export_to_huggingface, folder_of
-from reformer_dist.exporting.registry import register
+from reformer_dist.exporting.served import check_servable, register
 from reformer_dist.tracking.place import tracking_uri
 
 
@@ -21,6 +21,8 @@ def main(config: Config) -> None:
         export_to_huggingface(checkpoint, output)
         print(output)
         return
+    if options.register_as is not None:
+        check_servable(read_state(checkpoint).config.model, output)
     state = export(checkpoint, output, options.name or config.train.run_name, options.license)
     print(output)
     if options.register_as is not None:

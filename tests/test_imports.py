@@ -28,8 +28,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "deepspeed": ("reformer_dist/training/engine/deepspeed_setup.py",),
     "mlflow": (
         "reformer_dist/tracking/client.py",
-        "reformer_dist/exporting/registry.py",
-        "reformer_dist/exporting/served.py",
+        "reformer_dist/tracking/registry.py",
     ),
     "ray.train": ("reformer_dist/training/ray_trainer.py",),
     "optuna": ("reformer_dist/tuning/search.py",),

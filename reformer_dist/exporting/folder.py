@@ -73,7 +73,7 @@ def export_to_huggingface(checkpoint: str, output: str) -> None:
             or that is no local folder.
     """
     model, _, tokenizer = checkpoints.read_model(checkpoint)
-    if not open_store(output).is_local:
+    if not open_output(output).is_local:
         raise ConfigError(f"export.output = {output}: export.format = huggingface writes local folders; exported works")
     try:
         with _new_folder(output) as store:
@@ -83,10 +83,18 @@ def export_to_huggingface(checkpoint: str, output: str) -> None:
         raise ConfigError(f"export.format = huggingface: {error}; export.format = reformer_dist works") from None
 
 
+def open_output(output: str) -> Store:
+    """The place to write to. Raises ConfigError for a URL that means none."""
+    try:
+        return open_store(output)
+    except ValueError as error:
+        raise ConfigError(f"export.output = {output}: {error}; a folder of this machine works") from None
+
+
 @contextmanager
 def _new_folder(output: str) -> Iterator[Store]:
     """A place to write: on a disk a folder beside it, renamed in the end; in an object store its own, the manifest last."""
-    store = open_store(output)
+    store = open_output(output)
     selector = pafs.FileSelector(store.path, allow_not_found=True)
     info = store.filesystem.get_file_info(store.path)
     if info.type == pafs.FileType.File or store.filesystem.get_file_info(selector):

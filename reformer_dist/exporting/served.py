@@ -1,59 +1,72 @@
-"""What MLflow runs where an exported model is served: `mlflow models serve -m models:/NAME/VERSION --env-manager local`.
+"""What runs where an exported model is served: `mlflow models serve -m models:/NAME/VERSION --env-manager local`.
 
-In: rows with a field `prompt`. Out: each prompt and what follows. MLflow reads this file as it is (a model from code), so
-nothing is pickled; the folder that `load_model` takes lies beside it as an artifact.
+In: rows with a column `prompt`. Out: each prompt and what follows it. MLflow calls `_load_pyfunc` with the exported folder.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas
-from mlflow.models.signature import ModelSignature
-from mlflow.pyfunc.model import PythonModel, PythonModelContext
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-from reformer_dist.checkpoints import load_model
+from reformer_dist.checkpoints import State, load_model
+from reformer_dist.config import Config, ModelConfig
+from reformer_dist.errors import ConfigError
+from reformer_dist.exporting.folder import open_output
 from reformer_dist.generation import generate
+from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.tracking import registry, runs
+from reformer_dist.version import __version__
 
-FOLDER = "model"
-"""Name of the artifact."""
-SIGNATURE = ModelSignature(
-    inputs=Schema([ColSpec(DataType.string, "prompt")]),
-    outputs=Schema([ColSpec(DataType.string)]),
-    params=ParamSchema(
-        [
-            ParamSpec("num_tokens", DataType.long, 100),
-            ParamSpec("temperature", DataType.double, 1.0),
-            ParamSpec("top_p", DataType.double, 1.0),
-            ParamSpec("min_p", DataType.double, 0.0),
-            ParamSpec("seed", DataType.long, 0),
-        ]
-    ),
-)
-EXAMPLE = (pandas.DataFrame({"prompt": ["import ", "def "]}), {"num_tokens": 20})
-"""Input and parameters that MLflow shows."""
+PARAMETERS: registry.Parameters = {"num_tokens": 100, "temperature": 1.0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+"""As of `generate`."""
+EXAMPLE = pandas.DataFrame({"prompt": ["import ", "def "]})
+KIND = "export"
+"""Of the run in MLflow to which a registered model belongs."""
 
 
-class Served(PythonModel):
+class Served:
     """Continues prompts."""
 
-    def load_context(self, context: PythonModelContext) -> None:
-        """Read the model, once."""
-        self._model = load_model(context.artifacts[FOLDER])
+    def __init__(self, model: ReformerLM) -> None:
+        self._model = model
 
-    def predict(
-        self, context: PythonModelContext, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
-    ) -> list[str]:
+    def predict(self, model_input: pandas.DataFrame, params: Mapping[str, Any] | None = None) -> list[str]:
         """Each prompt and its continuation.
 
         Args:
-            context: where the model lies.
-            model_input: a DataFrame with a column `prompt` [n].
-            params: those of `SIGNATURE`, as of `generate`.
+            model_input: a column `prompt` [n].
+            params: some of PARAMETERS.
         """
-        values = {spec.name: spec.default for spec in SIGNATURE.params.params} | (params or {})
-        texts: list[str] = generate(self._model, list(model_input["prompt"]), **values)
+        texts: list[str] = generate(self._model, list(model_input["prompt"]), **{**PARAMETERS, **(params or {})})
         return texts
 
 
-mlflow.models.set_model(Served())
+def _load_pyfunc(folder: str) -> Served:
+    """What MLflow asks for."""
+    return Served(load_model(str(Path(folder).absolute())))
+
+
+def check_servable(config: ModelConfig, folder: str) -> None:
+    """Raise ConfigError for a model that continues nothing, or a folder that is no local one."""
+    if not open_output(folder).is_local:
+        raise ConfigError(f"export.output = {folder}: export.register_as reads a local folder; exported works")
+    if not (config.causal and config.lsh_mode == "window"):
+        raise ConfigError("export.register_as: a model that is not causal, or not in window mode, continues nothing")
+
+
+def register(config: Config, state: State, folder: str) -> str:
+    """Register an exported folder as `export.register_as`, in a run that is a child of the training's.
+
+    Returns:
+        its address, models:/NAME/VERSION.
+
+    Raises:
+        ConfigError: MLflow cannot be reached or refuses.
+    """
+    name, requirement = config.export.register_as, f"reformer_dist=={__version__}"
+    assert name is not None
+    train = config.train.model_copy(update={"run_name": f"{config.train.run_name} exported"})
+    config = config.model_copy(update={"train": train})
+    with runs.open_experiment(config).start(config, parent_run=state.run_id, kind=KIND) as run:
+        return registry.register(run, name, __name__, Path(folder), EXAMPLE, PARAMETERS, requirement)

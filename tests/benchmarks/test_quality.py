@@ -16,7 +16,6 @@ import torch
 from reformer_dist.benchmarks.learning.quality import (
     ablation,
     clock,
-    compressors,
     corpora,
     report,
     results,
@@ -99,10 +98,9 @@ def test_a_width_that_fields_give_is_kept() -> None:
     assert with_equal_parameters(TINY, 64) == TINY
 
 
-def transformer() -> Transformer:
-    model = Transformer(
-        ModelConfig(embed_dim=32, num_heads=2, feed_forward_dim=64, layers=("full",) * 2, max_length=64)
-    )
+def transformer(**fields: float) -> Transformer:
+    sizes = {"embed_dim": 32, "num_heads": 2, "feed_forward_dim": 64, "layers": ("full",) * 2, "max_length": 64}
+    model = Transformer(ModelConfig(**sizes, **fields))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():  # what starts at zero would hide all of it
         for weight in model.parameters():
@@ -119,22 +117,8 @@ def test_the_transformer_scores_no_token_without_a_label() -> None:
     torch.testing.assert_close(loss, -model(tokens)[0, 9].log_softmax(-1)[7])
 
 
-def test_compressors_are_asked_for_what_is_held_out_after_the_rest() -> None:
-    draw = np.random.default_rng(0)
-    noise = draw.integers(0, 4, 40_000).astype(np.uint8)
-    fresh = compressors.bits(Corpus("noise", noise[:30_000], noise[None, 30_000:]))
-    again = compressors.bits(Corpus("again", noise[:30_000], noise[None, :10_000]))
-    assert fresh["unigram"][0] == pytest.approx(2.0, abs=0.02)
-    for name in compressors.COMPRESSORS:
-        assert 1.9 < fresh[name][0] < 2.5, "two bits of noise a byte"
-    assert again["xz -9e"][0] < 0.05, "all of it was there before"
-
-
 def test_the_transformer_drops_in_training_alone() -> None:
-    config = ModelConfig(embed_dim=32, num_heads=2, layers=("full",) * 2, max_length=64, hidden_dropout=0.5)
-    model, tokens = Transformer(config), torch.arange(64)[None]
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
+    model, tokens = transformer(hidden_dropout=0.5), torch.arange(64)[None]
     assert not torch.equal(model(tokens), model(tokens))
     model.eval()
     torch.testing.assert_close(model(tokens), model(tokens), atol=0, rtol=0)

@@ -15,8 +15,10 @@ import pytest
 
 from reformer_dist import generate, load_config, load_model
 from reformer_dist.checkpoints import read_state
+from reformer_dist.config import ModelConfig
+from reformer_dist.errors import ConfigError
 from reformer_dist.exporting.folder import export
-from reformer_dist.exporting.registry import register
+from reformer_dist.exporting.served import check_servable, register
 from reformer_dist.tracking.client import search
 
 PROGRAMS = Path(sys.executable).parent
@@ -52,6 +54,16 @@ def address(exported: Path, tmp_path: Path) -> Iterator[str]:
     finally:
         os.killpg(server.pid, 15)
         server.wait()
+
+
+def test_what_continues_nothing_is_one_line() -> None:
+    for fields in ({"causal": False}, {"lsh_mode": "chunked"}):
+        with pytest.raises(ConfigError, match="continues nothing"):
+            check_servable(ModelConfig(**fields), "here")
+    with pytest.raises(ConfigError, match=r"export\.output = memory://x: .* reads a local folder"):
+        check_servable(ModelConfig(), "memory://x")
+    with pytest.raises(ConfigError, match=r"export\.output = nowhere://x: .*; a folder of this machine works"):
+        check_servable(ModelConfig(), "nowhere://x")
 
 
 def ask(address: str, path: str, question: object = None) -> bytes:
