@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from reformer_dist.checkpoints import read_model, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
+from reformer_dist.generation.prompt_workers import readers
 from reformer_dist.generation.writing import Written, lines_in, read_prompts, write
 
 
@@ -24,8 +25,8 @@ def main(config: Config) -> None:
     is_shown = options.output is None and len(prompts) == 1
     take = nullcontext(_end_line if is_shown else _print) if options.output is None else lines_in(options.output)
     start, num_tokens = time.perf_counter(), 0
-    with take as take_text:
-        for text in write(model, tokenizer, prompts, options, _show if is_shown else lambda piece: None):
+    with take as take_text, readers(model, options.workers) as read:
+        for text in write(model, tokenizer, prompts, options, _show if is_shown else lambda piece: None, read):
             take_text(text)
             num_tokens += text.num_tokens
     seconds = time.perf_counter() - start

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from reformer_dist.generation.decoding import Decoder
+from reformer_dist.generation.decoding import Decoder, Read, read_alone
 from reformer_dist.generation.sampling import Numbers, Sampling
 from reformer_dist.model.reformer import ReformerLM
 
@@ -86,21 +86,27 @@ def encoded(tokenizer: Any, text: str, prefix: str | None = None) -> Tensor:
 
 
 def stream(
-    model: ReformerLM, prompts: Sequence[Tensor], num_tokens: int, sampling: Sampling, seed: int = 0
+    model: ReformerLM,
+    prompts: Sequence[Tensor],
+    num_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    read: Read | None = None,
 ) -> Iterator[Tensor]:
     """The tokens that follow the prompts, each [T] int64, one step [B] at a time, as soon as it is drawn.
 
-    What is wrong is raised at once.
+    What is wrong is raised at once. Prompts are read by `read`, by default in this process.
     """
     if not prompts:
         raise ValueError("prompts are an empty list; one prompt works")
     for prompt_T in prompts:
         check_prompt(model, prompt_T, num_tokens)
-    return _steps([Decoder(model) for _ in prompts], prompts, num_tokens, sampling, seed)
+    Decoder(model)  # or there is none, which is to be told now
+    return _steps(read or read_alone(model), prompts, num_tokens, sampling, seed)
 
 
 def _steps(
-    decoders: Sequence[Decoder], prompts: Sequence[Tensor], num_tokens: int, sampling: Sampling, seed: int
+    read_prompt: Read, prompts: Sequence[Tensor], num_tokens: int, sampling: Sampling, seed: int
 ) -> Iterator[Tensor]:
     read = [prompt_T.tolist() for prompt_T in prompts]
     copies: Counter[tuple[int, ...]] = Counter()
@@ -108,9 +114,7 @@ def _steps(
     for tokens in read:
         numbers.append(Numbers(seed, tokens, copies[tuple(tokens)]))
         copies[tuple(tokens)] += 1
-    logits = [
-        decoder.read(prompt_T[None], only_last=True)[0] for decoder, prompt_T in zip(decoders, prompts, strict=True)
-    ]
+    decoders, logits = zip(*map(read_prompt, prompts), strict=True)
     logits_BV, decoder = torch.cat(logits), decoders[0]
     decoder.extend(decoders[1:])
     for index in range(num_tokens):

@@ -9,7 +9,7 @@ What a layer remembers is in model/attention/decoding.py and model/layers/decodi
 Legend: B batch, T tokens, E model dimension, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.attention.rotary import waves
 from reformer_dist.model.layers.decoding import DecodingFeedForward, DecodingOutput
 from reformer_dist.model.reformer import ReformerLM
+
+Read = Callable[[Tensor], tuple["Decoder", Tensor]]
+"""A prompt [T] in, a decoder of one row that has read it and the logits [1, V] after it out."""
 
 
 class Decoder:
@@ -41,17 +44,18 @@ class Decoder:
         self.model = model
         self.lengths: list[int] = []
         """Tokens that each row has read."""
-        self._blocks = [
+        self.blocks = [
             (DecodingAttention(block.attention), DecodingFeedForward(block.feed_forward))
             for block in model.stack.blocks
         ]
+        """Each block's layers with what they remember."""
         self._output = DecodingOutput(model.output)
 
     @torch.no_grad()
     def begin(self, num_rows: int) -> None:
         """Begin with rows that have read nothing, to go on by `next` alone."""
         nothing_B0E = self.model.embedding.weight.new_empty(num_rows, 0, self.model.config.embed_dim)
-        for attention, feed_forward in self._blocks:
+        for attention, feed_forward in self.blocks:
             attention.begin(nothing_B0E)
             feed_forward.begin(nothing_B0E)
         self.lengths = [0] * num_rows
@@ -97,7 +101,7 @@ class Decoder:
             waves_BF = waves(positions_B, config.head_width, config.rotary_base, dtype)
         place = Place(positions_B, max(self.lengths), waves_BF)
         first = second = self.model.embed(tokens_B[:, None], positions_B[:, None])[:, 0]
-        for attention, feed_forward in self._blocks:
+        for attention, feed_forward in self.blocks:
             first = first + attention.next(second, place)
             second = second + feed_forward.next(first)
         self.lengths = [length + 1 for length in self.lengths]
@@ -109,22 +113,32 @@ class Decoder:
 
     def extend(self, others: Sequence["Decoder"]) -> None:
         """Add the rows of other decoders of the same model behind this one's; they are not to be used any more."""
-        for index, (attention, feed_forward) in enumerate(self._blocks):
-            attention.extend([other._blocks[index][0] for other in others])
-            feed_forward.extend([other._blocks[index][1] for other in others])
+        for index, (attention, feed_forward) in enumerate(self.blocks):
+            attention.extend([other.blocks[index][0] for other in others])
+            feed_forward.extend([other.blocks[index][1] for other in others])
         self.lengths += [length for other in others for length in other.lengths]
 
     @property
     def num_bytes(self) -> int:
         """What is remembered of keys, values and buckets."""
-        return sum(attention.num_bytes for attention, _ in self._blocks)
+        return sum(attention.num_bytes for attention, _ in self.blocks)
 
     def _read_first(self, tokens_BT: Tensor, only_last: bool) -> Tensor:
         B, T = tokens_BT.shape
         first = second = self.model.embed(tokens_BT, torch.arange(T, device=tokens_BT.device)[None])
-        for attention, feed_forward in self._blocks:
+        for attention, feed_forward in self.blocks:
             first = first + attention.read(second)
             second = second + feed_forward.read(first)
         self.lengths = [T] * B
         start = T - 1 if only_last else 0
         return self.model.output(first[:, start:], second[:, start:])
+
+
+def read_alone(model: ReformerLM) -> Read:
+    """Read in this process."""
+
+    def read(prompt_T: Tensor) -> tuple[Decoder, Tensor]:
+        decoder = Decoder(model)
+        return decoder, decoder.read(prompt_T[None], only_last=True)[:, 0]
+
+    return read

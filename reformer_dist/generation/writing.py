@@ -15,6 +15,7 @@ from reformer_dist.config.sections.generation import GenerationConfig
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.generation.continuing import check_prompt, encoded, stream
+from reformer_dist.generation.decoding import Read
 from reformer_dist.generation.sampling import Sampling
 from reformer_dist.generation.text import TextStream, UntilStop
 from reformer_dist.model.reformer import ReformerLM
@@ -72,9 +73,16 @@ def _prompt_of(path: Path, number: int, line: str) -> str:
 
 
 def write(
-    model: ReformerLM, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationConfig, show: Show
+    model: ReformerLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: GenerationConfig,
+    show: Show,
+    read: Read | None = None,
 ) -> Iterator[Written]:
     """Continue prompts, some at a time, each as it would be alone; the first one of each batch is shown while it comes.
+
+    Prompts are read by `read`, by default in this process.
 
     Raises:
         ConfigError: a prompt that the tokenizer does not take, or that is too long; before anything is drawn.
@@ -94,7 +102,7 @@ def write(
         batch = slice(first, first + options.batch_size)
         texts = [_Text(tokenizer, row.tolist(), options.stop) for row in rows[batch]]
         try:
-            steps = stream(model, rows[batch], options.num_tokens, sampling, options.seed)
+            steps = stream(model, rows[batch], options.num_tokens, sampling, options.seed, read)
         except ValueError as error:  # a model that cannot be decoded
             raise ConfigError(str(error)) from None
         show(prompts[first])

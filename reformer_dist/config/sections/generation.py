@@ -22,6 +22,8 @@ class GenerationConfig(Section):
     """File for prompts and texts, a JSON line each, instead of the terminal."""
     batch_size: PositiveInt = 8
     """Prompts of a file that are continued at a time."""
+    workers: PositiveInt = 1
+    """Processes that read a long prompt together, each on one CPU with a shard of it; one of them then goes on alone."""
     num_tokens: PositiveInt = 256
     """Tokens to add."""
     stop: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reformer_dist.model.attention.layer import Attention, at_temperature
 from reformer_dist.model.attention.memory import Place
+from reformer_dist.model.context import Context
 from reformer_dist.model.layers.decoding import NormalisedStream
 
 
@@ -44,6 +45,22 @@ class DecodingAttention:
         self._stream.fill(x_BTE)
         groups = zip(self._layer.head_groups, self._memories, strict=True)
         return reduce(torch.add, [self._layer.read_first(x_BTE, *group) for group in groups])
+
+    def projections(self, x_BTE: Tensor, context: Context) -> list[tuple[Tensor, ...]]:
+        """Of this shard's tokens, for each memory what `fill` takes."""
+        return [self._layer.projections(x_BTE, context, group) for group in self._layer.head_groups]
+
+    def fill(self, projections: Sequence[tuple[Tensor, ...]], last_BTE: Tensor) -> None:
+        """Remember the first tokens, whose contribution others have made.
+
+        Args:
+            projections: of all of them, as `projections` gives them.
+            last_BTE: the stream of the last of them, as many as the convolution reaches back to.
+
+        """
+        self._stream.fill(last_BTE)
+        for memory, tensors in zip(self._memories, projections, strict=True):
+            memory.fill(tensors)
 
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], which is then remembered."""

@@ -75,10 +75,13 @@ class Attention(Layer):
 
     def read_first(self, x_BTE: Tensor, group: HeadGroup, memory: Memory) -> Tensor:
         """Some heads' contribution [B, T, E] to the first tokens of sequences, which their memory then keeps."""
-        parameters = list(self.parameters())
-        near = surround(x_BTE, Context(), Neighbours())
-        attended_BTHD = memory.read(self._project_by_pieces(near, group, parameters, are_next=False))
-        return self._join(attended_BTHD, Context(), 0, group, parameters)
+        attended_BTHD = memory.read(self.projections(x_BTE, Context(), group))
+        return self._join(attended_BTHD, Context(), 0, group, list(self.parameters()))
+
+    def projections(self, x_BTE: Tensor, context: Context, group: HeadGroup) -> tuple[Tensor, ...]:
+        """Some heads' projections of this shard's tokens, each [B, T, H, D], as their memory takes them."""
+        near = surround(x_BTE, context, self.neighbours)
+        return self._project_by_pieces(near, group, list(self.parameters()), are_next=False)
 
     def weights_of(self, group: HeadGroup) -> tuple[list[Tensor], Tensor]:
         """Some heads' weights: of their kind's projections [N, E], and of the way back [E, N]."""

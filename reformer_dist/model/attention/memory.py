@@ -38,6 +38,9 @@ class Memory(Protocol):
     def read(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """Results [B, T, H, D] of the first tokens, which are then remembered; `tensors` are their kind's projections."""
 
+    def fill(self, tensors: tuple[Tensor, ...]) -> None:
+        """Remember the first tokens, whose results others have made."""
+
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """Results [B, H, D] of one token more, which is then remembered."""
 
@@ -123,9 +126,13 @@ class NewestTokens:
 
     def read(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """See `Memory`."""
-        q, k, v = tensors
+        self.fill(tensors)
+        return self._attend(*tensors)
+
+    def fill(self, tensors: tuple[Tensor, ...]) -> None:
+        """See `Memory`."""
+        _, k, v = tensors
         self._rows.fill(self._turned(k, 0), v)
-        return self._attend(q, k, v)
 
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """See `Memory`."""

@@ -62,6 +62,10 @@ class DecodingFeedForward:
         """Begin with rows that have read nothing."""
         self._stream.fill(nothing_B0E)
 
+    def fill(self, last_BTE: Tensor) -> None:
+        """Remember the first tokens by the last of them, as many as the convolution reaches back to."""
+        self._stream.fill(last_BTE)
+
     def read(self, x_BTE: Tensor) -> Tensor:
         """The contribution to the first tokens [B, T, E]."""
         self._stream.fill(x_BTE)

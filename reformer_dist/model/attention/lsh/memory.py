@@ -57,13 +57,22 @@ class BucketMemory:
 
     def read(self, tensors: tuple[Tensor, ...]) -> Tensor:
         """See `Memory`."""
+        brought_BTHD, buckets_BHRT = self._file(tensors)
+        return self._attend((tensors[0], brought_BTHD), buckets_BHRT)
+
+    def fill(self, tensors: tuple[Tensor, ...]) -> None:
+        """See `Memory`."""
+        self._file(tensors)
+
+    def _file(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Remember the first tokens; returns the values that their keys bring, and their buckets."""
         qk_BTHD, v_BTHD = tensors
         shared = len(self._rotations_HDRF) == 1
         buckets_BHRT = hash_buckets(qk_BTHD, self._rotations_HDRF[0] if shared else self._rotations_HDRF, self._factors)
         brought_BTHD = pad(v_BTHD[:, 1:], (0, 0, 0, 0, 0, 1)) if self._brings_next else v_BTHD
         self._rows.fill(unit_keys(self._turned(qk_BTHD, 0)), brought_BTHD)
         self._index(buckets_BHRT.long())
-        return self._attend((qk_BTHD, brought_BTHD), buckets_BHRT)
+        return brought_BTHD, buckets_BHRT
 
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """See `Memory`."""
