@@ -123,8 +123,17 @@ def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
 
 
 def _in_context(config: Config, corpus: Corpus) -> Config:
-    """The configuration with sequences as long as `evaluation.context` asks for."""
-    if config.evaluation.context != "document":
+    """The configuration with sequences as long as `evaluation.context` asks for, and a stride."""
+    options, length = config.evaluation, config.data.sequence_length
+    if options.context == "sliding":
+        stride = options.stride or max(1, length // 2)
+        if stride > length:
+            raise ConfigError(
+                f"evaluation.stride = {stride:,} would leave out tokens between windows of data.sequence_length ="
+                f" {length:,}; {length // 2} works"
+            )
+        return config.model_copy(update={"evaluation": options.model_copy(update={"stride": stride})})
+    if options.context != "document":
         return config
     lead = make_objective(config.objective).lead
     longest = int(num_positions(corpus, config.evaluation.split, lead).max(initial=1))
@@ -186,8 +195,7 @@ def _tallies(
 def _told(config: Config) -> str:
     length = f"{config.data.sequence_length:,} tokens"
     if config.evaluation.context == "sliding":
-        stride = config.evaluation.stride or max(1, config.data.sequence_length // 2)
-        return f"a window of {length} that moves on by {stride:,}"
+        return f"a window of {length} that moves on by {config.evaluation.stride:,}"
     if config.evaluation.context == "document":
         return f"whole documents, up to {length}"
     return f"sequences of {length}, as in training"

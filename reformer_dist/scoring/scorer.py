@@ -83,11 +83,11 @@ class Scorer:
 
 
 def plan_of(corpus: Corpus, config: Config) -> SlidingPlan:
-    """How the documents of `evaluation.split` are cut for scoring, as `evaluation.context` says."""
+    """How the documents of `evaluation.split` are cut for scoring, as `evaluation.context` and `stride` say."""
     length, options, lead = config.data.sequence_length, config.evaluation, make_objective(config.objective).lead
     if options.context == "sliding":
-        stride = min(options.stride or max(1, length // 2), length)
-        return slide(num_positions(corpus, options.split, lead), length, stride)
+        assert options.stride is not None
+        return slide(num_positions(corpus, options.split, lead), length, options.stride)
     plan = split_plan(corpus, options.split, config.data, lead)
     return SlidingPlan(plan, np.zeros(plan.num_sequences, np.int64))
 

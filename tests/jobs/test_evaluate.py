@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from reformer_dist import checkpoints, load_config
@@ -28,6 +29,13 @@ def storage(place: Path, whole: Job) -> Path:
 def options(storage: Path, **evaluation: object) -> dict[str, object]:
     fields = {f"evaluation.{name}": value for name, value in evaluation.items()}
     return {"train.storage": str(storage), "train.run_name": "whole", **fields}
+
+
+def kill_one() -> int:
+    """Kill a process that scores; its number."""
+    scoring = next(one for one in psutil.process_iter() if "".join(one.cmdline()[:1]).startswith("ray::_Worker"))
+    scoring.kill()
+    return scoring.pid
 
 
 def test_the_figure_is_the_one_that_training_logged(place: Path, storage: Path, whole: Job) -> None:
@@ -57,7 +65,11 @@ def test_all_held_out_bytes_are_scored_once_and_other_settings_can_be_asked_for(
 def test_rounds_and_exact_attention_are_scored_in_the_same_weights_by_any_number_of_workers(storage: Path) -> None:
     asked = options(storage, rounds=(2, 4), exact=True, max_sequences=6)
     here = evaluate(load_config(None, asked))
-    there = evaluate(load_config(None, {**asked, "evaluation.workers": 2}))
+    killed: list[int] = []
+    there = evaluate(
+        load_config(None, {**asked, "evaluation.workers": 2}), lambda *_: killed or killed.append(kill_one())
+    )
+    assert killed
     assert list(here.settings) == ["2 rounds", "4 rounds", "exact"]
     assert len({scores.metrics["loss"] for scores in here.settings.values()}) == 3
     for name, scores in here.settings.items():
@@ -78,6 +90,8 @@ def test_more_context_can_be_asked_for(storage: Path) -> None:
     sliding = evaluate(load_config(None, options(storage, context="sliding", stride=8)))
     assert sliding.num_tokens == trained.num_tokens
     assert sliding.scores.by_context[0].num_tokens < trained.scores.by_context[0].num_tokens
+    with pytest.raises(ConfigError, match=r"evaluation\.stride = 9,999 would leave out tokens.*; 128 works"):
+        evaluate(load_config(None, options(storage, context="sliding", stride=9999)))
     with pytest.raises(ConfigError, match=r"context = document: a document has [\d,]+ positions, model\.max_length = "):
         evaluate(load_config(None, options(storage, context="document")))
 
