@@ -12,10 +12,9 @@ from torch.nn.functional import cross_entropy
 
 from reformer_dist.benchmarks.learning.quality.corpora import Corpus
 from reformer_dist.benchmarks.learning.quality.recipes import LanguageModel
+from reformer_dist.scoring.tally import bucket_ends
 
 TOKENS_AT_A_TIME = 16_384
-FIRST_END = 16
-"""End of the first bucket of positions; each further one ends at twice the position."""
 
 
 class PositionBits(NamedTuple):
@@ -42,11 +41,7 @@ def held_out_bits(model: LanguageModel, corpus: Corpus, length: int) -> Tensor:
 
 def by_position(bits: Tensor) -> list[PositionBits]:
     """Means of bits [sequences, length] over positions 0 to 15, 16 to 31, 32 to 63 and so on."""
-    length = bits.shape[1]
-    ends = [FIRST_END]
-    while ends[-1] < length:
-        ends.append(2 * ends[-1])
-    ends[-1] = length
+    ends = bucket_ends(bits.shape[1])
     return [
         PositionBits(start, end, float(bits[:, start:end].mean()))
         for start, end in zip([0, *ends[:-1]], ends, strict=True)
