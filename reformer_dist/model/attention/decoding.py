@@ -7,6 +7,7 @@ Legend: B batch, T tokens, E model dimension, H heads, D head dimension, N rows 
 
 from collections.abc import Sequence
 from functools import reduce
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -31,7 +32,9 @@ class DecodingAttention:
         self._stream = NormalisedStream(layer, layer.config)
         like, backend = layer.output_weight, self._stream.backend
         self._memories = [group.kind.make_memory(group.heads, like, backend) for group in layer.head_groups]
-        self._weights = [layer.weights_of(group) for group in layer.head_groups]
+        weights = [layer.weights_of(group) for group in layer.head_groups]
+        self._weights = [weight for projections, _ in weights for weight in projections]
+        self._output_weights = [weight for _, weight in weights]
 
     def begin(self, nothing_B0E: Tensor) -> None:
         """Begin with rows that have read nothing."""
@@ -64,15 +67,12 @@ class DecodingAttention:
 
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], which is then remembered."""
-        x_BE, contributions = self._stream.next(x_BE), []
-        for group, memory, (weights, output_weight) in zip(
-            self._layer.head_groups, self._memories, self._weights, strict=True
-        ):
-            backend = self._stream.backend
-            projected_BN = backend.next_product(x_BE, weights, ())
-            heads = [x.unflatten(1, (-1, self._config.head_width)) for x in projected_BN.split([*map(len, weights)], 1)]
-            attended_BHD = memory.next(self._at_temperature(group.kind.projections, heads, group.heads), place)
-            contributions.append(backend.next_product(attended_BHD.flatten(1), (output_weight,), ()))
+        projected, backend, contributions = iter(self._stream.next(x_BE, self._weights)), self._stream.backend, []
+        for group, memory, weight in zip(self._layer.head_groups, self._memories, self._output_weights, strict=True):
+            names = group.kind.projections
+            heads = [x_BN.view(len(x_BE), -1, self._config.head_width) for x_BN in islice(projected, len(names))]
+            attended_BHD = memory.next(self._at_temperature(names, heads, group.heads), place)
+            contributions.append(backend.next_product(attended_BHD.flatten(1), weight, None))
         return reduce(torch.add, contributions)
 
     def extend(self, others: Sequence["DecodingAttention"]) -> None:
@@ -87,11 +87,11 @@ class DecodingAttention:
         return sum(memory.num_bytes for memory in self._memories)
 
     def _at_temperature(self, names: Sequence[str], heads: list[Tensor], own: slice) -> tuple[Tensor, ...]:
-        """Projections [B, H, D] as they are attended, contiguous."""
+        """Projections [B, H, D] as they are attended."""
         if self._config.query_key_norm:
             temperature_H1 = self._layer.temperature[own, None]
             heads = [
                 x if name == "value" else at_temperature(x, None if name == "key" else temperature_H1)
                 for name, x in zip(names, heads, strict=True)
             ]
-        return tuple(x.contiguous() for x in heads)
+        return tuple(heads)

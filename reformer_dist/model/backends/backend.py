@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens
+from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
 from reformer_dist.model.backends.plain import decoding
 from reformer_dist.model.backends.plain.combination import RunningCombination
 from reformer_dist.model.backends.plain.convolution import convolve_by_shifts, convolve_by_shifts_backward
@@ -156,35 +156,19 @@ class Backend(ABC):
         """Gradients of the stream and of the weights."""
         return convolve_by_shifts_backward(grad_BSE, x_BSE, weight_E1K, documents_BS, after)
 
-    def next_product(self, x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
-        """X times matrices [N, E], side by side, plus their biases [N] if there are any: [B, sum of N].
+    def next_projections(
+        self, x_BE: Tensor, norm: StreamNorm, weights: Sequence[Tensor], biases: Sequence[Tensor]
+    ) -> list[Tensor]:
+        """The normalised stream times each matrix [N, E], plus its bias [N] if there are any: [B, N] of each.
 
         This and the methods below are of decoding: of one token more of every row. By the compiled operators a row's result
         depends neither on the other rows nor on the number of threads, to the last bit.
         """
-        return decoding.next_product(x_BE, weights, biases)
+        return decoding.next_projections(x_BE, norm, weights, biases)
 
-    def next_normalised(
-        self,
-        x_BE: Tensor,
-        weight_E: Tensor,
-        bias_E: Tensor | None,
-        eps: float,
-        taps_E1K: Tensor | None,
-        recent_BKE: Tensor | None,
-    ) -> Tensor:
-        """A layer's norm, LayerNorm with a bias and RMSNorm without, and its convolution, [B, E].
-
-        Args:
-            x_BE: the stream.
-            weight_E: of the norm.
-            bias_E: of the norm.
-            eps: added to the variance.
-            taps_E1K: the convolution's weights; None for none.
-            recent_BKE: the K - 1 normalised tokens before, the oldest first; the new one is put there.
-
-        """
-        return decoding.next_normalised(x_BE, weight_E, bias_E, eps, taps_E1K, recent_BKE)
+    def next_product(self, x_BN: Tensor, weight_EN: Tensor, bias_E: Tensor | None) -> Tensor:
+        """X times a matrix, whose rows may lie apart, [B, E]."""
+        return decoding.next_product(x_BN, weight_EN, bias_E)
 
     def next_of_newest(
         self,

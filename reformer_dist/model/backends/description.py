@@ -104,6 +104,21 @@ class OrderedRows(OrderedBlocks):
 
 
 @dataclass(frozen=True)
+class StreamNorm:
+    """What a layer makes of its stream in decoding, before its matrices: the norm, then the convolution."""
+
+    weight_E: Tensor
+    bias_E: Tensor | None
+    """None for RMSNorm, else LayerNorm."""
+    eps: float
+    """Added to the variance."""
+    taps_E1K: Tensor | None
+    """The convolution's weights; None for none."""
+    recent_BKE: Tensor | None
+    """The K - 1 normalised tokens before, the oldest first; the new one is put there."""
+
+
+@dataclass(frozen=True)
 class FiledTokens:
     """The tokens that decoding has read, by position and by bucket; what is read next is put into the tensors.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.backends.backend import Work
 from reformer_dist.model.backends.choice import choose
+from reformer_dist.model.backends.description import StreamNorm
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.convolution import WEIGHT
 from reformer_dist.model.layers.feed_forward import ACTIVATIONS, FeedForward
@@ -30,26 +31,30 @@ class NormalisedStream:
         work = Work(weight.device, weight.dtype, config.head_width, kernel=config.attention_kernel)
         self.backend = choose(work)
         """Computes one token more."""
-        self._recent_BKE: Tensor | None = None
+        self._norm = self._norm_with(None)
 
     def fill(self, x_BTE: Tensor) -> None:
         """Keep the last of the first tokens."""
         reach = self._config.convolution_reach[0]
         if self._config.convolution_width:
             last = normalise(x_BTE[:, max(0, x_BTE.shape[1] - reach) :], self._weights, self._config)
-            self._recent_BKE = x_BTE.new_zeros(x_BTE.shape[0], reach, x_BTE.shape[2])
-            self._recent_BKE[:, reach - last.shape[1] :] = last
+            recent_BKE = x_BTE.new_zeros(x_BTE.shape[0], reach, x_BTE.shape[2])
+            recent_BKE[:, reach - last.shape[1] :] = last
+            self._norm = self._norm_with(recent_BKE)
 
-    def next(self, x_BE: Tensor) -> Tensor:
-        """One token more as the layer reads it."""
-        own = self._weights
-        taps, eps = own.get(WEIGHT), self._config.layer_norm_eps
-        return self.backend.next_normalised(x_BE, own["norm_weight"], own.get("norm_bias"), eps, taps, self._recent_BKE)
+    def next(self, x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor] = ()) -> list[Tensor]:
+        """One token more as the layer reads it, times each of its matrices [N, E]: [B, N] of each."""
+        return self.backend.next_projections(x_BE, self._norm, weights, biases)
 
     def extend(self, others: Sequence["NormalisedStream"]) -> None:
         """Add the rows of others behind its own."""
-        recent = [stream._recent_BKE for stream in (self, *others) if stream._recent_BKE is not None]
-        self._recent_BKE = torch.cat(recent) if recent else None
+        recent = [stream._norm.recent_BKE for stream in (self, *others) if stream._norm.recent_BKE is not None]
+        self._norm = self._norm_with(torch.cat(recent) if recent else None)
+
+    def _norm_with(self, recent_BKE: Tensor | None) -> StreamNorm:
+        own = self._weights
+        eps = self._config.layer_norm_eps
+        return StreamNorm(own["norm_weight"], own.get("norm_bias"), eps, own.get(WEIGHT), recent_BKE)
 
 
 class DecodingFeedForward:
@@ -73,16 +78,17 @@ class DecodingFeedForward:
 
     def next(self, x_BE: Tensor) -> Tensor:
         """The contribution to one token more [B, E]."""
-        layer, backend = self._layer, self._stream.backend
-        x_BE = self._stream.next(x_BE)
+        layer = self._layer
         weights, biases = [layer.inner_weight], [layer.inner_bias]
         if layer.config.gated:
             weights, biases = [*weights, layer.gate_weight], [*biases, layer.gate_bias]
-        inner, *gates = backend.next_product(x_BE, weights, biases).chunk(len(weights), dim=1)
-        inner = ACTIVATIONS[layer.config.activation](inner)
+        inner, *gates = self._stream.next(x_BE, weights, biases)
+        activate = ACTIVATIONS[layer.config.activation]
+        # A row at a time, as a function's last bit can depend on where in a tensor a number lies.
+        inner = activate(inner) if len(inner) == 1 else torch.cat([activate(row_1N) for row_1N in inner.split(1)])
         for gate in gates:
             inner = inner * gate
-        return backend.next_product(inner.contiguous(), (layer.output_weight,), (layer.output_bias,))
+        return self._stream.backend.next_product(inner, layer.output_weight, layer.output_bias)
 
     def extend(self, others: Sequence["DecodingFeedForward"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""
@@ -99,8 +105,7 @@ class DecodingOutput:
         """Logits [B, V] after one token more."""
         layer, config = self._layer, self._layer.config
         x = (first_BE + second_BE) / 2 if config.tie_embeddings else torch.cat([first_BE, second_BE], dim=1)
-        logits_BV = self._stream.backend.next_product(self._stream.next(x), (layer.weight,), (layer.bias,))
-        return layer.capped(logits_BV)
+        return layer.capped(*self._stream.next(x, (layer.weight,), (layer.bias,)))
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """Softmax of logits."""

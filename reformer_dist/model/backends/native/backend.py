@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reformer_dist.model.backends.backend import Backend, Combination, Work
-from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens
+from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
 from reformer_dist.model.backends.native import build
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.randomness import token_hash
@@ -55,21 +55,16 @@ class Native(Backend):
         rotations_HDRF = (rotations[None] if rotations.dim() == 3 else rotations).to(qk_BTHD.dtype)
         return torch.ops.reformer_dist.hash(_with_rows(qk_BTHD.detach()), rotations_HDRF, factors)
 
-    def next_product(self, x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    def next_projections(
+        self, x_BE: Tensor, norm: StreamNorm, weights: Sequence[Tensor], biases: Sequence[Tensor]
+    ) -> list[Tensor]:
         """See `Backend`."""
-        return torch.ops.reformer_dist.next_product(x_BE, weights, biases)
+        own = norm.weight_E, norm.bias_E, norm.eps, norm.taps_E1K, norm.recent_BKE
+        return torch.ops.reformer_dist.next_projections(x_BE, *own, weights, biases)
 
-    def next_normalised(
-        self,
-        x_BE: Tensor,
-        weight_E: Tensor,
-        bias_E: Tensor | None,
-        eps: float,
-        taps_E1K: Tensor | None,
-        recent_BKE: Tensor | None,
-    ) -> Tensor:
+    def next_product(self, x_BN: Tensor, weight_EN: Tensor, bias_E: Tensor | None) -> Tensor:
         """See `Backend`."""
-        return torch.ops.reformer_dist.next_normalised(x_BE, weight_E, bias_E, eps, taps_E1K, recent_BKE)
+        return torch.ops.reformer_dist.next_product(x_BN, weight_EN, bias_E)
 
     def next_of_newest(
         self,

@@ -10,33 +10,23 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm, linear, rms_norm
 
-from reformer_dist.model.backends.description import FiledTokens, unit_keys
+from reformer_dist.model.backends.description import FiledTokens, StreamNorm, unit_keys
 from reformer_dist.model.backends.plain.hashing import hash_by_rotations
 
 
-def next_product(x_BE: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+def next_projections(
+    x_BE: Tensor, norm: StreamNorm, weights: Sequence[Tensor], biases: Sequence[Tensor]
+) -> list[Tensor]:
     """See `Backend`."""
-    x_BN = torch.cat([linear(x_BE, weight) for weight in weights], dim=1)
-    return x_BN + torch.cat(list(biases)) if biases else x_BN
+    x_BE = _normalised(x_BE, norm)
+    if not biases:
+        return [linear(x_BE, weight) for weight in weights]
+    return [linear(x_BE, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
 
-def next_normalised(
-    x_BE: Tensor,
-    weight_E: Tensor,
-    bias_E: Tensor | None,
-    eps: float,
-    taps_E1K: Tensor | None,
-    recent_BKE: Tensor | None,
-) -> Tensor:
+def next_product(x_BN: Tensor, weight_EN: Tensor, bias_E: Tensor | None) -> Tensor:
     """See `Backend`."""
-    shape = weight_E.shape
-    x_BE = rms_norm(x_BE, shape, weight_E, eps) if bias_E is None else layer_norm(x_BE, shape, weight_E, bias_E, eps)
-    if taps_E1K is None:
-        return x_BE
-    assert recent_BKE is not None
-    near_BKE = torch.cat([recent_BKE, x_BE[:, None]], dim=1)
-    recent_BKE.copy_(near_BKE[:, 1:])
-    return x_BE + torch.einsum("bke,ek->be", near_BKE, taps_E1K[:, 0])
+    return linear(x_BN, weight_EN, bias_E)
 
 
 def next_of_newest(
@@ -102,6 +92,20 @@ def next_of_buckets(
 def next_probabilities(logits_BV: Tensor) -> Tensor:
     """See `Backend`."""
     return logits_BV.softmax(-1)
+
+
+def _normalised(x_BE: Tensor, norm: StreamNorm) -> Tensor:
+    weight_E, bias_E = norm.weight_E, norm.bias_E
+    if bias_E is None:
+        x_BE = rms_norm(x_BE, weight_E.shape, weight_E, norm.eps)
+    else:
+        x_BE = layer_norm(x_BE, weight_E.shape, weight_E, bias_E, norm.eps)
+    if norm.taps_E1K is None:
+        return x_BE
+    assert norm.recent_BKE is not None
+    near_BKE = torch.cat([norm.recent_BKE, x_BE[:, None]], dim=1)
+    norm.recent_BKE.copy_(near_BKE[:, 1:])
+    return x_BE + torch.einsum("bke,ek->be", near_BKE, norm.taps_E1K[:, 0])
 
 
 def _attend(q_BHD: Tensor, rows_BHKX: Tensor, is_seen_BHK: Tensor) -> Tensor:
