@@ -4,7 +4,8 @@ In: a size. Out: a table and a CSV file of milliseconds a token and of what is r
 `--suite model`, all layers LSH, batch 1, float32; beside it, how long it takes to read all of its weights once, the least
 that a token can cost.
 
-Each row is a process of its own, see measuring.py. Contexts are random bytes.
+Each row is a process of its own, see measuring.py, whose threads do not sleep between operators: CPU-ms are those of both.
+Contexts are random bytes.
 """
 
 import csv
@@ -34,7 +35,7 @@ FULL: LayerName = "full"
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
     """Print the table and write decoding-SIZE.csv into `output`."""
-    found = [each for length in LENGTHS[size] for each in measure(cases(length), TURNS[size])]
+    found = [each for length in LENGTHS[size] for each in measure(cases(length), TURNS[size], waiting="active")]
     rows = []
     print(f"\nA token of a model of {peers.NUM_LAYERS} layers, width {peers.EMBED_DIM}, after a context (medians)")
     print(f"{'context':>9}  {'':<28}{'CPU-ms':>9}{'ms':>9}{'remembered, MiB':>17}")

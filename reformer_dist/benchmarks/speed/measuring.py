@@ -4,7 +4,8 @@ In: cases, each a function that makes a step of some length. Out: CPU-seconds an
 
 CPU-seconds are user and system time of all threads of the process. Peak memory is what the process held at most during
 the step above what it held before (see `process_memory`). Cases are measured in turns, so that a machine that drifts drifts
-for all of them; threads that wait sleep, so that CPU-seconds are work and not a busy machine's idling.
+for all of them. Threads that wait sleep unless a suite says otherwise, so that CPU-seconds are work and not a busy machine's
+idling.
 """
 
 import multiprocessing
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from statistics import median
+from typing import Literal
 from unittest import mock
 
 import torch
@@ -26,6 +28,8 @@ _ENOUGH_SECONDS = 3.0  # CPU-seconds after which a process takes no further samp
 _MOST_SAMPLES = 6
 
 Step = Callable[[], object]
+Waiting = Literal["passive", "active"]
+"""Threads that wait sleep, or go round; see OMP_WAIT_POLICY of OpenMP."""
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,22 @@ class _Samples:
     peak_mib: float
 
 
-def measure(cases: Sequence[Case], turns: int, report: Callable[[str], object] = print) -> list[Measurement]:
-    """Measure every case in `turns` processes, one after the other, and report each; `report` gets a line a process."""
+def measure(
+    cases: Sequence[Case], turns: int, report: Callable[[str], object] = print, *, waiting: Waiting = "passive"
+) -> list[Measurement]:
+    """Measure every case in `turns` processes, one after the other.
+
+    Args:
+        cases: what to measure.
+        turns: processes of each.
+        report: gets a line a process.
+        waiting: what threads do between operators. Steps of many short operators cannot wait for threads to wake.
+
+    """
     taken: list[list[_Samples]] = [[] for _ in cases]
     for turn in range(turns):
         for case, samples in zip(cases, taken, strict=True):
-            sample = _in_a_process(case)
+            sample = _in_a_process(case, waiting)
             samples.append(sample)
             report(
                 f"  turn {turn + 1}/{turns}  {case.length:>9,}  {case.name:<32}"
@@ -85,11 +99,11 @@ def _summary(case: Case, samples: Sequence[_Samples]) -> Measurement:
     return Measurement(case.name, case.length, median(cpu_seconds), median(seconds), peak, len(seconds), case.keys)
 
 
-def _in_a_process(case: Case) -> _Samples:
+def _in_a_process(case: Case, waiting: Waiting) -> _Samples:
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(case, sender))
-    with mock.patch.dict(os.environ, {"OMP_WAIT_POLICY": "passive"}):
+    with mock.patch.dict(os.environ, {"OMP_WAIT_POLICY": waiting}):
         process.start()
     sender.close()
     try:
