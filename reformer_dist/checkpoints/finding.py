@@ -44,7 +44,7 @@ def best(folder: str) -> str | None:
 
 
 def resolve(name: str, storage: str, run_name: str, report: Callable[[str], None] = print) -> str:
-    """The checkpoint that a user means: "latest" or "best" of the newest training called `run_name`, or a path.
+    """The checkpoint that a user means: "latest" or "best" of the newest training called `run_name`, or as for `meant`.
 
     Raises:
         ConfigError: there is none.
@@ -52,7 +52,7 @@ def resolve(name: str, storage: str, run_name: str, report: Callable[[str], None
     if name == "latest":
         return latest(storage, run_name, report)
     if name != "best":
-        return name
+        return meant(name, report)
     folder = current_folder(storage, run_name)
     path = best(folder) if folder else None
     if path is None:
@@ -73,6 +73,15 @@ def latest(storage: str, run_name: str, report: Callable[[str], None] = print) -
             f"train.run_name = {run_name}: no checkpoint under {storage}/{run_name}; jobs/train.py makes one"
         )
     return path
+
+
+def meant(path: str, report: Callable[[str], None] = print) -> str:
+    """The checkpoint at a path or URL; of the folder of a run, or of one of its trainings, the newest good one."""
+    if is_checkpoint(path):
+        return path
+    storage, slash, run_name = path.rstrip("/").rpartition("/")
+    training = current_folder(storage or slash or ".", run_name)
+    return newest(training or path, report) or path
 
 
 def is_checkpoint(path: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.fs as pafs
 from safetensors.torch import load as load_tensors
 
-from reformer_dist.checkpoints.finding import is_checkpoint, latest
+from reformer_dist.checkpoints.finding import is_checkpoint, latest, meant
 from reformer_dist.checkpoints.format import OPTIMIZER, WEIGHTS, verify
 from reformer_dist.config import Config, TrainConfig
 from reformer_dist.data.preparing.corpus import read_stored_tokenizer
@@ -21,14 +21,15 @@ def load_model(name: str, storage: str | None = None) -> ReformerLM:
     """A trained model on the CPU, in evaluation mode; its `config` and `tokenizer` are those that it was trained with.
 
     Args:
-        name: of a run, whose newest checkpoint is meant, or the path or URL of a checkpoint (a folder step_NUMBER).
+        name: of a run, whose newest checkpoint is meant, or the path or URL of a checkpoint (a folder step_NUMBER) or
+            of a run's folder.
         storage: folder or URL of the runs, by default that of `train.storage`.
 
     Raises:
         ConfigError: there is no such checkpoint, or it is damaged.
     """
     is_path = "/" in name or is_checkpoint(name)
-    path = name if is_path else latest(storage or TrainConfig().storage, name)
+    path = meant(name) if is_path else latest(storage or TrainConfig().storage, name)
     model, _, tokenizer = read_model(path)
     model.tokenizer = tokenizer
     return model

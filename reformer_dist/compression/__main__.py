@@ -30,7 +30,7 @@ def main() -> None:
     add("action", choices=("compress", "decompress"))
     add("source", metavar="IN", type=Path)
     add("target", metavar="OUT", type=Path)
-    add("--checkpoint", required=True, help="name of a run, or path or URL of a checkpoint")
+    add("--checkpoint", required=True, help="name of a run, or path or URL of its folder or of a checkpoint")
     add("--storage", help="folder or URL of the runs (that of train.storage)")
     add(
         "--batch", type=_positive, default=16, help="stretches at a time; more are faster and take memory (%(default)s)"
@@ -42,7 +42,7 @@ def main() -> None:
 
 def _run(options: argparse.Namespace) -> None:
     if not options.source.is_file():
-        raise ConfigError(f"{options.source}: no such file")
+        raise ConfigError(f"{options.source}: {'not a file' if options.source.exists() else 'no such file'}")
     if options.target.exists() and options.target.samefile(options.source):
         raise ConfigError(f"{options.target} is the input; another name works")
     if options.threads:

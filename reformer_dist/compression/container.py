@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reformer_dist.errors import ConfigError
+from reformer_dist.storage.whole_files import whole_file
 
 MAGIC = b"reformer"
 VERSION = 1
@@ -89,13 +90,12 @@ def write(path: Path, header: Header, streams: Sequence[bytes]) -> int:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name first, so that it is there when it is whole."""
-    part = path.with_name(f"{path.name}.part")
+    """Write a file that is there when it is whole. Raises OSError, which names it, if it cannot be written."""
     try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}; a disk with room works") from error
 
 
 def read(path: Path) -> tuple[Header, list[bytes]]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from io import TextIOWrapper
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from reformer_dist.generation.decoding import Read
 from reformer_dist.generation.sampling import Sampling
 from reformer_dist.generation.text import TextStream, UntilStop
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.storage.whole_files import whole_file
 
 MOST_SHOWN = 40
 """Characters of a prompt in a line about it."""
@@ -125,17 +127,13 @@ def lines_in(path: str) -> Iterator[Callable[[Written], None]]:
         ConfigError: it cannot be written.
 
     """
-    part = Path(f"{path}.part")
     try:
-        with part.open("w", encoding="utf-8") as file:
+        with whole_file(Path(path)) as whole, TextIOWrapper(whole, encoding="utf-8") as file:
             yield lambda written: print(json.dumps(asdict(written), ensure_ascii=False), file=file, flush=True)
-        part.replace(path)
     except OSError as error:
         raise ConfigError(
             f"generation.output = {path}: {error.strerror}; a file in a folder that is there works"
         ) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class _Text:

@@ -36,12 +36,13 @@ def test_model_comes_back_from_a_folder_or_url(scheme: str, tmp_path: Path) -> N
         assert load_file(folder / "00000-of-00001.safetensors")["a"].tolist() == [7] * 9
 
 
-def test_a_model_is_loaded_by_its_runs_name_path_or_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_loaded_by_its_runs_name_folder_or_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for storage in ("runs", f"memory://{tmp_path}"):
         config = make_config(storage, **{"model.seed": len(storage)})
         path = write(checkpoints.new_folder(storage, "mine"), 7, config)
-        for model in (load_model("mine", storage), load_model(path)):
+        run = f"{storage}/mine"
+        for model in (load_model("mine", storage), *map(load_model, (path, run, f"{run}/", f"{run}/1"))):
             assert model.config == config.model
             assert model.tokenizer.to_json() == BytesTokenizer().to_json()
             assert not model.training
@@ -52,7 +53,7 @@ def test_a_model_is_loaded_by_its_runs_name_path_or_url(tmp_path: Path, monkeypa
     with pytest.raises(ConfigError, match=r"no checkpoint under elsewhere/mine; jobs/train\.py makes one"):
         load_model("mine", "elsewhere")
     with pytest.raises(ConfigError, match=r"no manifest\.json there; give a folder called step_NUMBER"):
-        load_model(f"{tmp_path}/runs/mine")
+        load_model(f"{tmp_path}/runs")
 
 
 def test_a_manifest_says_size_and_hash_by_name(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from reformer_dist import load_config
 from tests.jobs.running import points, run_job
 
-ENWIK8 = Path(__file__).parents[2] / "jobs/configs/enwik8.yaml"
+CONFIGS = Path(__file__).parents[2] / "jobs/configs"
+ENWIK8 = CONFIGS / "enwik8.yaml"
 SMALL = {
     "data__sequence_length": 512,
     "model__max_length": 512,
@@ -42,6 +44,12 @@ def test_enwik8_scaled_down_trains_and_goes_on(tmp_path: Path) -> None:
     assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4]
     assert [step for step, _ in curves["validation/loss"]] == [2, 4]
     assert all(np.isfinite(value) and value < 6.5 for _, value in curves["train/loss"])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_configuration_is_one(path: Path) -> None:
+    """And its run is called as its file is, so that none goes on with another's checkpoints."""
+    assert load_config(path).train.run_name == path.stem
 
 
 def test_enwik8_is_the_published_setting() -> None:
