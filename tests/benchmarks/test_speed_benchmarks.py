@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reformer_dist.benchmarks.speed import attention, decoding, memory, model, optimizer, peers, scaling
 from reformer_dist.benchmarks.speed import report as speed_report
-from reformer_dist.benchmarks.speed.measuring import Case, Measurement, Step, measure
+from reformer_dist.benchmarks.speed.measuring import Case, Measurement, Step, Waiting, measure
 from tests.ranks import run_ranks
 
 
@@ -44,7 +44,8 @@ def test_a_case_is_measured_in_its_own_process() -> None:
 def test_decoding_draws_tokens_and_tells_what_is_remembered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measured(cases: list[Case], turns: int) -> list[Measurement]:
+    def measured(cases: list[Case], turns: int, waiting: Waiting) -> list[Measurement]:
+        assert waiting == "active"  # a token is many short operators, between which no thread may fall asleep
         for case in cases:
             case.make(case.length)()
         return [Measurement(case.name, case.length, 0.64, 1.28, 0.0, 1) for case in cases]
