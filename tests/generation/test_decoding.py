@@ -70,7 +70,9 @@ def test_rows_of_different_lengths_are_each_as_if_alone(changes: dict[str, Any])
         torch.testing.assert_close(logits_BTV[row], expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("changes", [{}, {"layers": ("full", "local", "lsh")}, OPTIONS], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"layers": ("full", "local", "lsh")}, {"activation": "gelu"}, OPTIONS], ids=str
+)
 def test_other_rows_and_other_threads_change_no_bit(changes: dict[str, Any]) -> None:
     """In float32, by the compiled operators; of a width that lanes do not divide, and one that they do."""
     for width in (12, 64):
