@@ -9,11 +9,13 @@ from reformer_dist.version import __version__
 if TYPE_CHECKING:
     from reformer_dist.checkpoints import load_model
     from reformer_dist.generation import generate
+    from reformer_dist.model.encoder_decoder import EncoderDecoder
     from reformer_dist.model.huggingface import from_pretrained, to_pretrained
     from reformer_dist.model.reformer import ReformerLM
 
 __all__ = [
     "Config",
+    "EncoderDecoder",
     "ModelConfig",
     "ReformerLM",
     "__version__",
@@ -25,6 +27,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "EncoderDecoder": "reformer_dist.model.encoder_decoder",
     "ReformerLM": "reformer_dist.model.reformer",
     "from_pretrained": "reformer_dist.model.huggingface",
     "generate": "reformer_dist.generation",

@@ -29,6 +29,11 @@ class Budget:
     exchanged_elements: int = 1 << 21
     """The same where workers exchange, which hold what is sent and what is received beside it; always at least one head for
     each worker of a group that exchanges heads."""
+    cross_scores: int = 1 << 22
+    """Scores of a piece of queries with all keys of a source, in exact cross-attention; at least one query of a row."""
+    cross_gathered: int = 1 << 21
+    """Elements of the keys that a piece of queries sees in all rounds, in LSH cross-attention; as many of the values, and at
+    least one query of a row."""
     rotated_elements: int = 1 << 22
     """Elements of rotated vectors while tokens are hashed without the compiled operator: a vector for each token, head and
     round, as wide as half the sum of the bucket factors."""

@@ -27,6 +27,10 @@ class Use(enum.IntEnum):
     FEED_FORWARD_OUTPUT = 6
     SAMPLING = 7
     HEALTH = 8
+    CROSS_ROTATIONS = 9
+    CROSS_WEIGHTS = 10
+    CROSS_KEYS = 11
+    CROSS_OUTPUT = 12
 
 
 def make_key(*counters: int) -> int:

@@ -2,14 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from reformer_dist import ModelConfig, ReformerLM
+from reformer_dist import EncoderDecoder, ModelConfig, ReformerLM
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.token_model import TokenModel
 
+Model = TypeVar("Model", bound=TokenModel)
 VOCABULARY = 17
 OPTIONS: dict[str, Any] = {
     "norm": "rms",
@@ -26,7 +28,7 @@ OPTIONS: dict[str, Any] = {
 """The parts of a model that are not its default ones, all at once."""
 
 
-def make_model(limits: Mapping[str, int] | None = None, **changes: Any) -> ReformerLM:
+def make_model(limits: Mapping[str, int] | None = None, model_class: type[Model] = ReformerLM, **changes: Any) -> Model:
     """A float64 model with every kind of layer, odd sizes, and weights large enough for attention to be far from even.
 
     `limits` are those of its budget that are not the default ones.
@@ -47,12 +49,23 @@ def make_model(limits: Mapping[str, int] | None = None, **changes: Any) -> Refor
         **changes,
     }
     config = ModelConfig(**settings)
-    model = ReformerLM(config, replace(Budget.of(config), **(limits or {}))).double()
+    model = model_class(config, replace(Budget.of(config), **(limits or {}))).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.startswith("positions"):
+            if name.removeprefix("encoder.").startswith("positions"):
                 parameter.mul_(50)
     return model
+
+
+def make_encoder_decoder(limits: Mapping[str, int] | None = None, **changes: Any) -> EncoderDecoder:
+    """The same with an encoder, another number of source tokens, and a decoder of three layers."""
+    settings: dict[str, Any] = {
+        "encoder_layers": ("local", "lsh"),
+        "layers": ("local", "lsh", "full"),
+        "max_source_length": 96,
+        **changes,
+    }
+    return make_model(limits, EncoderDecoder, **settings)
 
 
 def draw_tokens(length: int, batch: int = 3, seed: int = 0) -> Tensor:

@@ -10,6 +10,8 @@ from reformer_dist.config.sections.section import Section
 
 LayerName = Literal["local", "lsh", "full"]
 """Kinds of attention, as model/attention/kinds.py has them."""
+ENCODER_SEED = 1_000_003
+"""Added to the seed of a model for its encoder, whose layers would else draw as the decoder's do."""
 
 
 class ModelConfig(Section):
@@ -53,8 +55,14 @@ class ModelConfig(Section):
     """Hold logits between -cap and cap by cap tanh(logit / cap). By default they are free."""
     layers: tuple[LayerName, ...] = Field(("local", "lsh", "local", "lsh"), min_length=1)
     """Attention of each layer, first to last, separated by commas: local (a sliding window), lsh, or full."""
+    encoder_layers: tuple[LayerName, ...] = ()
+    """Attention of each layer of an encoder, which reads a source from both sides; `layers` are then a decoder's, which asks the encoder in every layer. By default there is none."""
+    cross_attention: Literal["full", "lsh"] = "full"
+    """How a decoder asks an encoder: full (every token of the source) or lsh (those that share a bucket)."""
     max_length: PositiveInt = 4096
     """Longest sequence the position embeddings cover; any length up to it works, in training too."""
+    max_source_length: PositiveInt | None = None
+    """Longest source of an encoder. By default max_length."""
     positions: Literal["axial", "learned", "none"] = "axial"
     """Position embeddings: axial (a sum of sizes instead of a product), learned (one vector a position) or none."""
     rotary: bool | None = None
@@ -152,6 +160,21 @@ class ModelConfig(Section):
         return (can and not self.is_published) if self.lsh_values is None else self.lsh_values == "next"
 
     @property
+    def encoder(self) -> "ModelConfig":
+        """The encoder's own configuration: the same, but for its layers, which see both sides, and its longest source."""
+        changes: dict[str, Any] = {"layers": self.encoder_layers or self.layers, "encoder_layers": (), "causal": False}
+        if self.max_source_length not in (None, self.max_length):
+            changes |= {"max_length": self.max_source_length, "axial_shape": None}
+        if self.lsh_values == "next":
+            changes["lsh_values"] = "own"
+        return self.model_copy(update={**changes, "seed": self.seed + ENCODER_SEED})
+
+    @property
+    def kinds(self) -> tuple[LayerName, ...]:
+        """Kinds of attention in the encoder and the other layers, each once."""
+        return tuple(dict.fromkeys((*self.encoder_layers, *self.layers)))
+
+    @property
     def chosen(self) -> dict[str, Any]:
         """Fields that shape what weights learn, as they are where they were left to others."""
         values = "next" if self.lsh_brings_next else "own"
@@ -191,6 +214,10 @@ class ModelConfig(Section):
         if self.lsh_values == "next" and not (self.causal and self.lsh_mode == "window"):
             without = f"model.lsh_mode = {self.lsh_mode!r}" if self.causal else "model.causal = False"
             yield f"model.lsh_values = 'next' would show a token what is after it with {without}; 'own' works"
+        if self.encoder_layers and not self.causal:
+            yield "model.causal = False has a decoder read what it is to write, with model.encoder_layers; True works"
+        if self.max_source_length is not None and not self.encoder_layers:
+            yield f"model.max_source_length = {self.max_source_length} goes with model.encoder_layers, which are none; leave it out"
         if self.positions == "axial":
             yield from self._axial_problems()
 

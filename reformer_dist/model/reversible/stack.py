@@ -1,6 +1,7 @@
 """Reversible residual blocks (Gomez et al. 2017; Reformer, section 3): activations are rebuilt instead of kept.
 
-In: two streams [B, T, E] and blocks of two layers each. Out: two streams. A block of the layers F and G computes
+In: two streams [B, T, E] and blocks of layers. Out: two streams. The layers take turns: the first reads the second stream
+and adds to the first, the next one the other way round, and so on through all blocks. Two layers F and G compute
 
     y1 = x1 + F(x2)        x2 = y2 - G(y1)
     y2 = x2 + G(y1)        x1 = y1 - F(x2)
@@ -8,10 +9,13 @@ In: two streams [B, T, E] and blocks of two layers each. Out: two streams. A blo
 so the backward pass walks from the last outputs to the first inputs, and memory does not grow with depth. It undoes each
 layer (`layer.py`) with the forward's buckets, dropout and autocast, changing streams and gradients in place.
 
-Legend: B batch, T tokens of this shard, E model dimension.
+Layers of a decoder also read a source, which none of them changes. It is kept, and its gradient is the sum of theirs.
+
+Legend: B batch, T tokens of this shard, S tokens of this shard of the source, E model dimension.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -27,66 +31,69 @@ Head = Callable[[Tensor, Tensor], Tensor]
 
 
 class ReversibleBlock(nn.Module):
-    """Two layers: the first reads the second stream and adds to the first stream, the second the other way round."""
+    """Some layers in order, each of which reads one of the two streams and adds to the other."""
 
     def __init__(self, layers: Mapping[str, Layer]) -> None:
-        """Take the two layers in order; their names become part of their parameters' names."""
+        """Take the layers in order; their names become part of their parameters' names."""
         super().__init__()
-        assert len(layers) == 2
         for name, layer in layers.items():
             self.add_module(name, layer)
 
     @property
-    def layers(self) -> tuple[Layer, Layer]:
-        """The two layers in order."""
-        first, second = self.children()
-        assert isinstance(first, Layer)
-        assert isinstance(second, Layer)
-        return first, second
-
-    def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
-        """The two new streams."""
-        first, second = self.layers
-        y1 = x1 + first.contribute(x2, context)[0]
-        return y1, x2 + second.contribute(y1, context)[0]
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in order."""
+        return tuple(layer for layer in self.children() if isinstance(layer, Layer))
 
 
 class ReversibleStack(nn.Module):
     """All blocks, one behind the other."""
 
     def __init__(self, blocks: Iterable[Mapping[str, Layer]], reversible: bool = True) -> None:
-        """Make blocks of pairs of layers; without `reversible`, plain autograd differentiates them, for debugging."""
+        """Make blocks of layers; without `reversible`, plain autograd differentiates them, for debugging."""
         super().__init__()
         self.reversible = reversible
         self.blocks: Any = nn.ModuleList(ReversibleBlock(layers) for layers in blocks)
 
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers of all blocks in order."""
+        return tuple(layer for block in self.blocks for layer in block.layers)
+
     def forward(self, x1: Tensor, x2: Tensor, context: Context) -> tuple[Tensor, Tensor]:
         """The two streams after the last block."""
         if self.reversible and torch.is_grad_enabled():
-            return _Reversible.apply(x1, x2, _anchor(x1), self.blocks, context, None)
-        for block in self.blocks:
-            x1, x2 = block(x1, x2, context)
-        return x1, x2
+            return _apply(x1, x2, self.layers, context, None)
+        streams = [x1, x2]
+        for index, layer in enumerate(self.layers):
+            to, read = index % 2, 1 - index % 2
+            streams[to] = streams[to] + layer.contribute(streams[read], context)[0]
+        return streams[0], streams[1]
 
     def reduce(self, x1: Tensor, x2: Tensor, context: Context, head: Head) -> Tensor:
         """`head` of the two streams, which nobody else sees, so that their memory serves the backward pass too."""
         if self.reversible and torch.is_grad_enabled():
-            return _Reversible.apply(x1, x2, _anchor(x1), self.blocks, context, head)
+            return _apply(x1, x2, self.layers, context, head)
         return head(*self(x1, x2, context))
+
+
+def _apply(x1: Tensor, x2: Tensor, layers: Sequence[Layer], context: Context, head: Head | None) -> Any:
+    anchor = torch.zeros((), device=x1.device, requires_grad=True)
+    memory_BSE = None if context.source is None else context.source.memory_BSE
+    return _Reversible.apply(x1, x2, anchor, memory_BSE, layers, context, head)
 
 
 class _Streams:
     """The streams at the outputs, and after a backward pass at the inputs; held by nobody else, so memory is freed early."""
 
     def __init__(self, first: Tensor, second: Tensor) -> None:
-        self.first, self.second = first, second
+        self.both = [first, second]
         self.own = False
         """Whether they may be changed in place."""
         self.at_outputs = True
 
 
 class _Reversible(torch.autograd.Function):
-    """`anchor` requires a gradient, so that the blocks' parameters get theirs where the streams themselves need none."""
+    """`anchor` requires a gradient, so that the layers' parameters get theirs where the streams themselves need none."""
 
     @staticmethod
     def forward(
@@ -94,18 +101,21 @@ class _Reversible(torch.autograd.Function):
         x1: Tensor,
         x2: Tensor,
         anchor: Tensor,
-        blocks: Sequence[ReversibleBlock],
+        memory_BSE: Tensor | None,
+        layers: Sequence[Layer],
         context: Context,
         head: Head | None,
     ) -> tuple[Tensor, Tensor] | Tensor:
-        ctx.blocks, ctx.context, ctx.head, ctx.found = blocks, context, head, [(None, None)] * len(blocks)
+        if context.source is not None:  # its graph is the caller's
+            context = replace(context, source=context.source.detached())
+        ctx.layers, ctx.context, ctx.head, ctx.found = layers, context, head, [None] * len(layers)
         ctx.autocast = autocast_of_now(x1.device.type)
         ctx.streams = streams = _Streams(x1, x2)
         _walk_forward(ctx, streams)
         if head is not None:
-            return head(streams.first, streams.second)
+            return head(*streams.both)
         streams.own = False
-        return streams.first.view_as(x1), streams.second.view_as(x2)
+        return streams.both[0].view_as(x1), streams.both[1].view_as(x2)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -114,45 +124,42 @@ class _Reversible(torch.autograd.Function):
         if not streams.at_outputs:  # a second backward pass through the same graph
             with torch.no_grad(), ctx.autocast():
                 _walk_forward(ctx, streams)
-        if ctx.head is None:
-            grad1, grad2 = (grad.clone() for grad in grads)
-        else:
-            grad1, grad2 = _grads_of_head(ctx, streams, *grads)
+        grads_of_streams = (
+            [grad.clone() for grad in grads] if ctx.head is None else _grads_of_head(ctx, streams, *grads)
+        )
         if not streams.own:
-            streams.first, streams.second, streams.own = streams.first.clone(), streams.second.clone(), True
-        for block, found in zip(reversed(ctx.blocks), reversed(ctx.found), strict=True):
-            first, second = block.layers
+            streams.both, streams.own = [x.clone() for x in streams.both], True
+        context, grad_BSE = ctx.context, None
+        if context.source is not None:
+            grad_BSE = torch.zeros_like(context.source.memory_BSE)
+            context = replace(context, source=context.source.with_gradient(grad_BSE))
+        for index in reversed(range(len(ctx.layers))):
+            to, read = index % 2, 1 - index % 2
+            addition = Addition(streams.both[to], grads_of_streams[to], grads_of_streams[read])
             with ctx.autocast():
-                second.undo(streams.first, ctx.context, found[1], Addition(streams.second, grad2, grad1))
-                first.undo(streams.second, ctx.context, found[0], Addition(streams.first, grad1, grad2))
+                ctx.layers[index].undo(streams.both[read], context, ctx.found[index], addition)
         streams.at_outputs = False
-        return grad1, grad2, None, None, None, None
+        return *grads_of_streams, None, grad_BSE, None, None, None
 
 
-def _anchor(x: Tensor) -> Tensor:
-    return torch.zeros((), device=x.device, requires_grad=True)
-
-
-def _grads_of_head(ctx: Any, streams: _Streams, grad: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = (x.detach().requires_grad_() for x in (streams.first, streams.second))
+def _grads_of_head(ctx: Any, streams: _Streams, grad: Tensor) -> list[Tensor]:
+    both = [x.detach().requires_grad_() for x in streams.both]
     with torch.enable_grad(), ctx.autocast():
-        value = ctx.head(first, second)
+        value = ctx.head(*both)
     torch.autograd.backward(value, grad)
-    assert first.grad is not None
-    assert second.grad is not None
-    return first.grad, second.grad
+    found = [x.grad for x in both if x.grad is not None]
+    assert len(found) == 2
+    return found
 
 
 def _walk_forward(ctx: Any, streams: _Streams) -> None:
     """Take the streams from the inputs to the outputs, in place once they are our own."""
-    for index, block in enumerate(ctx.blocks):
-        (first, second), (found_first, found_second) = block.layers, ctx.found[index]
-        contribution, found_first = first.contribute(streams.second, ctx.context, found_first)
-        streams.first = streams.first.add_(contribution) if streams.own else streams.first + contribution
+    for index, layer in enumerate(ctx.layers):
+        to, read = index % 2, 1 - index % 2
+        contribution, ctx.found[index] = layer.contribute(streams.both[read], ctx.context, ctx.found[index])
+        # The second stream may be the very tensor that the first one is, so neither is our own before both are new.
+        own = streams.own
+        streams.both[to] = streams.both[to].add_(contribution) if own else streams.both[to] + contribution
         del contribution
-        contribution, found_second = second.contribute(streams.first, ctx.context, found_second)
-        streams.second = streams.second.add_(contribution) if streams.own else streams.second + contribution
-        del contribution
-        ctx.found[index] = found_first, found_second
-        streams.own = True
+        streams.own = own or index % 2 == 1
     streams.at_outputs = True
