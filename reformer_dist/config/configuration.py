@@ -120,11 +120,19 @@ class Config(Section):
         length = self.data.sequence_length
         if length > self.model.max_length:
             yield f"data.sequence_length = {length} is longer than model.max_length = {self.model.max_length}; set model.max_length to {length}"
+        if self.data.source_length is not None and not self.model.encoder_layers:
+            yield f"data.source_length = {self.data.source_length} goes with model.encoder_layers, which are none; leave it out, or model.encoder_layers = local,lsh works"
+        source, longest = self.data.longest_source, self.model.encoder.max_length
+        if self.model.encoder_layers and source > longest:
+            name = "data.sequence_length" if self.data.source_length is None else "data.source_length"
+            yield f"{name} = {source} is longer than model.max_source_length = {longest}; set model.max_source_length to {source}"
 
     def _shards_problems(self) -> Iterator[str]:
         shards, length = self.parallel.sequence_shards, self.data.sequence_length
         if shards > length:
             yield f"parallel.sequence_shards = {shards} is more than data.sequence_length = {length} has tokens; {length} or fewer works"
+        elif shards > (source := self.data.longest_source):
+            yield f"parallel.sequence_shards = {shards} is more than data.source_length = {source} has tokens; {source} or fewer works"
 
     def _workers_problems(self, workers: int) -> Iterator[str]:
         """Whether workers and batch divide evenly."""
@@ -164,14 +172,17 @@ class Config(Section):
         # A kind needs whole sequences unless it is named here.
         needs_whole = {
             "model.layers": next((kind for kind in model.layers if kind not in ("local", "lsh")), None),
-            "model.lsh_mode": model.lsh_mode if "lsh" in model.layers and model.lsh_mode != "window" else None,
-            "model.local_mode": model.local_mode if "local" in model.layers and model.local_mode != "window" else None,
+            "model.encoder_layers": next((kind for kind in model.encoder_layers if kind not in ("local", "lsh")), None),
+            "model.lsh_mode": model.lsh_mode if "lsh" in model.kinds and model.lsh_mode != "window" else None,
+            "model.local_mode": model.local_mode if "local" in model.kinds and model.local_mode != "window" else None,
         }
         for name, value in needs_whole.items():
             if value is not None:
                 yield f"{name} = {value} needs whole sequences, which parallel.attention = {parallel.attention} never holds; parallel.attention = heads works"
-        shard = parallel.head_degree * math.ceil(self.data.sequence_length / parallel.sequence_shards)
-        if "lsh" in model.layers and model.lsh_window > shard:
+        lengths = {"layers": self.data.sequence_length, "encoder_layers": self.data.longest_source}
+        used = [length for stack, length in lengths.items() if "lsh" in getattr(model, stack)]
+        shard = parallel.head_degree * math.ceil(min(used, default=0) / parallel.sequence_shards)
+        if used and model.lsh_window > shard:
             yield f"model.lsh_window = {model.lsh_window} reaches beyond a neighbour's {shard} tokens (parallel.attention = {parallel.attention}); {shard} works"
 
 

@@ -7,35 +7,49 @@ convolutions borrow from the neighbours in it. All else (embeddings, norms, loss
 from collections.abc import Callable
 from dataclasses import replace
 
+from reformer_dist.model.attention.cross.layer import CrossAttention
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.layers.feed_forward import FeedForward
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.encoder_decoder import EncoderDecoder
+from reformer_dist.model.reversible.stack import ReversibleStack
+from reformer_dist.model.token_model import TokenModel
 from reformer_dist.parallel.buckets.exchange import BucketsExchange
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.heads import HeadsExchange
 from reformer_dist.parallel.neighbours import NeighboursExchange
+from reformer_dist.parallel.sources import GatheredSources
 from reformer_dist.parallel.topology import Topology
 
 
-def parallelize(model: ReformerLM, topology: Topology) -> Traffic:
+def parallelize(model: TokenModel, topology: Topology) -> Traffic:
     """Put exchanges in, in place; returns the counter of what they send.
 
     `config.Config` has refused what cannot work: heads that do not divide, modes that need the whole sequence.
     """
     traffic = Traffic()
-    group = topology.sequence_group
-    for module in model.modules():
-        if isinstance(module, Attention | FeedForward) and any(module.near_reach) and group is not None:
-            module.neighbours = NeighboursExchange(*module.near_reach, group, traffic)
-        if isinstance(module, Attention):
-            module.head_groups = [
-                replace(heads, exchange=_make_exchange(heads.kind, topology, traffic, model.budget))
-                for heads in module.head_groups
-            ]
+    _put_exchanges(model.stack, topology, traffic, model.budget)
+    if isinstance(model, EncoderDecoder):
+        of_source = replace(topology, sequence_length=topology.source_length)
+        _put_exchanges(model.encoder.stack, of_source, traffic, model.budget)
     return traffic
+
+
+def _put_exchanges(stack: ReversibleStack, topology: Topology, traffic: Traffic, budget: Budget) -> None:
+    """Into the layers of a stack whose sequences are as long as the topology says."""
+    group = topology.sequence_group
+    for layer in stack.layers:
+        if isinstance(layer, Attention | FeedForward) and any(layer.near_reach) and group is not None:
+            layer.neighbours = NeighboursExchange(*layer.near_reach, group, traffic)
+        if isinstance(layer, CrossAttention) and group is not None:
+            layer.exchange = GatheredSources(group, traffic)
+        if isinstance(layer, Attention):
+            layer.head_groups = [
+                replace(heads, exchange=_make_exchange(heads.kind, topology, traffic, budget))
+                for heads in layer.head_groups
+            ]
 
 
 def _make_exchange(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget) -> Exchange:

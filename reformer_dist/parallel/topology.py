@@ -25,6 +25,8 @@ class Topology:
     sequence_shards: int
     sequence_length: int
     """Tokens of a whole sequence, without the padding that makes its shards equal."""
+    source_length: int
+    """The same of a whole source, in an encoder-decoder."""
     sequence_group: dist.ProcessGroup | None
     """The workers that hold the same sequences, in the order of their shards; None for one alone."""
     head_group: dist.ProcessGroup | None
@@ -68,7 +70,8 @@ def make_topology(config: Config) -> Topology:
     sequence_group = head_group or bucket_group
     if head_group is not None and bucket_group is not None:
         sequence_group = _own_group(sequence_groups, rank, timeout)
-    return Topology(world_size, rank, shards, config.data.sequence_length, sequence_group, head_group, bucket_group)
+    lengths = config.data.sequence_length, config.data.longest_source
+    return Topology(world_size, rank, shards, *lengths, sequence_group, head_group, bucket_group)
 
 
 def _own_group(groups: Iterable[range], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:

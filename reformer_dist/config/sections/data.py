@@ -69,6 +69,8 @@ class DataConfig(Section):
     """With skip: bad documents that may be left out; with more, preparing stops. By default any number."""
     sequence_length: PositiveInt = 4096
     """Tokens in one training sequence, over all its shards."""
+    source_length: PositiveInt | None = None
+    """Tokens in the source of a training sequence, for an encoder-decoder. By default sequence_length."""
     validation_fraction: float = Field(0.05, gt=0.0, lt=1.0)
     """Share of the documents held out for validation (whole documents, chosen by a hash of their name)."""
     test_fraction: float = Field(0.0, ge=0.0, lt=1.0)
@@ -111,6 +113,11 @@ class DataConfig(Section):
                 bpe_vocab_size=self.bpe_vocab_size,
             )
         }
+
+    @property
+    def longest_source(self) -> int:
+        """Tokens in the source of a training sequence, given or as many as in the sequence."""
+        return self.source_length or self.sequence_length
 
     def column_of(self, field: str, source: int) -> str | None:
         """The column that holds a field in files of the source with that index; None where their format decides."""
