@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import nullcontext
 
-from reformer_dist.checkpoints import read_model, resolve
+from reformer_dist.checkpoints import read_language_model, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
 from reformer_dist.generation.prompt_workers import readers
@@ -20,7 +20,7 @@ def main(config: Config) -> None:
     options = config.generation
     prompts = read_prompts(options)
     path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
-    model, _, tokenizer = read_model(path)
+    model, _, tokenizer = read_language_model(path)
     print(f"{path}, seed {options.seed}", file=sys.stderr)
     is_shown = options.output is None and len(prompts) == 1
     take = nullcontext(_end_line if is_shown else _print) if options.output is None else lines_in(options.output)

@@ -21,7 +21,14 @@ from reformer_dist.checkpoints.format import (
     to_yaml,
     verify,
 )
-from reformer_dist.checkpoints.reading import load_model, load_weights, optimizer_files, read_model
+from reformer_dist.checkpoints.reading import (
+    language_model,
+    load_model,
+    load_weights,
+    optimizer_files,
+    read_language_model,
+    read_model,
+)
 
 __all__ = [
     "MANIFEST",
@@ -30,6 +37,7 @@ __all__ = [
     "best",
     "current_folder",
     "delete",
+    "language_model",
     "latest",
     "load_model",
     "load_weights",
@@ -39,6 +47,7 @@ __all__ = [
     "optimizer_files",
     "prune",
     "read_json",
+    "read_language_model",
     "read_metrics",
     "read_model",
     "read_state",

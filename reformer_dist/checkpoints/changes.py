@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from reformer_dist.config import Config, ModelConfig, OptimizerConfig
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.choice import make_model
 
 SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
 """Fields of the model section that change its memory and speed but not what it is."""
@@ -61,5 +61,5 @@ def told(changes: Changes, names: Iterable[str] | None = None) -> str:
 def same_weights(one: ModelConfig, other: ModelConfig) -> bool:
     """Whether weights of one model fit the other: the same names and shapes."""
     with torch.device("meta"):
-        shapes = [{name: x.shape for name, x in ReformerLM(config).state_dict().items()} for config in (one, other)]
+        shapes = [{name: x.shape for name, x in make_model(config).state_dict().items()} for config in (one, other)]
     return shapes[0] == shapes[1]

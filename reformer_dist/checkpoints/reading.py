@@ -13,11 +13,15 @@ from reformer_dist.checkpoints.format import OPTIMIZER, WEIGHTS, verify
 from reformer_dist.config import Config, TrainConfig
 from reformer_dist.data.preparing.corpus import read_stored_tokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.errors import ConfigError
+from reformer_dist.model.choice import make_model
+from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.token_model import TokenModel
 from reformer_dist.storage.stores import open_store
 
 
-def load_model(name: str, storage: str | None = None) -> ReformerLM:
+def load_model(name: str, storage: str | None = None) -> ReformerLM | EncoderDecoder:
     """A trained model on the CPU, in evaluation mode; its `config` and `tokenizer` are those that it was trained with.
 
     Args:
@@ -35,21 +39,42 @@ def load_model(name: str, storage: str | None = None) -> ReformerLM:
     return model
 
 
-def read_model(path: str) -> tuple[ReformerLM, Config, Tokenizer]:
+def read_model(path: str) -> tuple[ReformerLM | EncoderDecoder, Config, Tokenizer]:
     """Verify a checkpoint and build its model on the CPU, in evaluation mode, with its configuration and tokenizer.
 
     Raises:
         ConfigError: the checkpoint is damaged, or there is none.
     """
     state = verify(path)
-    model = ReformerLM(state.config.model)
+    model = make_model(state.config.model)
     if state.config.train.dtype == "float64":
         model.double()
     load_weights(path, model)
     return model.eval(), state.config, read_stored_tokenizer(open_store(path))
 
 
-def load_weights(path: str, model: ReformerLM) -> None:
+def read_language_model(path: str) -> tuple[ReformerLM, Config, Tokenizer]:
+    """`read_model` for what goes on from a text alone.
+
+    Raises:
+        ConfigError: the model has an encoder, which needs a source; or as `read_model`.
+    """
+    model, config, tokenizer = read_model(path)
+    return language_model(model, path), config, tokenizer
+
+
+def language_model(model: ReformerLM | EncoderDecoder, name: str) -> ReformerLM:
+    """The model of that name, if it has no encoder. Raises ConfigError if it has one."""
+    if not isinstance(model, ReformerLM):
+        layers = ",".join(model.config.encoder_layers)
+        raise ConfigError(
+            f"checkpoint {name}: its model has an encoder (model.encoder_layers = {layers}), which needs a source;"
+            " a checkpoint of a model without one works"
+        )
+    return model
+
+
+def load_weights(path: str, model: TokenModel) -> None:
     """Copy a checkpoint's weights into a model of the same shape."""
     store = open_store(path)
     with store.filesystem.open_input_stream(store.child(WEIGHTS)) as stream:

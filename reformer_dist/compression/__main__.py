@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from reformer_dist.checkpoints import load_model
+from reformer_dist.checkpoints import language_model, load_model
 from reformer_dist.cli import answer
 from reformer_dist.compression.files import Outcome, compress, decompress
 from reformer_dist.errors import ConfigError
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.target} is the input; another name works")
     if options.threads:
         torch.set_num_threads(options.threads)
-    model = load_model(options.checkpoint, options.storage)
+    model = language_model(load_model(options.checkpoint, options.storage), options.checkpoint)
     start = time.perf_counter()
     console = Console(stderr=True)
     columns = (TextColumn("bytes"), BarColumn(bar_width=24), TaskProgressColumn(show_speed=True), TimeRemainingColumn())

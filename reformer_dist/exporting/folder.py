@@ -72,7 +72,7 @@ def export_to_huggingface(checkpoint: str, output: str) -> None:
         ConfigError: the checkpoint is damaged, transformers cannot compute what its model does, something is at `output`,
             or that is no local folder.
     """
-    model, _, tokenizer = checkpoints.read_model(checkpoint)
+    model, _, tokenizer = checkpoints.read_language_model(checkpoint)
     if not open_output(output).is_local:
         raise ConfigError(f"export.output = {output}: export.format = huggingface writes local folders; exported works")
     try:

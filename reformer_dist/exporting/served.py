@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas
 
-from reformer_dist.checkpoints import State, load_model
+from reformer_dist.checkpoints import State, language_model, load_model
 from reformer_dist.config import Config, ModelConfig
 from reformer_dist.errors import ConfigError
 from reformer_dist.exporting.folder import open_output
@@ -44,13 +44,15 @@ class Served:
 
 def _load_pyfunc(folder: str) -> Served:
     """What MLflow asks for."""
-    return Served(load_model(str(Path(folder).absolute())))
+    return Served(language_model(load_model(str(Path(folder).absolute())), folder))
 
 
 def check_servable(config: ModelConfig, folder: str) -> None:
     """Raise ConfigError for a model that continues nothing, or a folder that is no local one."""
     if not open_output(folder).is_local:
         raise ConfigError(f"export.output = {folder}: export.register_as reads a local folder; exported works")
+    if config.encoder_layers:
+        raise ConfigError("export.register_as: a model with an encoder needs a source, which a served prompt is not")
     if not (config.causal and config.lsh_mode == "window"):
         raise ConfigError("export.register_as: a model that is not causal, or not in window mode, continues nothing")
 

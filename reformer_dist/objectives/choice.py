@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 from reformer_dist.config import Config, ObjectiveConfig
-from reformer_dist.config.sections.data import TEXT
+from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.copy import Copy
 from reformer_dist.objectives.masked import Masked
 from reformer_dist.objectives.next_token import NextToken
 from reformer_dist.objectives.objective import Objective
+from reformer_dist.objectives.pairs import Pairs
 from reformer_dist.objectives.prefix import Prefix
 
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
@@ -16,6 +17,7 @@ OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "masked": Masked,
     "copy": Copy,
     "prefix": Prefix,
+    "pairs": Pairs,
 }
 
 
@@ -34,7 +36,7 @@ def check_objective(config: Config) -> None:
     """Whether the objective and the model can mean something together.
 
     Raises:
-        ConfigError: there is no such objective, or it needs a model that looks to the other side.
+        ConfigError: there is no such objective, or it needs a model that looks to the other side, or an encoder.
     """
     objective, causal = make_objective(config.objective), config.model.causal
     if objective.causal not in (None, causal):
@@ -42,6 +44,16 @@ def check_objective(config: Config) -> None:
         raise ConfigError(
             f"model.causal = {causal} cannot be trained with objective.name = {objective.name};"
             f" model.causal = {objective.causal} works, or objective.name = {' or '.join(others)}"
+        )
+    if objective.others.source is not None and not config.model.encoder_layers:
+        raise ConfigError(
+            f"objective.name = {objective.name} has a source for an encoder to read, and model.encoder_layers are none;"
+            " local,lsh works"
+        )
+    if objective.others.source is None and config.model.encoder_layers:
+        raise ConfigError(
+            f"model.encoder_layers = {','.join(config.model.encoder_layers)} have no source to read with objective.name ="
+            f" {objective.name}; pairs works, or leave them out"
         )
 
 
@@ -54,7 +66,9 @@ def check_vocabulary(config: Config, tokenizer_size: int) -> None:
     needed = needed_vocab_size(config, tokenizer_size)
     num_extra = needed - tokenizer_size
     if config.model.vocab_size < needed:
-        tokenizer = f"{config.data.setting_of(TEXT, 'tokenizer')} = {config.data.record_fields[TEXT].tokenizer}"
+        assert config.data.text is not None, "it has been tokenised"
+        name = field_named(TEXT, config.data.record_fields)
+        tokenizer = f"{config.data.setting_of(name, 'tokenizer')} = {config.data.text.tokenizer}"
         objective = f" with objective.name = {config.objective.name}" if num_extra else ""
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size} is less than {tokenizer} needs{objective}; {needed} works"

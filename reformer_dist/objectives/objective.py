@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reformer_dist.data.feeding.batch import Batch
-    from reformer_dist.model.reformer import ReformerLM
+    from reformer_dist.model.token_model import TokenModel
 
 
 class Objective(Examples, Protocol):
@@ -37,10 +37,10 @@ class Objective(Examples, Protocol):
     def unit(self, token: str) -> str:
         """What is scored, for readers of figures, where a token is a `token`: "byte" or "hidden byte"."""
 
-    def loss(self, model: "ReformerLM", batch: "Batch", step: int) -> "Tensor":
+    def loss(self, model: "TokenModel", batch: "Batch", step: int) -> "Tensor":
         """Sum of the losses of the batch's labels in nats, a scalar; whoever calls divides by the global count of labels."""
 
-    def scores(self, model: "ReformerLM", batch: "Batch") -> "Tensor":
+    def scores(self, model: "TokenModel", batch: "Batch") -> "Tensor":
         """Scores of each position of a held-out batch, float64 [B, T, k], zero where there is no label.
 
         The loss as in `loss`, 1 for a label, and what else `metrics` needs. Whoever calls adds them, over all positions of

@@ -8,17 +8,18 @@ Legend: B batch, T tokens of this shard, V vocabulary.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from reformer_dist.config import ObjectiveConfig
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.feeding.examples import IGNORED_LABEL
+from reformer_dist.data.feeding.examples import IGNORED_LABEL, OtherFields
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from reformer_dist.data.feeding.batch import Batch
     from reformer_dist.model.reformer import ReformerLM
+    from reformer_dist.model.token_model import TokenModel
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class TokenPrediction:
         return (TEXT,)
 
     @property
-    def lead(self) -> str | None:
-        """Nothing is read before the text."""
-        return None
+    def others(self) -> OtherFields:
+        """Nothing is read beside the text."""
+        return OtherFields()
 
     @property
     def num_scores(self) -> int:
@@ -52,9 +53,9 @@ class TokenPrediction:
         """A token."""
         return token
 
-    def loss(self, model: "ReformerLM", batch: "Batch", step: int) -> "Tensor":
+    def loss(self, model: "TokenModel", batch: "Batch", step: int) -> "Tensor":
         """Summed cross entropy in nats."""
-        loss_sum, _ = model.loss(
+        loss_sum, _ = cast("ReformerLM", model).loss(
             batch.tokens_BT,
             batch.labels_BT,
             batch.positions_BT,
@@ -65,7 +66,7 @@ class TokenPrediction:
         )
         return loss_sum
 
-    def scores(self, model: "ReformerLM", batch: "Batch") -> "Tensor":
+    def scores(self, model: "TokenModel", batch: "Batch") -> "Tensor":
         """Cross entropy of each label, whether there is one, and whether it is the likeliest token; [B, T, 3] float64."""
         import torch
         from torch.nn.functional import cross_entropy

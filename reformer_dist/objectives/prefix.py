@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.feeding.examples import IGNORED_LABEL, Place, Stretch
+from reformer_dist.data.feeding.examples import IGNORED_LABEL, OtherFields, Place, Stretch
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
 from reformer_dist.objectives.prediction import TokenPrediction
@@ -28,9 +28,9 @@ class Prefix(TokenPrediction):
     causal: ClassVar[bool | None] = True
 
     @property
-    def lead(self) -> str | None:
-        """The prefix."""
-        return PREFIX
+    def others(self) -> OtherFields:
+        """The prefix leads the text."""
+        return OtherFields(lead=PREFIX)
 
     def example(self, fields: Mapping[str, Stretch], place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
         """Each entry, and the one behind it as its label where that is of the text."""

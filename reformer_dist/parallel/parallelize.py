@@ -12,8 +12,8 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.budget import Budget
-from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.encoder_decoder import EncoderDecoder
+from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.reversible.stack import ReversibleStack
 from reformer_dist.model.token_model import TokenModel
 from reformer_dist.parallel.buckets.exchange import BucketsExchange

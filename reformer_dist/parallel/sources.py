@@ -1,8 +1,8 @@
 """Cross-attention to a sharded source: every worker gets the keys and values of all shards, some heads at a time.
 
-In: keys or values of this shard of the source. Out: those of all shards, for the queries of this worker's shard of the target;
-their gradients travel back to the workers that sent them. Any number of workers, whatever exchange self-attention uses. What
-a worker holds of the whole source is as much as `Budget.head_elements` allows, one head at least.
+In: keys or values of this shard of the source. Out: those of all shards, for the queries of this worker's shard of the
+target; their gradients travel back to the workers that sent them. Any number of workers, whatever exchange self-attention
+uses. What a worker holds of the whole source is as much as `Budget.head_elements` allows, one head at least.
 
 Legend: B batch, s tokens of this shard of the source, S of all its shards, P workers.
 """

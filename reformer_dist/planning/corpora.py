@@ -1,7 +1,6 @@
 """What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
 
 from reformer_dist.config import Config
-from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
@@ -24,7 +23,7 @@ def tokenizer(config: Config, known: Known) -> None:
 def _tokenizer_size(config: Config) -> int | None:
     if config.data.prepared is not None:
         return Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
-    if TEXT in config.data.record_fields:  # or the objective has no field to read, which its own check tells
+    if config.data.text is not None:  # or the objective has no field to read, which its own check tells
         return planned_vocab_size(config.data)
     return None
 
@@ -89,8 +88,8 @@ def _check_each(names: tuple[str, ...]) -> None:
 def sequences(config: Config, known: Known) -> None:
     """Whether the corpus has sequences of every source, and enough of them for a step."""
     assert known.corpus is not None
-    plans = source_plans(known.corpus, "train", config.data, make_objective(config.objective).lead)
-    if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences]:
+    plans = source_plans(known.corpus, "train", config.data, make_objective(config.objective).others)
+    if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences and len(plans) > 1]:
         raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
     num_sequences = sum(plan.num_sequences for plan in plans)
     if config.train.batch_size > num_sequences:

@@ -1,6 +1,7 @@
 """What is learned: whether the objective goes with the model, and whether there are the fields that it reads."""
 
 from reformer_dist.config import Config
+from reformer_dist.config.sections.data import field_named
 from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.choice import check_objective, make_objective
@@ -17,12 +18,12 @@ def goes_with_records(config: Config, known: Known) -> None:
     if config.data.prepared is not None or goes_with_model in known.failed:
         return
     objective = make_objective(config.objective)
-    needed = [*objective.fields, *([objective.lead] if objective.lead else [])]
-    missing = [field for field in needed if field not in config.data.record_fields]
+    needed, given = [*objective.fields, *objective.others.names], config.data.record_fields
+    missing = [field for field in needed if field_named(field, given) not in given]
     if missing:
         names = ", ".join(config.data.record_fields)
         works = ", ".join(f'"{field}": {{"tokenizer": "bytes"}}' for field in needed)
-        works = f"{{{works}}} works{'' if objective.lead else ', or leave data.fields out'}"
+        works = f"{{{works}}} works{'' if objective.others.names else ', or leave data.fields out'}"
         raise ConfigError(
             f"data.fields = {names} has no {missing[0]}, which objective.name = {config.objective.name} reads; {works}"
         )

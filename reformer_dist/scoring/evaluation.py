@@ -9,13 +9,12 @@ from typing import Any
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
-from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.sequences import check_fields, num_positions
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.token_model import TokenModel
 from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning.preflight import Preflight
@@ -39,7 +38,8 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         ConfigError: no such checkpoint, a damaged one, or settings that do not go with its weights.
     """
     path = checkpoints.resolve(config.evaluation.checkpoint, config.train.storage, config.train.run_name)
-    model, trained, tokenizer = checkpoints.read_model(path)
+    read, trained, tokenizer = checkpoints.read_model(path)
+    model: TokenModel = read
     config = _overlay(trained, config)
     options = config.evaluation
     check_objective(config)
@@ -89,13 +89,13 @@ def _overlay(trained: Config, given: Config) -> Config:
     return load_config(None, values)
 
 
-def _changes(model: ReformerLM, config: Config) -> Settings:
+def _changes(model: TokenModel, config: Config) -> Settings:
     """Fields of the model that are to be others than the checkpoint's."""
     wanted = config.model.model_dump()
     return {name: wanted[name] for name, value in model.config.model_dump().items() if wanted[name] != value}
 
 
-def _with_settings(model: ReformerLM, changes: Settings) -> ReformerLM:
+def _with_settings(model: TokenModel, changes: Settings) -> TokenModel:
     if not changes:
         return model
     try:
@@ -108,7 +108,8 @@ def _with_settings(model: ReformerLM, changes: Settings) -> ReformerLM:
 def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
     """The corpus to score, in the checkpoint's tokens: the one of its training if that is there and meant."""
     preparation = plan_preparation(config.data, config.train.storage)
-    if not preparation.is_done and tokenizer.name == config.data.record_fields[TEXT].tokenizer:
+    text = config.data.text
+    if not preparation.is_done and text is not None and tokenizer.name == text.tokenizer:
         preparation = plan_preparation(config.data, config.train.storage, tokenizer)
     if preparation.is_done:
         corpus = preparation.run()
@@ -125,6 +126,12 @@ def _corpus(config: Config, tokenizer: Tokenizer) -> Corpus:
 def _in_context(config: Config, corpus: Corpus) -> Config:
     """The configuration with sequences as long as `evaluation.context` asks for, and a stride."""
     options, length = config.evaluation, config.data.sequence_length
+    others = make_objective(config.objective).others
+    if options.context != "sequence" and others.source is not None:
+        raise ConfigError(
+            f"evaluation.context = {options.context}: documents with a {others.source} are whole in their sequences;"
+            " evaluation.context = sequence works"
+        )
     if options.context == "sliding":
         stride = options.stride or max(1, length // 2)
         if stride > length:
@@ -135,8 +142,7 @@ def _in_context(config: Config, corpus: Corpus) -> Config:
         return config.model_copy(update={"evaluation": options.model_copy(update={"stride": stride})})
     if options.context != "document":
         return config
-    lead = make_objective(config.objective).lead
-    longest = int(num_positions(corpus, config.evaluation.split, lead).max(initial=1))
+    longest = int(num_positions(corpus, config.evaluation.split, others).max(initial=1))
     if longest > config.model.max_length:
         raise ConfigError(
             f"evaluation.context = document: a document has {longest:,} positions, model.max_length ="
@@ -178,7 +184,7 @@ def _chosen(config: Config, corpus: Corpus) -> tuple[list[int], int]:
 def _tallies(
     config: Config,
     checkpoint: str,
-    model: ReformerLM,
+    model: TokenModel,
     base: Settings,
     corpus: Corpus,
     settings: Sequence[Settings],

@@ -21,7 +21,7 @@ from reformer_dist.data.feeding.sequences import SequenceReader, num_positions, 
 from reformer_dist.data.feeding.sliding import SlidingPlan, slide
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.errors import ConfigError
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.token_model import TokenModel
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.scoring.tally import Tally, tally
 
@@ -44,7 +44,7 @@ class Part:
 class Scorer:
     """A model and a corpus, ready to score."""
 
-    def __init__(self, config: Config, model: ReformerLM, corpus: Corpus, settings: Sequence[Settings]) -> None:
+    def __init__(self, config: Config, model: TokenModel, corpus: Corpus, settings: Sequence[Settings]) -> None:
         """Score on the configuration's device and in its dtype."""
         self._config, self._corpus, self._settings = config, corpus, settings
         self._device = torch.device("cuda" if config.train.use_gpu else "cpu")
@@ -54,7 +54,7 @@ class Scorer:
         self._tokenizer = corpus.tokenizer_of()
         self._planned = plan_of(corpus, config)
         split = config.evaluation.split
-        self._reader = SequenceReader(corpus, split, config.data, 1, self._objective.lead, [self._planned.plan])
+        self._reader = SequenceReader(corpus, split, config.data, 1, self._objective.others, self._planned.plan)
         self._sources = corpus.document_sources(split)
         self._under = cache(self._with_settings)
 
@@ -77,18 +77,18 @@ class Scorer:
         places = (batch.documents_BT, torch.from_numpy(sources_BT).to(self._device))
         return tally(scores_BTk, *places, length, num_sources, self._tokenizer.num_bytes(labels))
 
-    def _with_settings(self, index: int) -> ReformerLM:
+    def _with_settings(self, index: int) -> TokenModel:
         changes = self._settings[index]
         return self._model.with_settings(**changes) if changes else self._model
 
 
 def plan_of(corpus: Corpus, config: Config) -> SlidingPlan:
     """How the documents of `evaluation.split` are cut for scoring, as `evaluation.context` and `stride` say."""
-    length, options, lead = config.data.sequence_length, config.evaluation, make_objective(config.objective).lead
+    length, options, others = config.data.sequence_length, config.evaluation, make_objective(config.objective).others
     if options.context == "sliding":
         assert options.stride is not None
-        return slide(num_positions(corpus, options.split, lead), length, options.stride)
-    plan = split_plan(corpus, options.split, config.data, lead)
+        return slide(num_positions(corpus, options.split, others), length, options.stride)
+    plan = split_plan(corpus, options.split, config.data, others)
     return SlidingPlan(plan, np.zeros(plan.num_sequences, np.int64))
 
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from reformer_dist.config import Config
-from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.tokenizers.bpe import BPETokenizer
 from reformer_dist.data.tokenizers.choice import TOKENIZERS, make_tokenizer
 from reformer_dist.objectives.choice import make_objective
@@ -36,7 +35,8 @@ class Terminal:
 
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._num_steps = config.train.steps
-        name = config.data.record_fields[TEXT].tokenizer
+        assert config.data.text is not None, "every objective reads it"
+        name = config.data.text.tokenizer
         token = make_tokenizer(name).unit if name in TOKENIZERS else BPETokenizer.unit
         self._unit = f"bits/{make_objective(config.objective).unit(token)}"
         self._console = console or _Output(file=sys.stdout, highlight=False, soft_wrap=True)

@@ -28,14 +28,14 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
         run.log_figure("hash_health.png", health_picture({name: run.history(name) for name in layers}))
     run.log_text("config.yaml", checkpoints.to_yaml(config))
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 2)
-    if num_tokens and config.model.causal and config.model.lsh_mode == "window":
+    if num_tokens and not config.model.encoder_layers and config.model.causal and config.model.lsh_mode == "window":
         run.log_text("sample.txt", sample(path, num_tokens))
 
 
 def sample(path: str, num_tokens: int) -> str:
     """Text that a checkpoint's model writes from nothing but the start of a document, with an empty prefix."""
-    model, config, tokenizer = checkpoints.read_model(path)
-    num_boundaries = 1 if make_objective(config.objective).lead is None else 2
+    model, config, tokenizer = checkpoints.read_language_model(path)
+    num_boundaries = 1 if make_objective(config.objective).others.lead is None else 2
     start_T = torch.tensor([tokenizer.boundary] * num_boundaries)
     tokens_T = generate(model, start_T, num_tokens, temperature=0.8, top_p=0.95, num_symbols=tokenizer.vocab_size)
     return tokenizer.decode(tokens_T[num_boundaries:].tolist())

@@ -16,7 +16,7 @@ from reformer_dist.data.feeding import loader
 from reformer_dist.data.feeding.sequences import SequenceReader
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.model.attention.kinds import explain_model
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.choice import make_model
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.collectives import Traffic
 from reformer_dist.parallel.parallelize import parallelize
@@ -122,7 +122,7 @@ def _begin(
     choice = [job.starting_point() if topology.rank == 0 else (None, 0, 0)]
     dist.broadcast_object_list(choice)
     path, step, offset = choice[0]
-    model = ReformerLM(config.model)
+    model = make_model(config.model)
     if config.train.dtype == "float64":
         model.double()
     if path is not None:
@@ -197,8 +197,8 @@ class _Keeper:
 
 def _divergence(job: Work, step: int, offset: int) -> str:
     """One line about a step whose numbers are not finite."""
-    lead = make_objective(job.config.objective).lead
-    reader = SequenceReader(job.corpus, "train", job.config.data, 1, lead)
+    others = make_objective(job.config.objective).others
+    reader = SequenceReader(job.corpus, "train", job.config.data, 1, others)
     samples = reader.samples(job.config, step, offset).tolist()
     shown = ", ".join(map(str, samples[:SAMPLES_SHOWN])) + (", ..." if len(samples) > SAMPLES_SHOWN else "")
     return (

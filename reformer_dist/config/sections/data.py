@@ -1,7 +1,7 @@
 """The data section: what to train on, which fields its records have, and how it is cut into sequences."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
@@ -11,9 +11,16 @@ from reformer_dist.config.sections.section import Section
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
 FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image"]
 TEXT = "text"
-"""Name of the field that `data.field` and `data.tokenizer` describe."""
+"""Name of the field that `data.field` and `data.tokenizer` describe, and of what a model writes where there are several."""
+TARGET = "target"
+"""Another name of it, for records that have no field text."""
 OLD_NAME = "skip_bad_documents"
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+def field_named(field: str, fields: Collection[str]) -> str:
+    """The name that a field has among some: the text is called target where there is no text."""
+    return TARGET if field == TEXT and TEXT not in fields and TARGET in fields else field
 
 
 def _is_encoding(name: str) -> bool:
@@ -113,6 +120,11 @@ class DataConfig(Section):
                 bpe_vocab_size=self.bpe_vocab_size,
             )
         }
+
+    @property
+    def text(self) -> FieldConfig | None:
+        """The field called text, or target where there is no text; None where there is neither."""
+        return self.record_fields.get(TEXT, self.record_fields.get(TARGET))
 
     @property
     def longest_source(self) -> int:

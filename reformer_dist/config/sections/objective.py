@@ -11,7 +11,7 @@ class ObjectiveConfig(Section):
     """What a model learns from its documents."""
 
     name: str = "next_token"
-    """next_token (each token from those before it), masked (BERT's: hidden tokens from both sides, with model.causal false), copy (the second half of a document from the first), or prefix (a text behind a field called prefix, which is not scored)."""
+    """next_token (each token from those before it), masked (BERT's: hidden tokens from both sides, with model.causal false), copy (the second half of a document from the first), prefix (a text behind a field called prefix, which is not scored), or pairs (a text from a field called source, which an encoder reads)."""
     masked_share: float = Field(0.15, gt=0.0, lt=1.0)
     """With masked: share of the tokens that are to be predicted."""
     masked_hidden: float = Field(0.8, ge=0.0, le=1.0)

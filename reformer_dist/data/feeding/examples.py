@@ -6,7 +6,7 @@ every training that was resumed, makes the same ones. Ray Data's tasks call it, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +47,7 @@ class Stretch:
         num_positions: positions of the whole document.
         first_position: index in the whole sequence of the first position.
         tokenizer: what made the tokens.
-        num_lead: entries behind the document's first boundary that are of `Examples.lead` and the boundary behind it.
+        num_lead: entries behind the document's first boundary that are of `OtherFields.lead` and the boundary behind it.
     """
 
     entries: NDArray[Any]
@@ -63,6 +63,27 @@ class Stretch:
         return np.arange(self.first_position, self.first_position + len(self.entries) - 1)
 
 
+class OtherFields(NamedTuple):
+    """Fields that are read beside the text, at positions of their own.
+
+    Attributes:
+        lead: read before the text of its document, with a boundary between them.
+        source: read by an encoder; a sequence then holds whole documents alone, and their sources beside it.
+    """
+
+    lead: str | None = None
+    source: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those there are."""
+        return tuple(name for name in self if name is not None)
+
+
+ALONE = OtherFields()
+"""The text is read alone."""
+
+
 class Examples(Protocol):
     """The part of an objective that feeding calls."""
 
@@ -71,8 +92,8 @@ class Examples(Protocol):
         """Fields of a record that an example is made of, at the positions of the text."""
 
     @property
-    def lead(self) -> str | None:
-        """Field that is read before the text of its document, with a boundary between them; None without one."""
+    def others(self) -> OtherFields:
+        """Fields that are read at positions of their own."""
 
     def example(self, fields: Mapping[str, Stretch], place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
         """What a model reads at the positions of a stretch, and the labels there.

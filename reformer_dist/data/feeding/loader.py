@@ -12,9 +12,17 @@ import ray.data
 import torch
 
 from reformer_dist.config import Config
-from reformer_dist.data.feeding.batch import Batch
+from reformer_dist.data.feeding.batch import Batch, SourceBatch
 from reformer_dist.data.feeding.examples import Examples
-from reformer_dist.data.feeding.sequences import COLUMNS, Rows, open_reader, read_held_out, read_step, read_steps
+from reformer_dist.data.feeding.sequences import (
+    COLUMNS,
+    SOURCE_COLUMNS,
+    Rows,
+    open_reader,
+    read_held_out,
+    read_step,
+    read_steps,
+)
 from reformer_dist.data.feeding.sequences import split_plan as split_plan
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
@@ -39,7 +47,7 @@ def training_batches(
     For `offset` see `SequenceReader.samples`.
     """
     shards = config.parallel.sequence_shards
-    reader = open_reader(corpus.folder, corpus.hash, "train", config.data, shards, examples.lead)
+    reader = open_reader(corpus.folder, corpus.hash, "train", config.data, shards, examples.others)
     for step in range(start_step, config.train.steps):
         rows_of_step = read_step(reader, examples, config, data_group, shard, step, offset)
         yield [batch_of(rows, first_row, shard) for first_row, rows in rows_of_step]
@@ -70,7 +78,7 @@ def validation_batches(
         max_sequences: score only so many, spread evenly over the split, since neighbours are often of one document.
     """
     shards = config.parallel.sequence_shards
-    reader = open_reader(corpus.folder, corpus.hash, split, config.data, shards, examples.lead)
+    reader = open_reader(corpus.folder, corpus.hash, split, config.data, shards, examples.others)
     available = reader.plan.num_sequences
     num_sequences = min(available, max_sequences or available)
     num_rows = config.train.micro_batch_size
@@ -108,7 +116,8 @@ def batches_from(iterator: ray.data.DataIterator) -> Iterator[list[Batch]]:
     for table in iterate_tables(iterator, PREFETCHED_BLOCKS):
         for record in table.to_pylist():
             shape = (record["num_rows"], -1)
-            rows = {name: np.frombuffer(record[name], np.int32).reshape(shape) for name in COLUMNS}
+            names = [name for name in (*COLUMNS, *SOURCE_COLUMNS) if name in record]
+            rows = {name: np.frombuffer(record[name], np.int32).reshape(shape) for name in names}
             micro_batches.append(batch_of(rows, record["first_row"], record["shard"]))
             if record["ends_step"]:
                 yield micro_batches
@@ -117,5 +126,10 @@ def batches_from(iterator: ray.data.DataIterator) -> Iterator[list[Batch]]:
 
 def batch_of(rows: Rows, first_row: int, shard: int) -> Batch:
     """Rows of one shard as tensors."""
-    tokens, labels, positions, documents = (torch.from_numpy(rows[name].astype(np.int64)) for name in COLUMNS)
-    return Batch(tokens, labels, positions, documents, first_row, first_position=shard * tokens.shape[1])
+    tensors = {name: torch.from_numpy(of_name.astype(np.int64)) for name, of_name in rows.items()}
+    tokens, labels, positions, documents = (tensors[name] for name in COLUMNS)
+    source = None
+    if SOURCE_COLUMNS[0] in tensors:
+        read, places, of_documents = (tensors[name] for name in SOURCE_COLUMNS)
+        source = SourceBatch(read, places, of_documents, shard * read.shape[1])
+    return Batch(tokens, labels, positions, documents, first_row, shard * tokens.shape[1], source)

@@ -133,6 +133,10 @@ class JointPlan:
         """Sequences in each track."""
         return self.tracks[0].num_sequences
 
+    def of_documents(self, documents: Int64s) -> "JointPlan":
+        """The same plan where document i is called `documents[i]`."""
+        return JointPlan(tuple(track.of_documents(documents) for track in self.tracks), documents[self.left_out])
+
 
 def pack_together(document_lengths: Int64s, sequence_lengths: Sequence[int]) -> JointPlan:
     """Pack whole documents into sequences that are long enough in every track.

@@ -4,6 +4,7 @@ What Ray Data's tasks run is here, apart from `loader`, so that their processes 
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -12,41 +13,62 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
-from reformer_dist.config.sections.data import TEXT
-from reformer_dist.data.feeding.examples import HELD_OUT, IGNORED_LABEL, Examples, Place, Stretch
+from reformer_dist.config.sections.data import TEXT, field_named
+from reformer_dist.data.feeding.examples import (
+    ALONE,
+    HELD_OUT,
+    IGNORED_LABEL,
+    Examples,
+    OtherFields,
+    Place,
+    Stretch,
+)
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
-from reformer_dist.data.feeding.packing import SequencePlan, join_plans, plan_sequences
+from reformer_dist.data.feeding.packing import JointPlan, SequencePlan, join_plans, pack_together, plan_sequences
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import ScopeName
 from reformer_dist.errors import ConfigError
 
 Rows = dict[str, NDArray[Any]]
-"""Arrays [rows, shard length] int32 called tokens, labels, positions and documents, as in `Batch`."""
+"""Arrays [rows, shard length] int32 called tokens, labels, positions and documents, as in `Batch`; and those of a source."""
 COLUMNS = ("tokens", "labels", "positions", "documents")
+SOURCE_COLUMNS = ("source_tokens", "source_positions", "source_documents")
 
 
-def num_positions(corpus: Corpus, split: ScopeName, lead: str | None = None) -> NDArray[np.int64]:
+def num_positions(corpus: Corpus, split: ScopeName, others: OtherFields = ALONE) -> NDArray[np.int64]:
     """Positions of each document, int64 [documents]: n + 1 for n tokens, m + 1 more for m of the field that leads them."""
     positions = corpus.document_lengths(split) + 1
-    return positions if lead is None else positions + corpus.document_lengths(split, lead) + 1
+    return positions if others.lead is None else positions + corpus.document_lengths(split, others.lead) + 1
 
 
-def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig, lead: str | None = None) -> SequencePlan:
+def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig, others: OtherFields = ALONE) -> SequencePlan:
     """How the documents of a split are cut and packed, with the positions that `num_positions` says.
 
     With `data.weights` no sequence mixes sources, and those of the first source come first.
     """
-    return join_plans(source_plans(corpus, split, data, lead))
+    return join_plans([plan.tracks[0] for plan in source_plans(corpus, split, data, others)])
 
 
-def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig, lead: str | None = None) -> list[SequencePlan]:
-    """The plan of each source; one for all of them unless `data.weights` tells them apart."""
-    positions = num_positions(corpus, split, lead)
+def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig, others: OtherFields = ALONE) -> list[JointPlan]:
+    """The plan of each source of the corpus; one for all of them unless `data.weights` tells them apart.
+
+    Where an encoder reads a field, documents are packed whole, and what it reads is the second track.
+    """
+    positions = num_positions(corpus, split, others)[:, None]
+    if others.source is not None:
+        positions = np.append(positions, corpus.document_lengths(split, others.source)[:, None] + 1, axis=1)
     if data.weights is None:
-        return [plan_sequences(positions, data.sequence_length)]
+        return [_plan(positions, data)]
     sources = corpus.document_sources(split)
     members = [np.flatnonzero(sources == source) for source in range(corpus.manifest.num_sources)]
-    return [plan_sequences(positions[some], data.sequence_length).of_documents(some) for some in members]
+    return [_plan(positions[some], data).of_documents(some) for some in members]
+
+
+def _plan(positions: NDArray[np.int64], data: DataConfig) -> JointPlan:
+    """The plan of documents with these positions in one or two tracks, [documents, tracks]."""
+    if positions.shape[1] == 1:
+        return JointPlan((plan_sequences(positions[:, 0], data.sequence_length),), np.zeros(0, np.int64))
+    return pack_together(positions, (data.sequence_length, data.longest_source))
 
 
 class SequenceReader:
@@ -56,6 +78,7 @@ class SequenceReader:
         plan: where each sequence's segments lie.
         source_sizes: sequences of each source, in the plan's order; one number unless `data.weights` is set.
         shard_length: positions in a shard, ceil(sequence_length / num_shards); the last shard is padded to it.
+        source_shard_length: the same of a source.
     """
 
     def __init__(
@@ -64,22 +87,24 @@ class SequenceReader:
         split: ScopeName,
         data: DataConfig,
         num_shards: int,
-        lead: str | None = None,
-        plans: list[SequencePlan] | None = None,
+        others: OtherFields = ALONE,
+        plan: SequencePlan | None = None,
     ) -> None:
-        """Read a split by the plans of its sources, which by default are made here; for `lead` see `Examples`."""
-        plans = source_plans(corpus, split, data, lead) if plans is None else plans
-        self.plan = join_plans(plans)
+        """Read a split by a plan, which by default is made here."""
+        plans = source_plans(corpus, split, data, others)
+        tracks = [join_plans([each.tracks[track] for each in plans]) for track in range(len(plans[0].tracks))]
+        self.plan = tracks[0] if plan is None else plan
+        self._source_plan = None if others.source is None else tracks[1]
         self.source_sizes = tuple(plan.num_sequences for plan in plans)
         self.shard_length = -(-data.sequence_length // num_shards)
+        self.source_shard_length = -(-data.longest_source // num_shards)
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
         self._split: ScopeName = split
         self._starts: dict[str, NDArray[np.int64]] = {}
-        self._lengths = corpus.document_lengths(split)
-        self._lead = lead
-        self._lead_lengths = corpus.document_lengths(split, lead) if lead else None
+        self._others = others
+        self._lengths = {name: corpus.document_lengths(split, name) for name in (TEXT, *others.names)}
 
     def read(
         self, examples: Examples, sequences: Sequence[int], places: Sequence[Place], num_rows: int, shard: int
@@ -100,7 +125,21 @@ class SequenceReader:
         for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
             into = {name: rows[name][row] for name in COLUMNS}
             self._fill(examples, sequence, place, shard * self.shard_length, into)
-        return rows
+        return rows if self._source_plan is None else rows | self._read_sources(sequences, num_rows, shard)
+
+    def _read_sources(self, sequences: Sequence[int], num_rows: int, shard: int) -> Rows:
+        """One shard of the sources of some sequences, called SOURCE_COLUMNS."""
+        assert self._source_plan is not None
+        assert self._others.source is not None
+        shape, length = (num_rows, self.source_shard_length), self.source_shard_length
+        tokens, positions, documents = (np.full(shape, fill, np.int32) for fill in (0, 0, -1))
+        for row, sequence in enumerate(sequences):
+            for part in _parts(self._source_plan, sequence, shard * length, length, self._data.reset_positions):
+                read = self._read_document(self._others.source, part.document, part.offset, part.length)
+                tokens[row, part.here] = read
+                positions[row, part.here] = part.positions
+                documents[row, part.here] = part.number
+        return dict(zip(SOURCE_COLUMNS, (tokens, positions, documents), strict=True))
 
     def samples(self, config: Config, step: int, offset: int = 0) -> NDArray[np.int64]:
         """Sequences of the global batch of a step, int64 [batch_size]: `order` applied to this corpus.
@@ -125,34 +164,27 @@ class SequenceReader:
 
     def _fill(self, examples: Examples, sequence: int, place: Place, first: int, row: Rows) -> None:
         """Write the positions of a sequence from `first` on into a row."""
-        segment_start = 0
-        for number, (document, offset, length) in enumerate(self.plan.segments(sequence)):
-            begin = max(segment_start, first)
-            end = min(segment_start + length, first + self.shard_length)
-            if begin < end:
-                here = slice(begin - first, end - first)
-                stretches = {
-                    field: self._stretch(field, document, offset + begin - segment_start, range(begin, end))
-                    for field in examples.fields
-                }
-                row["tokens"][here], row["labels"][here] = examples.example(stretches, place)
-                row["positions"][here] = np.arange(begin, end) - (segment_start if self._data.reset_positions else 0)
-                row["documents"][here] = 0 if self._data.attend_across_documents else number
-            segment_start += length
+        for part in _parts(self.plan, sequence, first, self.shard_length, self._data.reset_positions):
+            places = range(part.here.start + first, part.here.stop + first)
+            stretches = {field: self._stretch(field, part.document, part.offset, places) for field in examples.fields}
+            row["tokens"][part.here], row["labels"][part.here] = examples.example(stretches, place)
+            row["positions"][part.here] = part.positions
+            row["documents"][part.here] = 0 if self._data.attend_across_documents else part.number
 
     def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
         """What a field of a document has from `offset` on, for these positions of a sequence."""
-        num_lead = 0 if self._lead_lengths is None else int(self._lead_lengths[document]) + 1
+        lead = self._others.lead
+        num_lead = 0 if lead is None else int(self._lengths[lead][document]) + 1
         entries = self._read_with_lead(field, document, offset, len(positions) + 1, num_lead)
-        size, tokenizer = num_lead + int(self._lengths[document]) + 1, self._corpus.tokenizer_of(field)
+        size, tokenizer = num_lead + int(self._lengths[TEXT][document]) + 1, self._corpus.tokenizer_of(field)
         return Stretch(entries, offset, size, positions.start, tokenizer, num_lead)
 
     def _read_with_lead(self, field: str, document: int, first: int, length: int, num_lead: int) -> NDArray[Any]:
         """`length` entries from `first` on, of which the first `num_lead` of a document are of the field that leads it."""
         if first >= num_lead:
             return self._read_document(field, document, first - num_lead, length)
-        assert self._lead is not None
-        of_lead = self._read_document(self._lead, document, first, min(length, num_lead - first))
+        assert self._others.lead is not None
+        of_lead = self._read_document(self._others.lead, document, first, min(length, num_lead - first))
         if len(of_lead) == length:
             return of_lead
         rest = self._read_document(field, document, 0, length - len(of_lead))
@@ -163,8 +195,7 @@ class SequenceReader:
         if field not in self._starts:
             self._starts[field] = self._corpus.document_starts(self._split, field)
         start = int(self._starts[field][document])
-        lengths = self._lead_lengths if field == self._lead else self._lengths
-        assert lengths is not None
+        lengths = self._lengths[field if field in self._others.names else TEXT]
         end = start + int(lengths[document])
         begin = start + first - 1
         tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
@@ -187,17 +218,56 @@ def check_fields(examples: Examples, corpus: Corpus) -> None:
         raise ConfigError(
             f"{name} = {corpus.aligned_with(apart[0])}: the objective needs it at {TEXT}'s positions; {TEXT} works"
         )
-    lead = examples.lead
-    if lead and corpus.tokenizer_of(lead).to_json() != corpus.tokenizer_of().to_json():
-        raise ConfigError(
-            f"data.fields.{lead}.tokenizer makes other tokens than {TEXT}'s, and both are read by one model; bytes works"
-            " for both, or one tokenizer_file"
-        )
+    for other in examples.others.names:
+        if corpus.tokenizer_of(other).to_json() != corpus.tokenizer_of().to_json():
+            text = field_named(TEXT, corpus.fields)
+            raise ConfigError(
+                f"data.fields.{other}.tokenizer makes other tokens than {text}'s, and both are read by one model; bytes"
+                " works for both, or one tokenizer_file"
+            )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Part of a document that lies in one sequence and on one shard."""
+
+    number: int
+    """Of the document in its sequence."""
+    document: int
+    """Index of the document in the split."""
+    offset: int
+    """First position taken of it."""
+    here: slice
+    """Where its positions lie in the shard."""
+    positions: NDArray[np.int64]
+    """Index of each for the position embeddings."""
+
+    @property
+    def length(self) -> int:
+        """Positions taken."""
+        return self.here.stop - self.here.start
+
+
+def _parts(plan: SequencePlan, sequence: int, first: int, length: int, reset: bool) -> Iterator[_Part]:
+    """The documents of a sequence at the `length` positions from `first` on; `reset` begins each at position 0."""
+    segment_start = 0
+    for number, (document, offset, size) in enumerate(plan.segments(sequence)):
+        begin, end = max(segment_start, first), min(segment_start + size, first + length)
+        if begin < end:
+            positions = np.arange(begin, end) - (segment_start if reset else 0)
+            here = slice(begin - first, end - first)
+            yield _Part(number, document, offset + begin - segment_start, here, positions)
+        segment_start += size
 
 
 @lru_cache(4)
 def open_reader(
-    folder: str, corpus_hash: str, split: ScopeName, data: DataConfig, num_shards: int, lead: str | None = None
+    folder: str,
+    corpus_hash: str,
+    split: ScopeName,
+    data: DataConfig,
+    num_shards: int,
+    others: OtherFields = ALONE,
 ) -> SequenceReader:
     """A reader of the corpus with that hash in `folder`, planned once a process.
 
@@ -207,7 +277,7 @@ def open_reader(
     corpus = Corpus.open(folder, verify=False)
     if corpus.hash != corpus_hash:
         raise OSError(f"prepared corpus: {folder} is not the one that training began with; start again")
-    return SequenceReader(corpus, split, data, num_shards, lead)
+    return SequenceReader(corpus, split, data, num_shards, others)
 
 
 def read_step(
@@ -247,7 +317,7 @@ def read_steps(
 ) -> Iterator[pa.Table]:
     """A task of `training_dataset`: a table for each step with a record for each micro-batch."""
     shards = config.parallel.sequence_shards
-    reader = open_reader(folder, corpus_hash, "train", config.data, shards, examples.lead)
+    reader = open_reader(folder, corpus_hash, "train", config.data, shards, examples.others)
     for step in steps:
         records = [
             {
@@ -255,7 +325,7 @@ def read_steps(
                 "num_rows": len(rows["tokens"]),
                 "shard": shard,
                 "ends_step": False,
-                **{name: rows[name].tobytes() for name in COLUMNS},
+                **{name: of_name.tobytes() for name, of_name in rows.items()},
             }
             for first_row, rows in read_step(reader, examples, config, data_group, shard, step, offset)
         ]

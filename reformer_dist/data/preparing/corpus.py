@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from reformer_dist.config.sections.data import TEXT
+from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.preparing.manifest import (
     SPLITS,
     TOKENIZER,
-    FieldEntry,
     Manifest,
     ScopeName,
     length_column,
@@ -37,6 +36,8 @@ class Corpus:
 
     Methods that take a field raise ConfigError for one that the corpus does not have. To those that take a split, "all" is
     every document, whole.
+
+    The field called text is the one called target where there is no text.
 
     Attributes:
         folder: where it lies.
@@ -95,12 +96,11 @@ class Corpus:
 
     def tokenizer_of(self, field: str = TEXT) -> Tokenizer:
         """What made the tokens of a field."""
-        self._entry(field)
-        return self._tokenizers[field]
+        return self._tokenizers[self._named(field)]
 
     def aligned_with(self, field: str) -> str | None:
         """The field that has as many tokens in every document and shares positions with this one, if there is one."""
-        return self._entry(field).aligned_with
+        return self.manifest.fields[self._named(field)].aligned_with
 
     def document_lengths(self, split: ScopeName, field: str = TEXT) -> Int64s:
         """Tokens of a field that each document of a split has in it, int64 [documents], in order of name."""
@@ -131,15 +131,16 @@ class Corpus:
         Raises:
             OSError: a file that cannot be read, or a page whose checksum is wrong; the message names it.
         """
-        self._entry(field)
-        return self._tokens[field].read(start, stop)
+        return self._tokens[self._named(field)].read(start, stop)
 
-    def _entry(self, field: str) -> FieldEntry:
-        if field not in self.manifest.fields:
+    def _named(self, field: str) -> str:
+        """The name that a field has here: the text may be called target."""
+        name = field_named(field, self.fields)
+        if name not in self.fields:
             raise ConfigError(
                 f"prepared corpus {self.folder} has no field {field}; its fields: {', '.join(self.fields)}"
             )
-        return self.manifest.fields[field]
+        return name
 
     @cached_property
     def _documents(self) -> Any:
@@ -150,8 +151,7 @@ class Corpus:
 
     def _lengths(self, field: str) -> Int64s:
         """Tokens of a field that each document has in each split, int64 [splits, documents]."""
-        self._entry(field)
-        columns = (length_column(self.fields, field, split) for split in SPLITS)
+        columns = (length_column(self.fields, self._named(field), split) for split in SPLITS)
         return np.stack([self._documents.column(name).to_numpy() for name in columns])
 
     def _lengths_in(self, split: ScopeName, field: str) -> Int64s:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reformer_dist.config.sections.data import TEXT, TokenizerName
+from reformer_dist.config.sections.data import TEXT, TokenizerName, field_named
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.hashed_files import StoredFile
 from reformer_dist.storage.stores import Store, one_line
@@ -95,7 +95,7 @@ class Manifest(_Common):
 
     def split(self, name: SplitName, field: str = TEXT) -> Split:
         """A field of the split called `name`."""
-        entry = self.fields[field]
+        entry = self.fields[field_named(field, self.fields)]
         return {"train": entry.train, "validation": entry.validation, "test": entry.test}[name]
 
     @property

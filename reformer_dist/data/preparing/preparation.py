@@ -160,7 +160,8 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
     if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
     tokenizers = {
-        name: tokenizer if name == TEXT and tokenizer else chosen_tokenizer(data, name) for name in data.record_fields
+        name: tokenizer if data.record_fields[name] is data.text and tokenizer else chosen_tokenizer(data, name)
+        for name in data.record_fields
     }
     takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
     listing = list_sources(data.sources)

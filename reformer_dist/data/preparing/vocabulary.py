@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
 from reformer_dist.config import DataConfig
-from reformer_dist.config.sections.data import TEXT
+from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part
@@ -31,6 +31,7 @@ def chosen_tokenizer(data: DataConfig, field: str = TEXT) -> Tokenizer | None:
     Raises:
         ConfigError: the field's tokenizer_file cannot be read or is none, or there is no such field.
     """
+    field = field_named(field, data.record_fields)
     if field not in data.record_fields:
         raise ConfigError(f"data.fields has no field {field}, which is needed; it has {', '.join(data.record_fields)}")
     chosen = data.record_fields[field]
@@ -54,7 +55,9 @@ def chosen_tokenizer(data: DataConfig, field: str = TEXT) -> Tokenizer | None:
 def planned_vocab_size(data: DataConfig, field: str = TEXT) -> int:
     """Tokens that the tokenizer of a field will have at most, known before it is made."""
     tokenizer = chosen_tokenizer(data, field)
-    return tokenizer.vocab_size if tokenizer else data.record_fields[field].bpe_vocab_size
+    if tokenizer is not None:
+        return tokenizer.vocab_size
+    return data.record_fields[field_named(field, data.record_fields)].bpe_vocab_size
 
 
 def trained_tokenizers(

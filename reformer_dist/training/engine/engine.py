@@ -1,6 +1,6 @@
 """The engine: one worker's training step around DeepSpeed, which `deepspeed_setup` makes.
 
-In: a ReformerLM (already parallelised), an objective, the configuration and micro-batches. Out: exact gradients of the mean
+In: a TokenModel (already parallelised), an objective, the configuration and micro-batches. Out: exact gradients of the mean
 loss over all labels of a step, optimizer steps, sums of held-out scores, full weights and this worker's part of the
 optimizer state.
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import Config
 from reformer_dist.data.feeding.batch import Batch
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.token_model import TokenModel
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.training.engine.deepspeed_setup import gathered, initialize
 from reformer_dist.training.engine.optimizer import make_optimizer, set_learning_rates
@@ -30,12 +30,12 @@ from reformer_dist.training.engine.optimizer import make_optimizer, set_learning
 class ModelCall(nn.Module):
     """What DeepSpeed wraps: a function of the model and a batch, called inside, where ZeRO-3 has gathered the weights."""
 
-    def __init__(self, model: ReformerLM, dtype: str) -> None:
+    def __init__(self, model: TokenModel, dtype: str) -> None:
         super().__init__()
         self.model = model
         self.autocast = dtype == "bfloat16"
 
-    def forward(self, function: Callable[[ReformerLM, Batch], Tensor], batch: Batch) -> Tensor:
+    def forward(self, function: Callable[[TokenModel, Batch], Tensor], batch: Batch) -> Tensor:
         """The function's result, under autocast where the configuration says so."""
         with torch.autocast(batch.tokens_BT.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             return function(self.model, batch)
@@ -44,7 +44,7 @@ class ModelCall(nn.Module):
 class Engine:
     """One worker's end of the training step. Every method is collective: all workers call it together."""
 
-    def __init__(self, model: ReformerLM, objective: Objective, config: Config, device: torch.device) -> None:
+    def __init__(self, model: TokenModel, objective: Objective, config: Config, device: torch.device) -> None:
         """Wrap `model`, which is to learn `objective` and is moved to `device` and, for float64, converted.
 
         torch.distributed must be initialised, with gloo for a CPU and NCCL for a GPU.
@@ -100,7 +100,7 @@ class Engine:
         return norm
 
     def copy_weights(self, copies: dict[str, Tensor]) -> None:
-        """Copy the whole model's weights to the CPU, by their names in ReformerLM; on rank 0 only.
+        """Copy the whole model's weights to the CPU, by their names in TokenModel; on rank 0 only.
 
         Args:
             copies: the result. Memory of an earlier call's is used again.

@@ -95,7 +95,8 @@ def test_aligned_fields_are_cut_and_packed_by_one_plan(tmp_path: Path) -> None:
 
 
 def test_a_field_that_is_not_there_is_named(corpus: Corpus) -> None:
-    with pytest.raises(ConfigError, match=r"has no field text; its fields: source, target"):
-        corpus.document_lengths("train")
+    with pytest.raises(ConfigError, match=r"has no field labels; its fields: source, target"):
+        corpus.document_lengths("train", "labels")
+    assert corpus.tokenizer_of() == corpus.tokenizer_of("target"), "the text may be called target"
     with pytest.raises(ConfigError, match=r"has several fields \(source, target\), where one is expected"):
         _ = corpus.tokenizer

@@ -60,7 +60,7 @@ def test_every_text_is_scored_once_behind_its_prefix(
         )
         for name in ("tokens_BT", "labels_BT", "documents_BT")
     )
-    plan = split_plan(corpus, "validation", config.data, "prefix")
+    plan = split_plan(corpus, "validation", config.data, PREFIX.others)
     read: dict[int, dict[int, tuple[int, int]]] = {}
     for sequence in range(plan.num_sequences):
         place = sequence * length
