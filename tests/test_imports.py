@@ -35,6 +35,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "optuna": ("reformer_dist/tuning/search.py",),
     "constriction": ("reformer_dist/compression/coding.py",),
     "ray.tune": ("reformer_dist/tuning/ray_tune.py",),
+    "rouge_score": ("reformer_dist/scoring/texts/summaries.py",),
+    "sacrebleu": ("reformer_dist/scoring/texts/translations.py",),
 }
 ALLOWED = {
     "reformer_dist/model/": ("torch", "reformer_dist.config", "reformer_dist.errors", "reformer_dist.model"),

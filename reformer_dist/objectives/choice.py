@@ -1,11 +1,13 @@
 """The objectives by name, and what must hold between one of them and the rest of a configuration."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from reformer_dist.config import Config, ObjectiveConfig
-from reformer_dist.config.sections.data import TEXT, field_named
+from reformer_dist.config.sections.data import field_named
+from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.copy import Copy
+from reformer_dist.objectives.labels import Labels
 from reformer_dist.objectives.masked import Masked
 from reformer_dist.objectives.next_token import NextToken
 from reformer_dist.objectives.objective import Objective
@@ -18,6 +20,7 @@ OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "copy": Copy,
     "prefix": Prefix,
     "pairs": Pairs,
+    "labels": Labels,
 }
 
 
@@ -57,24 +60,39 @@ def check_objective(config: Config) -> None:
         )
 
 
-def check_vocabulary(config: Config, tokenizer_size: int) -> None:
-    """Whether the model knows all tokens of the tokenizer and those that the objective adds.
+def check_vocabulary(config: Config, sizes: Mapping[str, int]) -> None:
+    """Whether the model knows all tokens of the tokenizers and those that the objective adds.
+
+    Args:
+        config: the objective, the model and the fields.
+        sizes: tokens of each field of the objective's `vocabularies`, as far as they are known.
 
     Raises:
         ConfigError: it knows fewer.
     """
-    needed = needed_vocab_size(config, tokenizer_size)
-    num_extra = needed - tokenizer_size
+    needed = needed_vocab_size(config, sizes)
     if config.model.vocab_size < needed:
-        assert config.data.text is not None, "it has been tokenised"
-        name = field_named(TEXT, config.data.record_fields)
-        tokenizer = f"{config.data.setting_of(name, 'tokenizer')} = {config.data.text.tokenizer}"
-        objective = f" with objective.name = {config.objective.name}" if num_extra else ""
+        largest = max(sizes, key=lambda field: sizes[field])
+        tokenizer = _tokenizer_in_words(config, largest)
+        objective = f" with objective.name = {config.objective.name}" if needed > sizes[largest] else ""
         raise ConfigError(
             f"model.vocab_size = {config.model.vocab_size} is less than {tokenizer} needs{objective}; {needed} works"
         )
 
 
-def needed_vocab_size(config: Config, tokenizer_size: int) -> int:
-    """Tokens of the tokenizer and those that the objective adds."""
-    return tokenizer_size + make_objective(config.objective).num_extra_tokens
+def vocab_sizes(objective: Objective, corpus: Corpus) -> dict[str, int]:
+    """Tokens of each field of a corpus that a model of the objective must know."""
+    return {field: corpus.tokenizer_of(field).vocab_size for field in objective.vocabularies}
+
+
+def needed_vocab_size(config: Config, sizes: Mapping[str, int]) -> int:
+    """Tokens of the largest vocabulary and those that the objective adds."""
+    return max(sizes.values()) + make_objective(config.objective).num_extra_tokens
+
+
+def _tokenizer_in_words(config: Config, field: str) -> str:
+    fields = config.data.record_fields
+    field = field_named(field, fields)
+    if field not in fields:  # of a corpus that is named by data.prepared
+        return f"the field {field} of the corpus"
+    return f"{config.data.setting_of(field, 'tokenizer')} = {fields[field].tokenizer}"

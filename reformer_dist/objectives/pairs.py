@@ -32,6 +32,7 @@ class Pairs(TokenPrediction):
 
     name: ClassVar[str] = "pairs"
     causal: ClassVar[bool | None] = True
+    continues: ClassVar[bool] = False
 
     @property
     def others(self) -> OtherFields:

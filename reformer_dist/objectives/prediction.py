@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from reformer_dist.data.feeding.batch import Batch
+    from reformer_dist.data.preparing.corpus import Corpus
     from reformer_dist.model.reformer import ReformerLM
     from reformer_dist.model.token_model import TokenModel
 
 
 @dataclass(frozen=True)
 class TokenPrediction:
-    """The loss, scores and metrics of an objective whose labels are tokens of the text.
+    """The loss, scores and metrics of an objective whose labels are tokens, of the text unless it says otherwise.
 
     Attributes:
         settings: the objective section.
@@ -33,6 +34,7 @@ class TokenPrediction:
     settings: ObjectiveConfig
     num_extra_tokens: ClassVar[int] = 0
     baseline_name: ClassVar[str] = "a unigram model"
+    continues: ClassVar[bool] = True
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -45,6 +47,11 @@ class TokenPrediction:
         return OtherFields()
 
     @property
+    def vocabularies(self) -> tuple[str, ...]:
+        """The text alone, whose tokens are read and told."""
+        return (TEXT,)
+
+    @property
     def num_scores(self) -> int:
         """Loss, labels, labels that are right."""
         return 3
@@ -52,6 +59,9 @@ class TokenPrediction:
     def unit(self, token: str) -> str:
         """A token."""
         return token
+
+    def check(self, corpus: "Corpus") -> None:
+        """Any tokens will do."""
 
     def loss(self, model: "TokenModel", batch: "Batch", step: int) -> "Tensor":
         """Summed cross entropy in nats."""

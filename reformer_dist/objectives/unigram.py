@@ -13,9 +13,9 @@ from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
 
 
-def token_counts(corpus: Corpus, split: SplitName) -> NDArray[np.float64]:
-    """How often each token is in the documents of a split, float64 [vocabulary]; boundaries are in none."""
-    return np.array(corpus.manifest.split(split).unigram_counts, np.float64)
+def token_counts(corpus: Corpus, split: SplitName, field: str = TEXT) -> NDArray[np.float64]:
+    """How often each token of a field is in the documents of a split, float64 [vocabulary]; boundaries are in none."""
+    return np.array(corpus.manifest.split(split, field).unigram_counts, np.float64)
 
 
 def end_counts(corpus: Corpus, split: SplitName) -> NDArray[np.float64]:

@@ -1,6 +1,9 @@
 """What is trained on: the tokenizer, its vocabulary beside the model's, the sources, and sequences enough for a step."""
 
+from collections.abc import Mapping
+
 from reformer_dist.config import Config
+from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
@@ -17,46 +20,50 @@ WASTEFUL = 2
 
 def tokenizer(config: Config, known: Known) -> None:
     """Whether the tokenizer can be read; of a prepared corpus, whether there is one (its files are verified later)."""
-    known.vocab_size = _tokenizer_size(config)
+    known.vocab_sizes = _vocab_sizes(config)
 
 
-def _tokenizer_size(config: Config) -> int | None:
+def _vocab_sizes(config: Config) -> Mapping[str, int]:
+    """Tokens of each field that the model must know; none where one is missing, which the objective's own check tells."""
+    fields = make_objective(config.objective).vocabularies if config.objective.name in OBJECTIVES else (TEXT,)
     if config.data.prepared is not None:
-        return Corpus.open(config.data.prepared, verify=False).tokenizer_of().vocab_size
-    if config.data.text is not None:  # or the objective has no field to read, which its own check tells
-        return planned_vocab_size(config.data)
-    return None
+        corpus = Corpus.open(config.data.prepared, verify=False)
+        return {field: corpus.tokenizer_of(field).vocab_size for field in fields}
+    given = config.data.record_fields
+    if any(field_named(field, given) not in given for field in fields):
+        return {}
+    return {field: planned_vocab_size(config.data, field) for field in fields}
 
 
 def with_vocab_size(config: Config) -> Config:
-    """The configuration with as many tokens as the tokenizer has and the objective adds, unless the user gave a number.
+    """The configuration with as many tokens as there are and the objective adds, unless the user gave a number.
 
     Where that cannot be known it is as it was; the checks tell why.
     """
     if "vocab_size" in config.model.model_fields_set or config.objective.name not in OBJECTIVES:
         return config
     try:
-        size = _tokenizer_size(config)
+        sizes = _vocab_sizes(config)
     except (ConfigError, OSError):
         return config
-    if size is None:
+    if not sizes:
         return config
-    model = config.model.model_copy(update={"vocab_size": needed_vocab_size(config, size)})
+    model = config.model.model_copy(update={"vocab_size": needed_vocab_size(config, sizes)})
     return config.model_copy(update={"model": model})
 
 
-def wasteful_vocabulary(config: Config, tokenizer_size: int) -> str:
-    """A line about a vocabulary that is much larger than is needed, else nothing."""
-    given, needed = config.model.vocab_size, needed_vocab_size(config, tokenizer_size)
+def wasteful_vocabulary(config: Config, sizes: Mapping[str, int]) -> str:
+    """A line about a vocabulary that is much larger than is needed for fields of these sizes, else nothing."""
+    given, needed = config.model.vocab_size, needed_vocab_size(config, sizes)
     if given <= WASTEFUL * needed:
         return ""
     return f"model.vocab_size = {given:,}, of which {needed:,} are needed; left out it is {needed}"
 
 
 def vocabulary(config: Config, known: Known) -> None:
-    """Whether the model has all tokens of the vocabulary, as far as that is known."""
-    if known.vocab_size is not None and config.objective.name in OBJECTIVES:
-        check_vocabulary(config, known.vocab_size)
+    """Whether the model has all tokens of the vocabularies, as far as they are known."""
+    if known.vocab_sizes and config.objective.name in OBJECTIVES:
+        check_vocabulary(config, known.vocab_sizes)
 
 
 def sources(config: Config, known: Known) -> None:

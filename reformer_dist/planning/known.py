@@ -15,7 +15,7 @@ class Known:
 
     Attributes:
         joins: whether Ray runs already, here or as a cluster; otherwise the job starts one on this machine.
-        vocab_size: tokens that the corpus's vocabulary has, or will have at most.
+        vocab_sizes: tokens that the vocabulary of each field that the model must know has, or will have at most.
         preparation: what there is to prepare of the sources.
         resources: what a running Ray has, by name.
         corpus: the prepared corpus.
@@ -24,7 +24,7 @@ class Known:
     """
 
     joins: bool = False
-    vocab_size: int | None = None
+    vocab_sizes: Mapping[str, int] = field(default_factory=dict)
     preparation: Preparation | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     corpus: Corpus | None = None

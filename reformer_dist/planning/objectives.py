@@ -1,10 +1,12 @@
 """What is learned: whether the objective goes with the model, and whether there are the fields that it reads."""
 
+import json
+
 from reformer_dist.config import Config
-from reformer_dist.config.sections.data import field_named
+from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import check_objective, make_objective
+from reformer_dist.objectives.choice import check_objective, make_objective, vocab_sizes
 from reformer_dist.planning.known import Known
 
 
@@ -19,18 +21,23 @@ def goes_with_records(config: Config, known: Known) -> None:
         return
     objective = make_objective(config.objective)
     needed, given = [*objective.fields, *objective.others.names], config.data.record_fields
-    missing = [field for field in needed if field_named(field, given) not in given]
+    may_be_target = objective.others.source is not None
+    missing = [each for each in needed if (field_named(each, given) if may_be_target else each) not in given]
     if missing:
         names = ", ".join(config.data.record_fields)
-        works = ", ".join(f'"{field}": {{"tokenizer": "bytes"}}' for field in needed)
-        works = f"{{{works}}} works{'' if objective.others.names else ', or leave data.fields out'}"
+        aligned = [field for field in objective.fields if field != TEXT]
+        entries = {field: {"aligned_with": TEXT} if field in aligned else {"tokenizer": "bytes"} for field in needed}
+        is_text_enough = not aligned and not objective.others.names
+        works = f"{json.dumps(entries)} works{', or leave data.fields out' if is_text_enough else ''}"
         raise ConfigError(
             f"data.fields = {names} has no {missing[0]}, which objective.name = {config.objective.name} reads; {works}"
         )
 
 
 def fields(config: Config, known: Known) -> None:
-    """Whether the corpus has the fields that examples are made of; then the size of its vocabulary is known."""
+    """Whether the corpus has the fields that examples are made of; then the sizes of their vocabularies are known."""
     assert known.corpus is not None
-    check_fields(make_objective(config.objective), known.corpus)
-    known.vocab_size = known.corpus.tokenizer_of().vocab_size
+    objective = make_objective(config.objective)
+    check_fields(objective, known.corpus)
+    known.vocab_sizes = vocab_sizes(objective, known.corpus)
+    objective.check(known.corpus)

@@ -95,7 +95,7 @@ class Preflight:
 
     def with_corpus(self, corpus: Corpus) -> Place:
         """Stage 3; then it is known where training starts."""
-        self._known.corpus, self._known.vocab_size = corpus, None
+        self._known.corpus, self._known.vocab_sizes = corpus, {}
         self._run(WITH_CORPUS)
         assert self._known.place is not None
         return self._known.place

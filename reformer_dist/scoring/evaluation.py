@@ -9,13 +9,14 @@ from typing import Any
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
+from reformer_dist.config.sections.data import TEXT
 from reformer_dist.data.feeding.sequences import check_fields, num_positions
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.model.token_model import TokenModel
-from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective
+from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective, vocab_sizes
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
@@ -44,12 +45,14 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     options = config.evaluation
     check_objective(config)
     Preflight(config).on_this_machine()
-    check_vocabulary(config, tokenizer.vocab_size)
+    check_vocabulary(config, {TEXT: tokenizer.vocab_size})
     objective = make_objective(config.objective)
     base = _changes(model, config)
     model = _with_settings(model, base)
     corpus = _corpus(config, tokenizer)
     check_fields(objective, corpus)
+    check_vocabulary(config, vocab_sizes(objective, corpus))
+    objective.check(corpus)
     config = _in_context(config, corpus)
     settings = _settings(config)
     chosen, available = _chosen(config, corpus)

@@ -18,7 +18,7 @@ from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import Preparation
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import make_objective
+from reformer_dist.objectives.choice import make_objective, vocab_sizes
 from reformer_dist.planning.corpora import wasteful_vocabulary
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
@@ -94,7 +94,7 @@ def _launched(
         experiment.result()  # what MLflow refuses is told before anything is prepared
         corpus = preparation.run()
         place = preflight.with_corpus(corpus)
-        if note := wasteful_vocabulary(config, corpus.tokenizer_of().vocab_size):
+        if note := wasteful_vocabulary(config, vocab_sizes(make_objective(config.objective), corpus)):
             print(note)
         run = experiment.result().start(config, parent_run=parent_run, run_id=place.run_id)
         if watcher is not None:

@@ -11,7 +11,7 @@ from reformer_dist.tracking import runs
 
 
 def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> None:
-    """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can be decoded."""
+    """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can continue a text."""
     from reformer_dist.reports.hash_health import PREFIX, health_picture
     from reformer_dist.reports.learning_curve import learning_curve
 
@@ -28,7 +28,7 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
         run.log_figure("hash_health.png", health_picture({name: run.history(name) for name in layers}))
     run.log_text("config.yaml", checkpoints.to_yaml(config))
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 2)
-    if num_tokens and not config.model.encoder_layers and config.model.causal and config.model.lsh_mode == "window":
+    if num_tokens and objective.continues and config.model.causal and config.model.lsh_mode == "window":
         run.log_text("sample.txt", sample(path, num_tokens))
 
 

@@ -12,6 +12,8 @@ from reformer_dist.objectives.next_token import NextToken
 from reformer_dist.planning.preflight import Preflight
 from tests.corpora import prepare_here, random_documents, write_documents
 
+LABELLED = {"text": {"tokenizer": "amino_acids"}, "labels": {"aligned_with": "text"}}
+
 
 def config(storage: Path, **fields: object) -> Config:
     named = {name.replace("__", "."): value for name, value in fields.items()}
@@ -41,6 +43,15 @@ def test_the_names_are_those_of_the_objectives() -> None:
             "model.vocab_size = 256 is less than data.tokenizer = bytes needs with objective.name = masked; 257 works",
         ),
         ({"model__vocab_size": 100}, "model.vocab_size = 100 is less than data.tokenizer = bytes needs; 256 works"),
+        (
+            {"objective__name": "labels", "data__fields": LABELLED, "model__vocab_size": 255},
+            "model.vocab_size = 255 is less than data.fields.labels.tokenizer = bytes needs; 256 works",
+        ),
+        (
+            {"objective__name": "labels"},
+            "data.fields = text has no labels, which objective.name = labels reads;"
+            ' {"text": {"tokenizer": "bytes"}, "labels": {"aligned_with": "text"}} works',
+        ),
         ({"objective__name": "nonsense"}, f"objective.name = nonsense is none of {', '.join(OBJECTIVES)};"),
     ],
 )
@@ -62,6 +73,15 @@ def test_what_cannot_mean_anything_is_one_line(tmp_path: Path, fields: dict[str,
 )
 def test_what_goes_together_is_taken(tmp_path: Path, fields: dict[str, object]) -> None:
     Preflight(config(tmp_path, **fields)).before_ray()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_labels_go_with_any_model(tmp_path: Path, causal: bool) -> None:
+    (tmp_path / "proteins.jsonl").write_text('{"text": "MKV", "labels": "HHE"}\n')
+    given = {"data__sources": str(tmp_path / "proteins.jsonl"), "data__fields": LABELLED, "objective__name": "labels"}
+    preflight = Preflight(config(tmp_path, model__causal=causal, **given))
+    preflight.before_ray()
+    assert preflight.config.model.vocab_size == 256
 
 
 def test_a_prepared_corpus_is_looked_at_too(tmp_path: Path) -> None:

@@ -17,17 +17,21 @@ PLACE = Place(seed=3, step=5, row=2)
 
 
 def whole(document: bytes, first_position: int = 0) -> dict[str, Stretch]:
-    """All of a document."""
+    """All of a document, and the document backwards as its labels."""
     entries = np.frombuffer(b"\0" + document + b"\0", np.uint8)
-    return {"text": Stretch(entries, 0, len(document) + 1, first_position, TOKENIZER)}
+    place = (0, len(document) + 1, first_position, TOKENIZER)
+    return {"text": Stretch(entries, *place), "labels": Stretch(entries[::-1], *place)}
 
 
 def parts(document: bytes, cuts: list[int], first_position: int = 0) -> list[dict[str, Stretch]]:
     """The same cut at these positions, as shards cut it."""
-    stretch = whole(document, first_position)["text"]
-    bounds = zip([0, *cuts], [*cuts, stretch.num_positions], strict=True)
+    fields, size = whole(document, first_position), len(document) + 1
+    bounds = zip([0, *cuts], [*cuts, size], strict=True)
     return [
-        {"text": Stretch(stretch.entries[a : b + 1], a, stretch.num_positions, first_position + a, TOKENIZER)}
+        {
+            name: Stretch(stretch.entries[a : b + 1], a, size, first_position + a, TOKENIZER)
+            for name, stretch in fields.items()
+        }
         for a, b in bounds
     ]
 
@@ -67,7 +71,7 @@ def test_prefix_is_scored_on_the_text_and_its_end() -> None:
     tokens, labels = prefix.example({"text": stretch}, PLACE)
     assert tokens.tolist() == [0, *b"pre", 0, *b"abc"]
     assert labels.tolist() == [-100] * 4 + [*b"abc", 0]
-    assert (prefix.lead, prefix.fields) == ("prefix", ("text",))
+    assert (prefix.others.names, prefix.fields) == (("prefix",), ("text",))
 
 
 def test_masked_hides_a_share_of_the_tokens_as_bert_does(text: bytes) -> None:

@@ -1,5 +1,6 @@
 """What is scored: sums over stretches and their metrics, beside what can be had without a model."""
 
+import json
 import math
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def test_nothing_scored_is_no_loss() -> None:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_baseline_has_the_names_of_the_metrics(name: str, tmp_path: Path) -> None:
     objective = make_objective(ObjectiveConfig(name=name))
-    corpus = prepare_here(write_documents(tmp_path / "s", {f"{i}": b"aaab" * 5 for i in range(40)}), tmp_path)
+    (tmp_path / "s.jsonl").write_text(40 * (json.dumps({"text": "aaab" * 5, "labels": "xyxx" * 5}) + "\n"))
+    corpus = prepare_here(tmp_path / "s.jsonl", tmp_path, fields={"text": {}, "labels": {"aligned_with": "text"}})
     baseline = objective.baseline(corpus, "validation")
     assert baseline.keys() == objective.metrics([0.0] * objective.num_scores).keys()
     assert baseline["loss"] == pytest.approx(baseline["bits_per_token"] * math.log(2))

@@ -249,5 +249,7 @@ def test_the_tokenizer_sets_the_models_vocabulary(place: Path, fields: dict[str,
 
 def test_a_vocabulary_that_is_much_too_large_is_told(place: Path) -> None:
     wide = make_config(place, data__tokenizer="amino_acids", model__vocab_size=256)
-    assert wasteful_vocabulary(wide, 29) == "model.vocab_size = 256, of which 29 are needed; left out it is 29"
-    assert not wasteful_vocabulary(make_config(place, model__vocab_size=512), 256)
+    assert (
+        wasteful_vocabulary(wide, {"text": 29}) == "model.vocab_size = 256, of which 29 are needed; left out it is 29"
+    )
+    assert not wasteful_vocabulary(make_config(place, model__vocab_size=512), {"text": 256})

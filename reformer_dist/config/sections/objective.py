@@ -11,13 +11,18 @@ class ObjectiveConfig(Section):
     """What a model learns from its documents."""
 
     name: str = "next_token"
-    """next_token (each token from those before it), masked (BERT's: hidden tokens from both sides, with model.causal false), copy (the second half of a document from the first), prefix (a text behind a field called prefix, which is not scored), or pairs (a text from a field called source, which an encoder reads)."""
+    """next_token (each token from those before it), masked (BERT's: hidden tokens from both sides, with model.causal false), copy (the second half of a document from the first), prefix (a text behind a field called prefix, which is not scored), pairs (a text from a field called source, which an encoder reads), or labels (a label for each token, from an aligned field called labels)."""
     masked_share: float = Field(0.15, gt=0.0, lt=1.0)
     """With masked: share of the tokens that are to be predicted."""
     masked_hidden: float = Field(0.8, ge=0.0, le=1.0)
     """With masked: share of these that the model reads as the mask token."""
     masked_random: float = Field(0.1, ge=0.0, le=1.0)
     """With masked: share of these that it reads as a random token; the rest it reads as they are."""
+
+    labels_mask: str | None = None
+    """With labels: a third field, aligned with the text, that has a 1 for each token whose label is scored. By default all are."""
+    labels_unscored: str = ""
+    """With labels: labels that are not scored, a character each, such as ? for those that are not known."""
 
     def problems(self) -> Iterator[str]:
         """What does not fit together among the fields."""

@@ -211,6 +211,8 @@ def check_fields(examples: Examples, corpus: Corpus) -> None:
         ConfigError: it lacks one, one has other positions, or what leads the text has other tokens.
     """
     fields = (TEXT, *(field for field in examples.fields if field != TEXT))
+    if examples.others.source is None and TEXT not in corpus.fields:  # where there is a source, it may be called target
+        raise ConfigError(f"prepared corpus {corpus.folder} has no field text; its fields: {', '.join(corpus.fields)}")
     for field in fields:
         corpus.tokenizer_of(field)
     if apart := [field for field in fields[1:] if corpus.aligned_with(field) != TEXT]:

@@ -29,12 +29,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def led(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
-    """One whose texts have a prefix, up to seven letters long."""
-    folder = tmp_path_factory.mktemp("led")
-    records = [{"prefix": "p" * (n % 8), "text": chr(97 + n % 26) * n} for n in LENGTHS.values()]
+def several(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """One whose texts have a prefix, up to seven letters long, a source, a third as long as they are, and labels."""
+    folder = tmp_path_factory.mktemp("several")
+    records = [
+        {"prefix": "p" * (n % 8), "source": "s" * (n // 3), "text": chr(97 + n % 26) * n, "labels": ("xyz" * n)[:n]}
+        for n in LENGTHS.values()
+    ]
     (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
-    fields = {name: {"tokenizer": "bytes"} for name in ("prefix", "text")}
+    fields = {"prefix": {}, "source": {}, "text": {}, "labels": {"aligned_with": "text"}}
     return prepare_here(folder / "records.jsonl", folder, 0.3, fields=fields)
 
 
@@ -74,9 +77,9 @@ def whole_batch(workers: dict[tuple[int, int], list[Batch]], config: Config) -> 
 @pytest.mark.parametrize("micro_batch_size", [1, 4])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_any_grid_sees_the_same_examples_in_the_same_steps(
-    corpus: Corpus, led: Corpus, data_groups: int, shards: int, micro_batch_size: int, objective: str
+    corpus: Corpus, several: Corpus, data_groups: int, shards: int, micro_batch_size: int, objective: str
 ) -> None:
-    corpus = led if objective == "prefix" else corpus
+    corpus = several if objective in ("prefix", "labels", "pairs") else corpus
     options = {"data__sequence_length": SEQUENCE_LENGTH, "train__batch_size": 6, "train__steps": 5}
     options |= {"objective__name": objective, "objective__masked_share": 0.4}
     alone = whole_steps(corpus, grid_config(1, 1, **options))
@@ -89,8 +92,8 @@ def test_any_grid_sees_the_same_examples_in_the_same_steps(
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus, led: Corpus, objective: str) -> None:
-    corpus = led if objective == "prefix" else corpus
+def test_resuming_continues_with_the_steps_that_were_left(corpus: Corpus, several: Corpus, objective: str) -> None:
+    corpus = several if objective in ("prefix", "labels", "pairs") else corpus
     options = {"data__sequence_length": SEQUENCE_LENGTH, "train__batch_size": 2, "train__steps": 9}
     config = grid_config(2, 2, objective__name=objective, **options)
     whole, resumed = whole_steps(corpus, config), whole_steps(corpus, config, start_step=4)
