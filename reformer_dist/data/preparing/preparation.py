@@ -18,7 +18,7 @@ from reformer_dist.config.sections.data import TEXT, FormatName
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_of
 from reformer_dist.data.preparing.parts import Part
-from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizer, trained_tokenizers
+from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizers, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
 from reformer_dist.data.reading.chaff import Left
 from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, recognise_all, slices_of
@@ -131,6 +131,12 @@ class Preparation:
             if made_with != about.tokenizer:
                 setting = f"{self.data.setting_of(name, 'tokenizer')} = {about.tokenizer}"
                 raise ConfigError(f"{setting}: {self.folder} was prepared with {made_with!r}")
+            owner = self.data.vocabulary_field(name)
+            if corpus.tokenizer_of(name).to_json() != corpus.tokenizer_of(owner).to_json():
+                raise ConfigError(
+                    f"data.fields.{name}.vocabulary_of = {owner}: {self.folder} was prepared with two vocabularies; leave"
+                    " out data.prepared"
+                )
         num_sources, weights = corpus.manifest.num_sources, self.data.weights
         if weights is not None and len(weights) != num_sources:
             given = ",".join(map(str, weights))
@@ -146,7 +152,8 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
     Args:
         data: what to prepare.
         storage: folder or URL.
-        tokenizer: what makes the tokens of the field called text (a checkpoint's, say); by default what `data` says.
+        tokenizer: what makes the tokens of the field called text (a checkpoint's, say) and of those that share its
+            vocabulary; by default what `data` says.
 
     Raises:
         ConfigError: sources that do not exist or hold nothing the tokenizer takes, or a storage that is no folder or URL.
@@ -159,9 +166,7 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         raise ConfigError(f"train.storage = {storage}: {error}") from None
     if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
-    tokenizers = {
-        name: tokenizer if name == TEXT and tokenizer else chosen_tokenizer(data, name) for name in data.record_fields
-    }
+    tokenizers = chosen_tokenizers(data, tokenizer)
     takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
     listing = list_sources(data.sources)
     wanted = [wanted_of(data, source, takes).columns for source in range(len(data.sources))]
@@ -202,6 +207,8 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
         name: tokenizer.to_json() if tokenizer else f"bpe trained to {data.record_fields[name].bpe_vocab_size}"
         for name, tokenizer in tokenizers.items()
     }
+    shared = {name: data.vocabulary_field(name) for name in tokenizers if data.vocabulary_field(name) != name}
+    definitions |= {name: f"that of {owner}" for name, owner in shared.items()}
     relevant = data.model_dump(include=set(MADE_FROM))
     made_with: str | list[object]
     if schema == TEXT_SCHEMA:
