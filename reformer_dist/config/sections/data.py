@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from reformer_dist.config.sections.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
-FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image"]
+FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image", "parallel"]
 TEXT = "text"
 """Name of the field that `data.field` and `data.tokenizer` describe."""
 VOCABULARY_SETTINGS = ("tokenizer", "tokenizer_file", "bpe_vocab_size")
@@ -50,13 +50,15 @@ class DataConfig(Section):
     sources: tuple[str, ...] = Field(("stdlib",), min_length=1)
     """Files, folders, globs or URLs, separated by commas. `stdlib` is the Python standard library's own source code."""
     format: Literal["auto"] | FormatName = "auto"
-    """What the files are. By default their first bytes say it (Parquet, Arrow, arrays, pictures), then their names: .jsonl, .csv, .tsv, .fasta; all else is text. Whatever is compressed by gzip, zstd, bzip2 or xz is decompressed."""
+    """What the files are. By default their first bytes say it (Parquet, Arrow, arrays, pictures), then their names: .jsonl, .csv, .tsv, .fasta; all else is text. Whatever is compressed by gzip, zstd, bzip2 or xz is decompressed. parallel, which must be said: files beside each other, one a field, such as train.en and train.de, whose lines belong together."""
     encoding: str = "utf-8"
     """What text is written in: utf-8, latin-1, cp1252, utf-16, shift_jis or any other that Python knows; raw takes bytes as they are. A byte-order mark wins over it."""
     errors: Literal["strict", "replace", "ignore"] = "strict"
     """What becomes of bytes that are none of the encoding: the document is bad, or each becomes U+FFFD, or nothing."""
     field: tuple[str, ...] | None = None
     """Field, column or array that holds the document, one for all sources or one for each; a number counts the columns of a CSV or TSV file without a header from 0. By default text, or an .npz file's only array."""
+    split_lines: bool = False
+    """With several data.fields: whether line i of every field is a record of its own (a sentence, say, instead of its document). Entries of a list are lines. All lines of a document are in the same split."""
     split_by: str | None = None
     """Field, column or array whose equal values keep documents in the same split (the photo a tile is of, say). By default each document is split by its own name."""
     fields: dict[str, FieldConfig] = Field(default_factory=dict)
@@ -156,6 +158,10 @@ class DataConfig(Section):
             yield f"data.encoding = {self.encoding} is no encoding that Python knows; utf-8, latin-1, cp1252, utf-16 or raw works"
         for name, field in self.record_fields.items():
             yield from self._problems_of(name, field)
+        if self.split_lines and len(self.fields) < 2:
+            yield "data.split_lines = true goes with several data.fields, whose lines belong together; false works"
+        if self.split_lines and self.format == "parallel":
+            yield "data.split_lines = true does not go with data.format = parallel, where each line is a record; false works"
         for name, field in self.fields.items():
             yield from self._vocabulary_problems(name, field)
         if self.order == "documents" and self.weights is not None:

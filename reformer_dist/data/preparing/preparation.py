@@ -21,7 +21,7 @@ from reformer_dist.data.preparing.parts import Part
 from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizers, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
 from reformer_dist.data.reading.chaff import Left
-from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, recognise_all, slices_of
+from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, gathered, recognise_all, slices_of
 from reformer_dist.data.reading.columns import Column, wanted_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.slices import FileSlice
@@ -98,7 +98,13 @@ class Preparation:
         if not self.parts:
             yield f"prepared corpus: {self.folder}"
             return
-        whole = [piece for part in self.parts for piece in part.slices if piece.start == 0]
+        whole = [
+            each
+            for part in self.parts
+            for piece in part.slices
+            if piece.start == 0
+            for each in (piece, *piece.siblings)
+        ]
         for kind in dict.fromkeys(_kind_of(piece) for piece in whole):
             of_kind = [piece.file for piece in whole if _kind_of(piece) == kind]
             shown = ", ".join(file.name for file in of_kind[:SHOWN]) + (", ..." if len(of_kind) > SHOWN else "")
@@ -168,13 +174,15 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
     tokenizers = chosen_tokenizers(data, tokenizer)
     takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
-    listing = list_sources(data.sources)
+    listing = gathered(list_sources(data.sources), data)
     wanted = [wanted_of(data, source, takes).columns for source in range(len(data.sources))]
     slices: list[FileSlice] = []
-    files = []
+    files: list[SourceFile] = []
+    num_binary = len(listing.files)
     for whole in recognise_all(listing, data):
         if _is_taken(whole.file, whole.format, data, wanted[whole.file.source]):
-            files.append(whole.file)
+            files += [whole.file, *(sibling.file for sibling in whole.siblings)]
+            num_binary -= 1
             slices += slices_of(whole)
         else:
             listing.left.add(f"{whole.format} files, which the tokenizer does not take", whole.file.name)
@@ -189,7 +197,7 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         parts,
         len(files),
         sum(file.size or 0 for file in files),
-        len(listing.files) - len(files),
+        num_binary,
         listing.left,
     )
 
@@ -210,6 +218,8 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
     shared = {name: data.vocabulary_field(name) for name in tokenizers if data.vocabulary_field(name) != name}
     definitions |= {name: f"that of {owner}" for name, owner in shared.items()}
     relevant = data.model_dump(include=set(MADE_FROM))
+    if data.split_lines:  # else corpora keep the names that they had before there was this setting
+        relevant["split_lines"] = True
     made_with: str | list[object]
     if schema == TEXT_SCHEMA:
         relevant["field"], made_with = data.record_fields[TEXT].column, definitions[TEXT]
@@ -238,7 +248,8 @@ def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, colum
         return False
     if holds_them:
         raise ConfigError(
-            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works"
+            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works, or"
+            " data.format = parallel where files beside it hold the others, line by line"
         )
     works = next(name for name, make in TOKENIZERS.items() if make().takes.kind in reader.contents)
     raise ConfigError(f"{_tokenizer_settings(data)} takes no {format_name} file, which {file.url} is; {works} works")

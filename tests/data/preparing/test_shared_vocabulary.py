@@ -66,3 +66,10 @@ def test_a_prepared_corpus_must_share_what_is_said_to_be_shared(tmp_path: Path) 
     with pytest.raises(ConfigError, match=r"text\.vocabulary_of = source: .* was prepared with two vocabularies"):
         open_prepared(prepare_here(source, tmp_path, fields=APART).folder, {"fields": SHARED})
     assert open_prepared(prepare_here(source, tmp_path, fields=SHARED).folder, {"fields": SHARED}).fields
+
+
+def test_a_table_without_a_header_is_read_by_numbers(tmp_path: Path) -> None:
+    rows = "".join(f"{en}\t{es}\n" for en, es in PAIRS)
+    source = write_documents(tmp_path / "s", {"a.tsv": rows.encode()}) / "a.tsv"
+    fields = {"source": {**SOURCE, "column": 1}, "text": {"column": 0, "vocabulary_of": "source"}}
+    assert rows_of(prepare_here(source, tmp_path, fields=fields)) == sorted((es, en) for en, es in PAIRS)
