@@ -12,6 +12,8 @@ TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
 FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image", "parallel"]
 TEXT = "text"
 """Name of the field that `data.field` and `data.tokenizer` describe."""
+SOURCE = "source"
+"""Name of the field that is read where the one called text is written from it (a translation, say)."""
 VOCABULARY_SETTINGS = ("tokenizer", "tokenizer_file", "bpe_vocab_size")
 """Settings of a field that say what its tokens are."""
 OLD_NAME = "skip_bad_documents"

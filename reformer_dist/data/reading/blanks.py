@@ -1,4 +1,4 @@
-"""Records of several fields of which some hold nothing: one such field makes a record bad; where all do, there is none."""
+"""Records of several fields of which some hold nothing: where it is one that is needed they are bad; where all, none."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -16,7 +16,13 @@ def is_blank(content: Any) -> bool:
 
 
 def without_blanks(records: Iterable[Record | Records], wanted: Wanted) -> Iterator[Record | Records]:
-    """The same records, those with a blank field as bad ones, and without those whose fields are all blank."""
+    """The same records: those with a blank field that is needed as bad ones, without those whose fields are all blank.
+
+    Where no field is needed, nothing is changed.
+    """
+    if not any(column.is_needed for column in wanted.columns):
+        yield from records
+        return
     for each in records:
         if isinstance(each, Records):
             if not any(map(is_blank, chain.from_iterable(each.columns))):
@@ -33,5 +39,5 @@ def _checked(records: Iterable[Record], wanted: Wanted) -> Iterator[Record]:
         if record.problem or not blank:
             yield record
         elif len(blank) < len(wanted.columns):
-            wrong = [column.field for column in blank if not column.may_be_blank]
+            wrong = [column.field for column in blank if column.is_needed]
             yield Record(record.name, problem=f"{wrong[0]} is empty or only white space") if wrong else record

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from reformer_dist.config.sections.data import TEXT, DataConfig
+from reformer_dist.config.sections.data import SOURCE, TEXT, DataConfig
 from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content
 
 SHOWN = 40
@@ -18,14 +18,14 @@ class Column(NamedTuple):
         takes: what it should hold.
         setting: the setting that named it, for messages.
         field: the field that it holds, for messages.
-        may_be_blank: whether white space means something, as in labels, which are aligned with another field.
+        is_needed: whether a record of several fields is bad where this one is blank; a prefix, say, may be empty.
     """
 
     name: str | None
     takes: Content
     setting: str = "data.field"
     field: str = TEXT
-    may_be_blank: bool = False
+    is_needed: bool = False
 
     @property
     def key(self) -> str:
@@ -70,14 +70,13 @@ def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wa
         source: index of the source.
         takes: the fields that are wanted, and what the tokenizer of each takes.
     """
-    fields = data.record_fields
     columns = (
         Column(
             data.column_of(field, source),
             content,
             data.setting_of(field, "column"),
             field,
-            may_be_blank=fields[field].aligned_with is not None,
+            is_needed=field in (SOURCE, TEXT),
         )
         for field, content in takes.items()
     )
