@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from numpy.typing import NDArray
 
-from reformer_dist.config.sections.data import TEXT
+from reformer_dist.config.sections.data import SOURCE, TEXT
 from reformer_dist.data.feeding.examples import OtherFields, Place, Stretch
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SplitName
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from reformer_dist.data.feeding.batch import Batch
     from reformer_dist.model.encoder_decoder import EncoderDecoder
     from reformer_dist.model.token_model import TokenModel
-
-SOURCE = "source"
-"""Field of a record."""
 
 
 class Pairs(TokenPrediction):

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from reformer_dist.config import Config
 from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.feeding.sequences import source_plans
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
 from reformer_dist.data.reading.sources import list_files
@@ -98,9 +101,27 @@ def sequences(config: Config, known: Known) -> None:
     plans = source_plans(known.corpus, "train", config.data, make_objective(config.objective).others)
     if empty := [source for source, plan in enumerate(plans) if not plan.num_sequences and len(plans) > 1]:
         raise ConfigError(f"data.weights: source {empty[0]} has no document in the train split; leave it out")
+    _check_lengths(config, known.corpus)
     num_sequences = sum(plan.num_sequences for plan in plans)
     if config.train.batch_size > num_sequences:
         raise ConfigError(
             f"train.batch_size = {config.train.batch_size} is more than the {num_sequences} sequences that data.sources"
             f" have for training; {num_sequences} works, or a smaller data.sequence_length, or more text"
         )
+
+
+def _check_lengths(config: Config, corpus: Corpus) -> None:
+    """Whether documents that must be whole fit into sequences."""
+    data, source = config.data, make_objective(config.objective).others.source
+    if source is None or data.too_long == "skip":
+        return
+    for field, setting, most in (
+        (source, "source_length", data.longest_source),
+        (field_named(TEXT, corpus.fields), "sequence_length", data.sequence_length),
+    ):
+        positions = np.concatenate([corpus.document_lengths(split, field) + 1 for split in SPLITS])
+        if num_long := int((positions > most).sum()):
+            raise ConfigError(
+                f"data.{setting} = {most:,} is less than the longest {field} needs, with {num_long:,} of"
+                f" {len(positions):,} documents past it; {positions.max()} works, or data.too_long = skip"
+            )

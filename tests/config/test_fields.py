@@ -50,6 +50,24 @@ def test_text_alone_is_one_field() -> None:
         ({"a": {"tokenizer_file": "x"}}, "data.fields.a.tokenizer_file = x goes with data.fields.a.tokenizer = bpe"),
         ({"a": {}, "b": {"aligned_with": "c"}}, "data.fields.b.aligned_with = c must name a field .*; a works"),
         ({"a": {}, "b": {"aligned_with": "b"}}, "data.fields.b.aligned_with = b must name a field .*; a works"),
+        ({"a": {}, "b": {"vocabulary_of": "c"}}, "data.fields.b.vocabulary_of = c must name a field .*; a works"),
+        ({"a": {}, "b": {"vocabulary_of": "b"}}, "data.fields.b.vocabulary_of = b must name a field .*; a works"),
+        (
+            {"a": {}, "b": {"vocabulary_of": "a"}, "c": {"vocabulary_of": "b"}},
+            "data.fields.c.vocabulary_of = b must name a field with a tokenizer of its own; a works",
+        ),
+        (
+            {"a": {}, "b": {"vocabulary_of": "a", "tokenizer": "bpe"}},
+            "data.fields.b.tokenizer = bpe does not go with data.fields.b.vocabulary_of = a; leave one of them out",
+        ),
+        (
+            {"a": {"tokenizer": "bpe"}, "b": {"vocabulary_of": "a", "bpe_vocab_size": 300}},
+            "data.fields.b.bpe_vocab_size = 300 does not go with data.fields.b.vocabulary_of = a",
+        ),
+        (
+            {"a": {"tokenizer_file": "x"}, "b": {"vocabulary_of": "a"}},
+            "^data.fields.a.tokenizer_file = x goes with data.fields.a.tokenizer = bpe, not bytes$",
+        ),
         ({"a": {"tokenizer": "bpe", "tokenizer_file": "s3://u:secret@h/x"}}, "s3://u:...@h holds a password"),
     ],
 )
@@ -71,3 +89,13 @@ def test_what_is_no_json_is_one_line(option: str, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert f"{option.removeprefix('--')} = source must be a JSON object; '{{" in error
     assert error.count("\n") == 1
+
+
+def test_a_shared_vocabulary_is_described_by_its_field() -> None:
+    fields = {"source": {"tokenizer": "bpe", "bpe_vocab_size": 300}, "text": {"vocabulary_of": "source"}}
+    config = load_config(None, {"data.fields": fields})
+    text = config.data.record_fields["text"]
+    assert (text.tokenizer, text.bpe_vocab_size) == ("bpe", 300)
+    assert config.data.setting_of("text", "tokenizer") == "data.fields.source.tokenizer"
+    assert config.data.setting_of("text", "column") == "data.fields.text.column"
+    assert load_config(None, dict(flatten(config.model_dump()))) == config, "as a checkpoint writes it down"

@@ -9,11 +9,15 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from reformer_dist.config.sections.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
-FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image"]
+FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image", "parallel"]
 TEXT = "text"
 """Name of the field that `data.field` and `data.tokenizer` describe, and of what a model writes where there are several."""
 TARGET = "target"
 """Another name of it, for records that have no field text."""
+SOURCE = "source"
+"""Name of the field that is read where the one called text is written from it (a translation, say)."""
+VOCABULARY_SETTINGS = ("tokenizer", "tokenizer_file", "bpe_vocab_size")
+"""Settings of a field that say what its tokens are."""
 OLD_NAME = "skip_bad_documents"
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -43,6 +47,8 @@ class FieldConfig(Section):
     """With bpe: a tokenizer.json to use, as data.tokenizer_file."""
     bpe_vocab_size: PositiveInt = Field(8192, ge=257)
     """With bpe: tokens of the vocabulary that is trained on this field."""
+    vocabulary_of: str | None = None
+    """Another field whose tokenizer this one has, too (the two sides of a translation, say). A BPE is trained on the texts of both."""
     aligned_with: str | None = None
     """Another field that must have as many tokens in every record, since the two share positions (a text and its labels, say)."""
 
@@ -53,17 +59,19 @@ class DataConfig(Section):
     sources: tuple[str, ...] = Field(("stdlib",), min_length=1)
     """Files, folders, globs or URLs, separated by commas. `stdlib` is the Python standard library's own source code."""
     format: Literal["auto"] | FormatName = "auto"
-    """What the files are. By default their first bytes say it (Parquet, Arrow, arrays, pictures), then their names: .jsonl, .csv, .tsv, .fasta; all else is text. Whatever is compressed by gzip, zstd, bzip2 or xz is decompressed."""
+    """What the files are. By default their first bytes say it (Parquet, Arrow, arrays, pictures), then their names: .jsonl, .csv, .tsv, .fasta; all else is text. Whatever is compressed by gzip, zstd, bzip2 or xz is decompressed. parallel, which must be said: files beside each other, one a field, such as train.en and train.de, whose lines belong together."""
     encoding: str = "utf-8"
     """What text is written in: utf-8, latin-1, cp1252, utf-16, shift_jis or any other that Python knows; raw takes bytes as they are. A byte-order mark wins over it."""
     errors: Literal["strict", "replace", "ignore"] = "strict"
     """What becomes of bytes that are none of the encoding: the document is bad, or each becomes U+FFFD, or nothing."""
     field: tuple[str, ...] | None = None
     """Field, column or array that holds the document, one for all sources or one for each; a number counts the columns of a CSV or TSV file without a header from 0. By default text, or an .npz file's only array."""
+    split_lines: bool = False
+    """With several data.fields: whether line i of every field is a record of its own (a sentence, say, instead of its document). Entries of a list are lines. All lines of a document are in the same split."""
     split_by: str | None = None
     """Field, column or array whose equal values keep documents in the same split (the photo a tile is of, say). By default each document is split by its own name."""
     fields: dict[str, FieldConfig] = Field(default_factory=dict)
-    """Fields of a record by name, where there are several, instead of data.field and data.tokenizer: each with column, tokenizer, tokenizer_file, bpe_vocab_size and aligned_with, such as {"source": {"column": "en", "tokenizer": "bpe"}, "target": {"column": "de"}}."""
+    """Fields of a record by name, where there are several, instead of data.field and data.tokenizer: each with column, tokenizer, tokenizer_file, bpe_vocab_size, vocabulary_of and aligned_with, such as {"source": {"column": "en", "tokenizer": "bpe"}, "text": {"column": "de", "vocabulary_of": "source"}}."""
     tokenizer: TokenizerName = "bytes"
     """How a document becomes tokens: bytes (vocabulary 256), amino_acids (29), rgb subpixels or grey levels of images (257), or bpe (trained on the corpus, or data.tokenizer_file)."""
     tokenizer_file: str | None = None
@@ -78,6 +86,8 @@ class DataConfig(Section):
     """Tokens in one training sequence, over all its shards."""
     source_length: PositiveInt | None = None
     """Tokens in the source of a training sequence, for an encoder-decoder. By default sequence_length."""
+    too_long: Literal["fail", "skip"] = "fail"
+    """What a document with a source does that is longer than a sequence, or whose source is: fail tells how long it is, skip leaves it out. (Documents without a source are cut.)"""
     validation_fraction: float = Field(0.05, gt=0.0, lt=1.0)
     """Share of the documents held out for validation (whole documents, chosen by a hash of their name)."""
     test_fraction: float = Field(0.0, ge=0.0, lt=1.0)
@@ -109,9 +119,12 @@ class DataConfig(Section):
 
     @property
     def record_fields(self) -> Mapping[str, FieldConfig]:
-        """The fields of a record by name: `data.fields`, or the one called text that the fields beside it describe."""
+        """The fields of a record by name: `data.fields`, or the one called text that the fields beside it describe.
+
+        A field with vocabulary_of has the tokenizer settings of the field that it names.
+        """
         if self.fields:
-            return self.fields
+            return {name: self._with_vocabulary(field) for name, field in self.fields.items()}
         return {
             TEXT: FieldConfig(
                 column=self.field,
@@ -131,6 +144,14 @@ class DataConfig(Section):
         """Tokens in the source of a training sequence, given or as many as in the sequence."""
         return self.source_length or self.sequence_length
 
+    def _with_vocabulary(self, field: FieldConfig) -> FieldConfig:
+        other = self.fields.get(field.vocabulary_of or "")
+        return field.model_copy(update={name: getattr(other, name) for name in VOCABULARY_SETTINGS}) if other else field
+
+    def vocabulary_field(self, field: str) -> str:
+        """The field that describes the tokenizer of a field: itself, or the one whose vocabulary it shares."""
+        return self.record_fields[field].vocabulary_of or field
+
     def column_of(self, field: str, source: int) -> str | None:
         """The column that holds a field in files of the source with that index; None where their format decides."""
         columns = self.record_fields[field].column
@@ -141,7 +162,8 @@ class DataConfig(Section):
     def setting_of(self, field: str, setting: str) -> str:
         """The name under which the user finds a setting of a field: "data.fields.source.column", or "data.field"."""
         if self.fields:
-            return f"data.fields.{field}.{setting}"
+            named = self.vocabulary_field(field) if setting in VOCABULARY_SETTINGS else field
+            return f"data.fields.{named}.{setting}"
         return "data.field" if setting == "column" else f"data.{setting}"
 
     def problems(self) -> Iterator[str]:
@@ -159,6 +181,12 @@ class DataConfig(Section):
             yield f"data.encoding = {self.encoding} is no encoding that Python knows; utf-8, latin-1, cp1252, utf-16 or raw works"
         for name, field in self.record_fields.items():
             yield from self._problems_of(name, field)
+        if self.split_lines and len(self.fields) < 2:
+            yield "data.split_lines = true goes with several data.fields, whose lines belong together; false works"
+        if self.split_lines and self.format == "parallel":
+            yield "data.split_lines = true does not go with data.format = parallel, where each line is a record; false works"
+        for name, field in self.fields.items():
+            yield from self._vocabulary_problems(name, field)
         if self.order == "documents" and self.weights is not None:
             yield "data.order = documents does not go with data.weights; leave out one of them"
         if self.weights is not None and self.prepared is None and len(self.weights) != len(self.sources):
@@ -169,7 +197,7 @@ class DataConfig(Section):
         """What is wrong with one field of a record."""
         if not _FIELD_NAME.fullmatch(name):
             yield f"data.fields has {name!r}; a name of small letters, digits and _ works, such as source"
-        if field.tokenizer_file is not None and field.tokenizer != "bpe":
+        if field.tokenizer_file is not None and field.tokenizer != "bpe" and field.vocabulary_of is None:
             given, goes = self.setting_of(name, "tokenizer_file"), self.setting_of(name, "tokenizer")
             yield f"{given} = {field.tokenizer_file} goes with {goes} = bpe, not {field.tokenizer}"
         if field.column is not None and len(field.column) not in (1, len(self.sources)):
@@ -178,3 +206,17 @@ class DataConfig(Section):
         if field.aligned_with is not None and field.aligned_with not in leaders:
             works = f"{leaders[0]} works" if leaders else "one field must stand by itself"
             yield f"data.fields.{name}.aligned_with = {field.aligned_with} must name a field that is not itself aligned with one; {works}"
+
+    def _vocabulary_problems(self, name: str, field: FieldConfig) -> Iterator[str]:
+        """What is wrong with sharing another field's vocabulary."""
+        if field.vocabulary_of is None:
+            return
+        given = f"data.fields.{name}.vocabulary_of = {field.vocabulary_of}"
+        owners = [each for each, other in self.fields.items() if other.vocabulary_of is None]
+        if field.vocabulary_of not in owners:
+            works = f"{owners[0]} works" if owners else "one field must have a tokenizer of its own"
+            yield f"{given} must name a field with a tokenizer of its own; {works}"
+        for setting in VOCABULARY_SETTINGS:
+            value = getattr(field, setting)
+            if value != FieldConfig.model_fields[setting].default:
+                yield f"data.fields.{name}.{setting} = {value} does not go with {given}; leave one of them out"

@@ -42,8 +42,9 @@ def hold_out(lengths: Mapping[str, Int64s], splits: NDArray[np.int8], data: Data
             f"data.split_by = {data.split_by}: its values put all documents in too few splits; leave it out"
         )
     if len(lengths) > 1 and len(splits):
+        what = "lines are of too few documents" if data.split_lines else "documents are too few"
         raise ConfigError(
-            f"data.sources: {len(splits)} documents are too few to hold some of them out, and those of several fields"
+            f"data.sources: {len(splits)} {what} to hold some of them out, and those of several fields"
             " cannot be cut; name more of them, or set a larger data.validation_fraction"
         )
     return {name: _cut(of_field, fractions) for name, of_field in lengths.items()}, "ends"

@@ -47,8 +47,10 @@ class Part:
     def to_json(self) -> bytes:
         """What `from_json` makes the same part of; in columns, since there may be thousands."""
         files = list(zip(*(piece.file for piece in self.slices), strict=True))
-        slices = list(zip(*(piece[1:] for piece in self.slices), strict=True))
-        return orjson.dumps({"index": self.index, "files": files, "slices": slices, "left_out": self.left_out})
+        slices = list(zip(*(piece[1:-1] for piece in self.slices), strict=True))
+        tree = {"index": self.index, "files": files, "slices": slices, "left_out": self.left_out}
+        siblings = [[(tuple(file), *rest) for file, *rest, _ in piece.siblings] for piece in self.slices]
+        return orjson.dumps(tree | ({"siblings": siblings} if any(siblings) else {}))
 
     @classmethod
     def from_json(cls, text: bytes) -> "Part":
@@ -56,6 +58,11 @@ class Part:
         tree = orjson.loads(text)
         files = map(SourceFile, *tree["files"]) if tree["files"] else ()
         slices = tuple(map(FileSlice, files, *tree["slices"]))
+        if siblings := tree.get("siblings"):
+            slices = tuple(
+                piece._replace(siblings=tuple(FileSlice(SourceFile(*file), *rest) for file, *rest in each))
+                for piece, each in zip(slices, siblings, strict=True)
+            )
         return cls(tree["index"], slices, tuple(tree["left_out"]))
 
     def to_row(self) -> dict[str, bytes]:

@@ -18,10 +18,10 @@ from reformer_dist.config.sections.data import TEXT, FormatName
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_of
 from reformer_dist.data.preparing.parts import Part
-from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizer, trained_tokenizers
+from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizers, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
 from reformer_dist.data.reading.chaff import Left
-from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, recognise_all, slices_of
+from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, gathered, recognise_all, slices_of
 from reformer_dist.data.reading.columns import Column, wanted_of
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.slices import FileSlice
@@ -98,7 +98,13 @@ class Preparation:
         if not self.parts:
             yield f"prepared corpus: {self.folder}"
             return
-        whole = [piece for part in self.parts for piece in part.slices if piece.start == 0]
+        whole = [
+            each
+            for part in self.parts
+            for piece in part.slices
+            if piece.start == 0
+            for each in (piece, *piece.siblings)
+        ]
         for kind in dict.fromkeys(_kind_of(piece) for piece in whole):
             of_kind = [piece.file for piece in whole if _kind_of(piece) == kind]
             shown = ", ".join(file.name for file in of_kind[:SHOWN]) + (", ..." if len(of_kind) > SHOWN else "")
@@ -131,6 +137,12 @@ class Preparation:
             if made_with != about.tokenizer:
                 setting = f"{self.data.setting_of(name, 'tokenizer')} = {about.tokenizer}"
                 raise ConfigError(f"{setting}: {self.folder} was prepared with {made_with!r}")
+            owner = self.data.vocabulary_field(name)
+            if corpus.tokenizer_of(name).to_json() != corpus.tokenizer_of(owner).to_json():
+                raise ConfigError(
+                    f"data.fields.{name}.vocabulary_of = {owner}: {self.folder} was prepared with two vocabularies; leave"
+                    " out data.prepared"
+                )
         num_sources, weights = corpus.manifest.num_sources, self.data.weights
         if weights is not None and len(weights) != num_sources:
             given = ",".join(map(str, weights))
@@ -146,7 +158,8 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
     Args:
         data: what to prepare.
         storage: folder or URL.
-        tokenizer: what makes the tokens of the field called text (a checkpoint's, say); by default what `data` says.
+        tokenizer: what makes the tokens of the field called text (a checkpoint's, say) and of those that share its
+            vocabulary; by default what `data` says.
 
     Raises:
         ConfigError: sources that do not exist or hold nothing the tokenizer takes, or a storage that is no folder or URL.
@@ -159,18 +172,17 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         raise ConfigError(f"train.storage = {storage}: {error}") from None
     if store.filesystem.get_file_info(store.path).type == pafs.FileType.File:
         raise ConfigError(f"train.storage = {storage}: is a file; a folder works, it need not exist")
-    tokenizers = {
-        name: tokenizer if data.record_fields[name] is data.text and tokenizer else chosen_tokenizer(data, name)
-        for name in data.record_fields
-    }
+    tokenizers = chosen_tokenizers(data, tokenizer)
     takes = {name: each.takes if each else TRAINED for name, each in tokenizers.items()}
-    listing = list_sources(data.sources)
+    listing = gathered(list_sources(data.sources), data)
     wanted = [wanted_of(data, source, takes).columns for source in range(len(data.sources))]
     slices: list[FileSlice] = []
-    files = []
+    files: list[SourceFile] = []
+    num_binary = len(listing.files)
     for whole in recognise_all(listing, data):
         if _is_taken(whole.file, whole.format, data, wanted[whole.file.source]):
-            files.append(whole.file)
+            files += [whole.file, *(sibling.file for sibling in whole.siblings)]
+            num_binary -= 1
             slices += slices_of(whole)
         else:
             listing.left.add(f"{whole.format} files, which the tokenizer does not take", whole.file.name)
@@ -185,7 +197,7 @@ def plan_preparation(data: DataConfig, storage: str, tokenizer: Tokenizer | None
         parts,
         len(files),
         sum(file.size or 0 for file in files),
-        len(listing.files) - len(files),
+        num_binary,
         listing.left,
     )
 
@@ -203,7 +215,11 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
         name: tokenizer.to_json() if tokenizer else f"bpe trained to {data.record_fields[name].bpe_vocab_size}"
         for name, tokenizer in tokenizers.items()
     }
+    shared = {name: data.vocabulary_field(name) for name in tokenizers if data.vocabulary_field(name) != name}
+    definitions |= {name: f"that of {owner}" for name, owner in shared.items()}
     relevant = data.model_dump(include=set(MADE_FROM))
+    if data.split_lines:  # else corpora keep the names that they had before there was this setting
+        relevant["split_lines"] = True
     made_with: str | list[object]
     if schema == TEXT_SCHEMA:
         relevant["field"], made_with = data.record_fields[TEXT].column, definitions[TEXT]
@@ -232,7 +248,8 @@ def _is_taken(file: SourceFile, format_name: FormatName, data: DataConfig, colum
         return False
     if holds_them:
         raise ConfigError(
-            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works"
+            f"data.fields has {len(columns)} fields, and {file.url} ({format_name}) can only be one; jsonl works, or"
+            " data.format = parallel where files beside it hold the others, line by line"
         )
     works = next(name for name, make in TOKENIZERS.items() if make().takes.kind in reader.contents)
     raise ConfigError(f"{_tokenizer_settings(data)} takes no {format_name} file, which {file.url} is; {works} works")

@@ -1,4 +1,7 @@
-"""Which tokenizer a preparation uses for a field: one that its name makes, one that is read, or a BPE that is trained."""
+"""Which tokenizer a preparation uses for a field: one that its name makes, one that is read, or a BPE that is trained.
+
+Fields that share a vocabulary have one tokenizer; a BPE of theirs is trained on all of them.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
@@ -52,6 +55,18 @@ def chosen_tokenizer(data: DataConfig, field: str = TEXT) -> Tokenizer | None:
     return tokenizer
 
 
+def chosen_tokenizers(data: DataConfig, tokenizer: Tokenizer | None = None) -> dict[str, Tokenizer | None]:
+    """What `chosen_tokenizer` finds for every field.
+
+    Args:
+        data: the fields.
+        tokenizer: what the field called text and all that share its vocabulary have, whatever `data` says.
+    """
+    text = field_named(TEXT, data.record_fields)
+    given = {} if tokenizer is None or data.text is None else {data.vocabulary_field(text): tokenizer}
+    return {name: given.get(data.vocabulary_field(name)) or chosen_tokenizer(data, name) for name in data.record_fields}
+
+
 def planned_vocab_size(data: DataConfig, field: str = TEXT) -> int:
     """Tokens that the tokenizer of a field will have at most, known before it is made."""
     tokenizer = chosen_tokenizer(data, field)
@@ -64,22 +79,29 @@ def trained_tokenizers(
     parts: Sequence[Part], data: DataConfig, tokenizers: Mapping[str, Tokenizer | None]
 ) -> dict[str, Tokenizer]:
     """The same tokenizers, those that are missing trained on their fields."""
-    return {name: tokenizer or trained_tokenizer(parts, data, name) for name, tokenizer in tokenizers.items()}
+    made: dict[str, Tokenizer] = {}  # by the field that describes them
+    for name, tokenizer in tokenizers.items():
+        owner = data.vocabulary_field(name)
+        if owner not in made:
+            made[owner] = tokenizer or trained_tokenizer(parts, data, owner)
+    return {name: made[data.vocabulary_field(name)] for name in tokenizers}
 
 
 def trained_tokenizer(parts: Sequence[Part], data: DataConfig, field: str = TEXT) -> Tokenizer:
-    """A BPE trained on a sample of a field of the documents, a function of the sources alone.
+    """A BPE trained on a sample of a field of the documents, and of those that share its vocabulary.
 
-    Documents that a hash of their name holds out are left out, unless there are no others.
+    It is a function of the sources alone. Documents that a hash of their name holds out are left out, unless there are no
+    others.
     """
+    fields = [name for name in data.record_fields if data.vocabulary_field(name) == field]
     slices = [piece for part in parts for piece in part.slices]
-    texts = _sample(slices, data, field, held_out=False)
+    texts = _sample(slices, data, fields, held_out=False)
     first = next(texts, None)
-    texts = _sample(slices, data, field, held_out=True) if first is None else chain([first], texts)
+    texts = _sample(slices, data, fields, held_out=True) if first is None else chain([first], texts)
     return train_bpe(texts, data.record_fields[field].bpe_vocab_size)
 
 
-def _sample(slices: Sequence[FileSlice], data: DataConfig, field: str, *, held_out: bool) -> Iterator[str]:
+def _sample(slices: Sequence[FileSlice], data: DataConfig, fields: Sequence[str], *, held_out: bool) -> Iterator[str]:
     """Texts of every so many slices, the first of each, SAMPLE_BYTES altogether."""
     sizes = [(piece.stop or piece.file.size or SAMPLE_PIECE_BYTES) - piece.start for piece in slices]
     total = sum(sizes)
@@ -88,7 +110,7 @@ def _sample(slices: Sequence[FileSlice], data: DataConfig, field: str, *, held_o
         limit = min(total // len(slices) + 1, max(SAMPLE_PIECE_BYTES, SAMPLE_BYTES // len(slices)))
     step = max(1, len(slices) * limit // SAMPLE_BYTES) if total > SAMPLE_BYTES else 1
     for piece in slices[::step]:
-        wanted = wanted_of(data, piece.file.source, {field: TRAINED})
+        wanted = wanted_of(data, piece.file.source, dict.fromkeys(fields, TRAINED))
         yield from _texts(piece, data, wanted, limit, held_out)
 
 
@@ -100,13 +122,17 @@ def _texts(piece: FileSlice, data: DataConfig, wanted: Wanted, limit: int, held_
             is_train = splits_of([record.group or record.name], data)[0] == SPLITS.index("train")
             if record.problem or not (is_train or held_out):
                 continue
-            text = record.contents[0]
-            text = (
-                text.decode("utf-8", "ignore") if isinstance(text, bytes) else text.encode("utf-8", "ignore").decode()
-            )
-            yield text
-            taken += len(text)
+            for text in map(_text_of, record.contents):
+                yield text
+                taken += len(text)
             if taken >= limit:
                 return
     except (NotText, BadDocument, *STORE_ERRORS):
         return
+
+
+def _text_of(content: str | bytes) -> str:
+    """A text without what is no UTF-8."""
+    return (
+        content.decode("utf-8", "ignore") if isinstance(content, bytes) else content.encode("utf-8", "ignore").decode()
+    )

@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from reformer_dist.config.sections.data import DataConfig, FormatName
+from reformer_dist.data.reading.blanks import without_blanks
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.files import StoreError, read_head
-from reformer_dist.data.reading.kinds import arrays, arrow, csv, fasta, images, jsonl, parquet, text
+from reformer_dist.data.reading.kinds import arrays, arrow, csv, fasta, images, jsonl, parallel, parquet, text
+from reformer_dist.data.reading.lines import cut_records
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.recognition import (
+    COMPRESSED_SUFFIXES,
     HEAD_BYTES,
     Unreadable,
     compression_in,
@@ -35,15 +38,15 @@ READERS: dict[FormatName, Reader] = {
     "parquet": parquet.READER,
     "arrow": arrow.READER,
     "image": images.READER,
+    "parallel": parallel.READER,
 }
 UNKNOWN: FormatName = "text"
 """What a file is whose name says nothing."""
 SUFFIXES = {suffix: name for name, reader in READERS.items() for suffix in reader.suffixes}
 REQUESTS = 32
 """Files of a store that are looked at at a time."""
-WRITTEN: frozenset[FormatName] = frozenset({"text", "jsonl", "csv", "tsv", "fasta"})
+WRITTEN: frozenset[FormatName] = frozenset({"text", "jsonl", "csv", "tsv", "fasta", "parallel"})
 """Kinds of files that are text, in some encoding."""
-COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz", ".zstd"})
 SLICE_BYTES = 32 << 20
 """Bytes of a large file that one task reads at a time; documents up to this size are all or nothing."""
 
@@ -99,6 +102,16 @@ def _decompressed_head(url: str, compression: str) -> bytes:
         return b""
 
 
+def gathered(listing: Listing, data: DataConfig) -> Listing:
+    """A listing whose files know those that belong to them, where `data.format` is a kind of several files.
+
+    Raises:
+        ConfigError: a file that belongs to none, or to one that is not there.
+    """
+    gather = None if data.format == "auto" else READERS[data.format].gather
+    return gather(listing, data) if gather else listing
+
+
 def recognise_all(listing: Listing, data: DataConfig) -> Iterator[FileSlice]:
     """All files of a listing, those of a store some at a time; what was found and is not read is counted as left.
 
@@ -119,10 +132,13 @@ def recognise_all(listing: Listing, data: DataConfig) -> Iterator[FileSlice]:
     remote = any("://" in file.url for file in listing.files[:1])
     with ThreadPoolExecutor(REQUESTS) as pool:
         for file, seen in zip(listing.files, (pool.map if remote else map)(look, listing.files), strict=True):
-            if isinstance(seen, FileSlice):
-                yield seen
+            found = [seen, *map(look, listing.siblings.get(file.url, ()))]
+            slices = [each for each in found if isinstance(each, FileSlice)]
+            if len(slices) == len(found):
+                yield slices[0]._replace(siblings=tuple(slices[1:]))
             else:
-                listing.left.add(f"of what {seen.partition(';')[0]}", file.name)
+                reason = next(each for each in found if isinstance(each, str))
+                listing.left.add(f"of what {reason.partition(';')[0]}", file.name)
 
 
 def slices_of(whole: FileSlice) -> Iterator[FileSlice]:
@@ -138,5 +154,8 @@ def slices_of(whole: FileSlice) -> Iterator[FileSlice]:
 
 
 def read_records(piece: FileSlice, wanted: Wanted) -> Iterator[Record | Records]:
-    """The records that begin in a slice; see `Reader.read` for what is raised."""
-    return READERS[piece.format].read(piece, wanted)
+    """The records that begin in a slice, cut into lines if that is wanted; see `Reader.read` for what is raised."""
+    records = READERS[piece.format].read(piece, wanted)
+    if wanted.split_lines:
+        records = cut_records(records, wanted)
+    return without_blanks(records, wanted) if len(wanted.columns) > 1 else records

@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from reformer_dist.config.sections.data import DataConfig
+from reformer_dist.config.sections.data import SOURCE, TARGET, TEXT, DataConfig
 from reformer_dist.data.tokenizers.tokenizer import BadDocument, Content
+
+SHOWN = 40
+"""Letters of a column's name that a message shows: what is taken for a header may be a document."""
 
 
 class Column(NamedTuple):
@@ -14,11 +17,15 @@ class Column(NamedTuple):
         name: of the column, key or array; None where the file's kind decides.
         takes: what it should hold.
         setting: the setting that named it, for messages.
+        field: the field that it holds, for messages.
+        is_needed: whether a record of several fields is bad where this one is blank; a prefix, say, may be empty.
     """
 
     name: str | None
     takes: Content
     setting: str = "data.field"
+    field: str = TEXT
+    is_needed: bool = False
 
     @property
     def key(self) -> str:
@@ -32,10 +39,12 @@ class Wanted(NamedTuple):
     Attributes:
         columns: one for each field.
         split_by: column whose equal values keep documents in one split.
+        split_lines: whether each line of a document is a record of its own.
     """
 
     columns: tuple[Column, ...]
     split_by: str | None = None
+    split_lines: bool = False
 
     @property
     def keys(self) -> list[str]:
@@ -48,6 +57,10 @@ class Wanted(NamedTuple):
         """The settings that named the columns, for messages."""
         return ", ".join(column.setting for column in self.columns)
 
+    def setting_of(self, key: str) -> str:
+        """The setting that named a column, for messages."""
+        return next((column.setting for column in self.columns if column.key == key), "data.split_by")
+
 
 def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wanted:
     """What is wanted of the files of a source.
@@ -58,15 +71,22 @@ def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wa
         takes: the fields that are wanted, and what the tokenizer of each takes.
     """
     columns = (
-        Column(data.column_of(field, source), content, data.setting_of(field, "column"))
+        Column(
+            data.column_of(field, source),
+            content,
+            data.setting_of(field, "column"),
+            field,
+            is_needed=field in (SOURCE, TEXT, TARGET),
+        )
         for field, content in takes.items()
     )
-    return Wanted(tuple(columns), data.split_by)
+    return Wanted(tuple(columns), data.split_by, data.split_lines)
 
 
 def check_columns(names: Sequence[str], wanted: Wanted) -> None:
     """Raises BadDocument for a table without a wanted column, or with two of its name."""
     for column in wanted.keys:
         if names.count(column) != 1:
+            shown = ", ".join(name[:SHOWN] for name in names)
             has = f"has {names.count(column)} columns" if column in names else "has no column"
-            raise BadDocument(f"it {has} {column} ({wanted.settings}, data.split_by); its columns: {', '.join(names)}")
+            raise BadDocument(f"it {has} {column} ({wanted.setting_of(column)}); its columns: {shown}")

@@ -6,6 +6,7 @@ from typing import Any
 from reformer_dist.data.reading.columns import Column, Wanted
 from reformer_dist.data.reading.kinds.images import image_of
 from reformer_dist.data.reading.kinds.text import text_of
+from reformer_dist.data.reading.lines import lines_of
 from reformer_dist.data.reading.records import Record, group_of
 from reformer_dist.data.tokenizers.tokenizer import BadDocument
 
@@ -19,11 +20,14 @@ def content_of(value: Any, column: Column) -> Any:
 
 
 def record_of(name: str, values: Sequence[Any], wanted: Wanted, group: Any) -> Record:
-    """The record of the values of the wanted columns, or what is wrong with one of them."""
+    """The record of the values of the wanted columns, or what is wrong with one of them.
+
+    Where lines will be records, each text is the list of its lines, since an entry of a list may hold line ends itself.
+    """
     contents = []
     for column, value in zip(wanted.columns, values, strict=True):
         try:
-            contents.append(content_of(value, column))
+            contents.append(lines_of(value) if wanted.split_lines else content_of(value, column))
         except BadDocument as error:
             return Record(name, problem=f"{column.name}: {error}" if len(wanted.columns) > 1 else str(error))
     return Record(name, tuple(contents), group_of(group))

@@ -6,9 +6,11 @@ One file of this folder describes each kind; `choice.py` lists them.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.records import Record, Records
 from reformer_dist.data.reading.slices import FileSlice
+from reformer_dist.data.reading.sources import Listing
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Reader:
         is_sliced: whether a task can find where the first document of its slice begins.
         read_small: a file that is one small document, whole, in as little time as there can be; None for one that
             `read` must read.
+        gather: puts files together whose records lie in several; None where each lies in one.
     """
 
     suffixes: tuple[str, ...]
@@ -34,6 +37,7 @@ class Reader:
     columns: tuple[str, ...] | None = None
     is_sliced: bool = False
     read_small: Callable[[FileSlice], bytes | None] | None = None
+    gather: Callable[[Listing, DataConfig], Listing] | None = None
 
     @property
     def is_one_document(self) -> bool:

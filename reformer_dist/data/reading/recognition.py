@@ -17,6 +17,8 @@ COMPRESSIONS = {
     "xz": re.compile(rb"\xfd7zXZ\x00"),
 }
 """First bytes of what is decompressed before it is read."""
+COMPRESSED_SUFFIXES = frozenset({".gz", ".zst", ".bz2", ".xz", ".zstd"})
+"""Ends of the names of such files, in small letters."""
 FORMATS: dict[FormatName, re.Pattern[bytes]] = {
     "parquet": re.compile(rb"PAR1"),
     "arrow": re.compile(rb"ARROW1\x00\x00|\xff\xff\xff\xff[^\xff]..\x00", re.DOTALL),

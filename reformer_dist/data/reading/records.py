@@ -16,7 +16,7 @@ class Record:
 
     Attributes:
         name: the document's name.
-        contents: what each wanted column holds: text (bytes or str) or an image's levels.
+        contents: what each wanted column holds: text (bytes or str), a list of lines of text, or an image's levels.
         group: what decides its split, None for its name.
         problem: why there are no contents.
         continues: whether it goes on with the document of the record before it.

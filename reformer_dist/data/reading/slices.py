@@ -24,6 +24,7 @@ class FileSlice(NamedTuple):
         compression: how it is compressed: gzip, zstd, bz2, xz.
         encoding: what its text is written in, as Python names it, or raw: taken as it is.
         errors: what becomes of bytes that are none of the encoding: strict, replace, ignore.
+        siblings: files that hold other columns of its records, whole.
     """
 
     file: SourceFile
@@ -33,6 +34,7 @@ class FileSlice(NamedTuple):
     compression: str | None = None
     encoding: str = "utf-8"
     errors: str = "strict"
+    siblings: tuple["FileSlice", ...] = ()
 
     @property
     def is_converted(self) -> bool:

@@ -10,8 +10,9 @@ wherever it lies.
 import os
 import re
 import sysconfig
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pyarrow.fs as pafs
@@ -59,10 +60,12 @@ class Listing(NamedTuple):
     Attributes:
         files: what is to be read, sorted by name, each once.
         left: what was seen and is not read, by reason.
+        siblings: for the URL of each file whose records go on in files beside it, those.
     """
 
     files: list[SourceFile]
     left: Left
+    siblings: Mapping[str, tuple[SourceFile, ...]] = MappingProxyType({})
 
 
 Seen = tuple[Hashable, SourceFile]
@@ -95,6 +98,20 @@ def list_sources(sources: Sequence[str]) -> Listing:
     if not files:
         raise ConfigError(f"data.sources = {','.join(sources)}: holds only empty files; name a file with text in it")
     return Listing(files, left)
+
+
+def file_at(url: str) -> SourceFile | None:
+    """The file at a path or URL; None where there is none.
+
+    Raises:
+        ConfigError: the store does not say.
+    """
+    try:
+        store = open_store(url)
+        is_file = patiently(lambda: _kind_of(store)) == pafs.FileType.File
+        return patiently(lambda: _named(store))[1] if is_file else None
+    except (*STORE_ERRORS, ValueError) as error:
+        raise ConfigError(f"data.sources = {url}: {one_line(error)}") from None
 
 
 def _list_source(source: str, left: Left) -> list[Seen]:

@@ -53,6 +53,9 @@ def test_a_bad_document_is_named_or_left_out_and_counted(case: str, tmp_path: Pa
     [
         ("a.fasta", b"MKV\n", {}, "its first entry begins with 'MKV'; FASTA has '>'"),
         ("a.csv", b"a,b\n1,2\n", {}, "it has no column text .*; its columns: a, b"),
+        ("a.csv", b"a,b\n1,2\n", {}, r"column text \(data\.field\); its columns: a, b; without a header they are 0 to 1"),
+        ("a.tsv", b"1\t2\n", {"field": "2"}, r"it has no column 2 \(data\.field\); its columns: 0, 1;"),
+        ("a.tsv", b"1\t2\n", {"field": "0", "split_by": "7"}, r"it has no column 7 \(data\.split_by\); its columns: 0, 1;"),
         ("a.parquet", parquet({"a": GOOD, "b": GOOD}), {}, "no column text .*; its columns: a, b"),
         ("a.parquet", parquet({"text": GOOD})[:-100], {}, "it breaks off or is no parquet"),
         ("a.npz", npz(x=PICTURES, y=PICTURES), {"tokenizer": "rgb"}, "several arrays: x, y; name one of them in data.field"),

@@ -121,10 +121,34 @@ def test_a_column_for_each_source(tmp_path: Path) -> None:
 
 
 def test_a_document_without_a_token_in_one_field_stays(tmp_path: Path) -> None:
-    lines = [{"a": "x" * (i % 2), "b": "y" * (i % 3 != 1)} for i in range(60)]
+    lines = [{"a": "x" * (i % 2), "b": " " * (i % 3 != 1)} for i in range(60)]
     source = write_documents(tmp_path / "s", {"a.jsonl": "".join(json.dumps(x) + "\n" for x in lines).encode()})
     corpus = prepare_here(source / "a.jsonl", tmp_path, fields={"a": {}, "b": {}})
     assert rows_of(corpus) == sorted((x["a"], x["b"]) for x in lines if x["a"] or x["b"])
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.parquet"])
+def test_a_blank_source_or_text_is_bad_and_all_blank_is_no_record(name: str, tmp_path: Path) -> None:
+    rows = [("one", "eins"), ("two", " \u00a0 "), ("", "drei"), ("", ""), (" ", "")] * 12
+    sources, texts = ([row[side] for row in rows] for side in (0, 1))
+    content = {
+        "a.jsonl": "".join(json.dumps({"source": a, "text": b}) + "\n" for a, b in rows).encode(),
+        "a.csv": ("source,text\n" + "".join(f"{a},{b}\n" for a, b in rows)).encode(),
+        "a.parquet": parquet({"source": sources, "text": texts}),
+    }[name]
+    source = write_documents(tmp_path / "s", {name: content}) / name
+    with pytest.raises(OSError, match=rf"{name}#\d+: text is empty or only white space; --data.on_bad skip leaves it"):
+        prepare_here(source, tmp_path, fields={"source": {}, "text": {}})
+    corpus = prepare_here(source, tmp_path, 0.4, fields={"source": {}, "text": {}}, on_bad="skip")
+    assert rows_of(corpus) == [("one", "eins")] * 12
+    assert corpus.manifest.bad == 24
+
+
+def test_fields_beside_a_text_may_be_blank(tmp_path: Path) -> None:
+    lines = b'{"text": "MKV", "labels": "   ", "prefix": ""}\n' * 30
+    source = write_documents(tmp_path / "s", {"a.jsonl": lines}) / "a.jsonl"
+    corpus = prepare_here(source, tmp_path, fields={"text": {}, "labels": {"aligned_with": "text"}, "prefix": {}})
+    assert rows_of(corpus) == [("MKV", "   ", "")] * 30
 
 
 BAD = {

@@ -37,6 +37,10 @@ def read_csv(piece: FileSlice, wanted: Wanted, options: pyarrow.csv.ParseOptions
                 yield from rows.records()
                 first_row = rows.end
             return
+        except pa.lib.ArrowKeyError:  # of a file without a header: there is no column of that number
+            with open_text(piece) as stream:
+                check_columns([str(number) for number, _ in enumerate(_first_row(stream, options.delimiter))], wanted)
+            raise
         except pa.ArrowInvalid as error:
             if "straddling" not in str(error) or block_bytes >= MOST_BLOCK_BYTES:
                 raise
@@ -96,8 +100,9 @@ def _blocks(
     has_header: bool,
 ) -> Iterator[_Rows]:
     """The rows from `first_row` on, a block at a time."""
-    keys = [column.key if has_header else f"f{column.key}" for column in wanted.columns]
-    columns = list(dict.fromkeys([*keys, wanted.split_by] if wanted.split_by else keys))
+    prefix = "" if has_header else "f"  # as pyarrow names columns by number
+    keys = [f"{prefix}{column.key}" for column in wanted.columns]
+    columns = [f"{prefix}{key}" for key in wanted.keys]
     ragged: dict[int, str] = {}
 
     def skip(row: pyarrow.csv.InvalidRow) -> str:
@@ -126,7 +131,7 @@ def _blocks(
             ),
         )
         for batch in reader:
-            groups = batch.column(wanted.split_by) if wanted.split_by else None
+            groups = batch.column(f"{prefix}{wanted.split_by}") if wanted.split_by else None
             rows = _Rows(piece.file.name, [batch.column(key) for key in keys], groups, first_row)
             good = 0
             while good < batch.num_rows or first_row in ragged:
@@ -141,10 +146,19 @@ def _blocks(
 
 def _check_header(stream: io.BufferedIOBase, delimiter: str, wanted: Wanted) -> None:
     """Raises BadDocument for a file without a wanted column, or with two of its name."""
+    names = _first_row(stream, delimiter)
+    try:
+        check_columns(names, wanted)
+    except BadDocument as error:
+        raise BadDocument(f"{error}; without a header they are 0 to {len(names) - 1}") from None
+
+
+def _first_row(stream: io.BufferedIOBase, delimiter: str) -> list[str]:
+    """The values of the first row, which is not taken out of the stream."""
     head = stream.peek(HEADER_BYTES)[:HEADER_BYTES].decode("utf-8-sig", "replace")  # type: ignore[attr-defined]
     text = io.StringIO(head, newline="")
     rows = csv.reader(text) if delimiter == "," else csv.reader(text, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    check_columns(next(rows, []), wanted)
+    return next(rows, [])
 
 
 READER = Reader(suffixes=(".csv",), contents=("text",), read=partial(read_csv, options=COMMAS))
