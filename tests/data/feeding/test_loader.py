@@ -33,7 +33,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """One whose texts have a prefix, up to seven letters long, a source, a third as long as they are, and labels."""
     folder = tmp_path_factory.mktemp("several")
     records = [
-        {"prefix": "p" * (n % 8), "source": "s" * (n // 3), "text": chr(97 + n % 26) * n, "labels": ("xyz" * n)[:n]}
+        {"prefix": "p" * (n % 8), "source": "s" * (n // 3 + 1), "text": chr(97 + n % 26) * n, "labels": ("xyz" * n)[:n]}
         for n in LENGTHS.values()
     ]
     (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)))
