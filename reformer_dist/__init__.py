@@ -8,7 +8,7 @@ from reformer_dist.version import __version__
 
 if TYPE_CHECKING:
     from reformer_dist.checkpoints import load_model
-    from reformer_dist.generation import generate
+    from reformer_dist.generation import generate, translate
     from reformer_dist.model.encoder_decoder import EncoderDecoder
     from reformer_dist.model.huggingface import from_pretrained, to_pretrained
     from reformer_dist.model.reformer import ReformerLM
@@ -24,6 +24,7 @@ __all__ = [
     "load_config",
     "load_model",
     "to_pretrained",
+    "translate",
 ]
 
 _LATER = {
@@ -33,6 +34,7 @@ _LATER = {
     "generate": "reformer_dist.generation",
     "load_model": "reformer_dist.checkpoints",
     "to_pretrained": "reformer_dist.model.huggingface",
+    "translate": "reformer_dist.generation",
 }
 """Where a name is that is imported when it is asked for: the processes that read and prepare data start without torch."""
 

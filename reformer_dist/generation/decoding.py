@@ -14,26 +14,37 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from reformer_dist.model.attention.cross.decoding import DecodingCrossAttention
+from reformer_dist.model.attention.cross.layer import CrossAttention
 from reformer_dist.model.attention.decoding import DecodingAttention
+from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.attention.rotary import waves
+from reformer_dist.model.context import Source
 from reformer_dist.model.layers.decoding import DecodingFeedForward, DecodingOutput
+from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.reversible.layer import Layer
+from reformer_dist.model.token_model import TokenModel
 
 Read = Callable[[Tensor], tuple["Decoder", Tensor]]
 """A prompt [T] in, a decoder of one row that has read it and the logits [1, V] after it out."""
 
 
 class Decoder:
-    """A causal model with what it must remember of the tokens so far, of a batch of rows.
+    """A causal model with what it must remember of the tokens so far, of a batch of rows, and of their sources if any.
 
     In exact arithmetic its logits are `model(tokens)`'s. In float32 a token that lies almost between two buckets can hash
     differently on the two paths, since their sums round differently. By the compiled operators the logits of one token
     more depend, to the last bit, neither on the batch's other rows nor on the number of threads.
     """
 
-    def __init__(self, model: ReformerLM) -> None:
+    def __init__(self, model: TokenModel, source: Source | None = None) -> None:
         """Start with nothing read; uses the model in evaluation, whatever its mode.
+
+        Args:
+            model: a language model, or an encoder-decoder.
+            source: what the encoder has made of the sources of the rows, each one document.
 
         Raises:
             ValueError: the model is not causal, or its attention looks at the future's hashes.
@@ -44,20 +55,17 @@ class Decoder:
         self.model = model
         self.lengths: list[int] = []
         """Tokens that each row has read."""
-        self.blocks = [
-            (DecodingAttention(block.attention), DecodingFeedForward(block.feed_forward))
-            for block in model.stack.blocks
-        ]
-        """Each block's layers with what they remember."""
+        with torch.no_grad():
+            self.layers = [_decoding(layer, source) for layer in model.stack.layers]
+        """Each layer with what it remembers."""
         self._output = DecodingOutput(model.output)
 
     @torch.no_grad()
     def begin(self, num_rows: int) -> None:
         """Begin with rows that have read nothing, to go on by `next` alone."""
         nothing_B0E = self.model.embedding.weight.new_empty(num_rows, 0, self.model.config.embed_dim)
-        for attention, feed_forward in self.blocks:
-            attention.begin(nothing_B0E)
-            feed_forward.begin(nothing_B0E)
+        for layer in self.layers:
+            layer.begin(nothing_B0E)
         self.lengths = [0] * num_rows
 
     @torch.no_grad()
@@ -100,12 +108,12 @@ class Decoder:
             dtype = self.model.embedding.weight.dtype
             waves_BF = waves(positions_B, config.head_width, config.rotary_base, dtype)
         place = Place(positions_B, max(self.lengths), waves_BF)
-        first = second = self.model.embed(tokens_B[:, None], positions_B[:, None])[:, 0]
-        for attention, feed_forward in self.blocks:
-            first = first + attention.next(second, place)
-            second = second + feed_forward.next(first)
+        streams = [self.model.embed(tokens_B[:, None], positions_B[:, None])[:, 0]] * 2
+        for index, layer in enumerate(self.layers):
+            to, read = index % 2, 1 - index % 2
+            streams[to] = streams[to] + layer.next(streams[read], place)
         self.lengths = [length + 1 for length in self.lengths]
-        return self._output.next(first, second)
+        return self._output.next(*streams)
 
     def probabilities(self, logits_BV: Tensor) -> Tensor:
         """Of the next token, from its logits; by the compiled operators the same to the last bit, as those are."""
@@ -113,25 +121,48 @@ class Decoder:
 
     def extend(self, others: Sequence["Decoder"]) -> None:
         """Add the rows of other decoders of the same model behind this one's; they are not to be used any more."""
-        for index, (attention, feed_forward) in enumerate(self.blocks):
-            attention.extend([other.blocks[index][0] for other in others])
-            feed_forward.extend([other.blocks[index][1] for other in others])
+        for own, *theirs in zip(self.layers, *(other.layers for other in others), strict=True):
+            own.extend(theirs)
         self.lengths += [length for other in others for length in other.lengths]
+
+    @torch.no_grad()
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows [N] int64, any number of times each."""
+        for layer in self.layers:
+            layer.take(rows_N)
+        self.lengths = [self.lengths[row] for row in rows_N.tolist()]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.embedding.weight.device
 
     @property
     def num_bytes(self) -> int:
         """What is remembered of keys, values and buckets."""
-        return sum(attention.num_bytes for attention, _ in self.blocks)
+        return sum(layer.num_bytes for layer in self.layers)
 
     def _read_first(self, tokens_BT: Tensor, only_last: bool) -> Tensor:
         B, T = tokens_BT.shape
-        first = second = self.model.embed(tokens_BT, torch.arange(T, device=tokens_BT.device)[None])
-        for attention, feed_forward in self.blocks:
-            first = first + attention.read(second)
-            second = second + feed_forward.read(first)
+        streams = [self.model.embed(tokens_BT, torch.arange(T, device=tokens_BT.device)[None])] * 2
+        for index, layer in enumerate(self.layers):
+            to, read = index % 2, 1 - index % 2
+            streams[to] = streams[to] + layer.read(streams[read])
         self.lengths = [T] * B
         start = T - 1 if only_last else 0
-        return self.model.output(first[:, start:], second[:, start:])
+        logits_BTV: Tensor = self.model.output(*(stream[:, start:] for stream in streams))
+        return logits_BTV
+
+
+def _decoding(layer: Layer, source: Source | None) -> DecodingAttention | DecodingCrossAttention | DecodingFeedForward:
+    """A layer, ready to decode."""
+    if isinstance(layer, CrossAttention):
+        assert source is not None, "a layer that reads a source needs one"
+        return DecodingCrossAttention(layer, source)
+    if isinstance(layer, Attention):
+        return DecodingAttention(layer)
+    assert isinstance(layer, FeedForward)
+    return DecodingFeedForward(layer)
 
 
 def read_alone(model: ReformerLM) -> Read:

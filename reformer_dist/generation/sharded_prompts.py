@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reformer_dist.generation.decoding import Decoder
+from reformer_dist.model.attention.decoding import DecodingAttention
 from reformer_dist.model.context import Context
+from reformer_dist.model.layers.decoding import DecodingFeedForward
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.topology import Topology
 
@@ -33,7 +35,11 @@ def read_sharded(model: ReformerLM, prompt_T: Tensor, topology: Topology) -> tup
     decoder = Decoder(model)
     reach = model.config.convolution_reach[0]
     first_BTE = second_BTE = model.embed(shard.tokens_BT, shard.positions_BT)
-    for block, (attention, feed_forward) in zip(model.stack.blocks, decoder.blocks, strict=True):
+    for block, attention, feed_forward in zip(
+        model.stack.blocks, decoder.layers[::2], decoder.layers[1::2], strict=True
+    ):
+        assert isinstance(attention, DecodingAttention)
+        assert isinstance(feed_forward, DecodingFeedForward)
         projections = [
             tuple(shard.gathered(x) for x in of_group) for of_group in attention.projections(second_BTE, shard.context)
         ]

@@ -81,6 +81,12 @@ class DecodingAttention:
         for index, memory in enumerate(self._memories):
             memory.extend([other._memories[index] for other in others])
 
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows, any number of times each."""
+        self._stream.take(rows_N)
+        for memory in self._memories:
+            memory.take(rows_N)
+
     @property
     def num_bytes(self) -> int:
         """What its memories take."""

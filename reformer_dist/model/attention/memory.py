@@ -47,6 +47,9 @@ class Memory(Protocol):
     def extend(self, others: Sequence[Self]) -> None:
         """Add the rows of other memories of the same heads, which have read as well, behind its own."""
 
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows, any number of times each."""
+
     @property
     def num_bytes(self) -> int:
         """What it takes."""
@@ -83,6 +86,11 @@ class TokenRows:
         assert len(whole) == 1 + len(others), "only what was read"
         longest = max(rows.shape[2] for rows in whole)
         self._rows = torch.cat([pad(rows, (0, 0, 0, longest - rows.shape[2])) for rows in whole])
+
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows."""
+        assert self._rows is not None
+        self._rows = self._rows.index_select(0, rows_N)
 
     @property
     def num_bytes(self) -> int:
@@ -143,6 +151,10 @@ class NewestTokens:
     def extend(self, others: Sequence["NewestTokens"]) -> None:
         """See `Memory`."""
         self._rows.extend([other._rows for other in others])
+
+    def take(self, rows_N: Tensor) -> None:
+        """See `Memory`."""
+        self._rows.take(rows_N)
 
     @property
     def num_bytes(self) -> int:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.backends.backend import Work
 from reformer_dist.model.backends.choice import choose
 from reformer_dist.model.backends.description import StreamNorm
@@ -51,6 +52,11 @@ class NormalisedStream:
         recent = [stream._norm.recent_BKE for stream in (self, *others) if stream._norm.recent_BKE is not None]
         self._norm = self._norm_with(torch.cat(recent) if recent else None)
 
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows."""
+        recent_BKE = self._norm.recent_BKE
+        self._norm = self._norm_with(None if recent_BKE is None else recent_BKE.index_select(0, rows_N))
+
     def _norm_with(self, recent_BKE: Tensor | None) -> StreamNorm:
         own = self._weights
         eps = self._config.layer_norm_eps
@@ -76,8 +82,8 @@ class DecodingFeedForward:
         self._stream.fill(x_BTE)
         return self._layer.contribute(x_BTE, Context())[0]
 
-    def next(self, x_BE: Tensor) -> Tensor:
-        """The contribution to one token more [B, E]."""
+    def next(self, x_BE: Tensor, place: Place) -> Tensor:
+        """The contribution to one token more [B, E], wherever it stands."""
         layer = self._layer
         weights, biases = [layer.inner_weight], [layer.inner_bias]
         if layer.config.gated:
@@ -93,6 +99,15 @@ class DecodingFeedForward:
     def extend(self, others: Sequence["DecodingFeedForward"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""
         self._stream.extend([other._stream for other in others])
+
+    def take(self, rows_N: Tensor) -> None:
+        """Go on with these rows, any number of times each."""
+        self._stream.take(rows_N)
+
+    @property
+    def num_bytes(self) -> int:
+        """It remembers no tokens."""
+        return 0
 
 
 class DecodingOutput:

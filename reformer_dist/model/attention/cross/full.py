@@ -32,6 +32,9 @@ class FullCross(CrossKind):
         documents_BT = context.documents_BT
         if documents_BT is None:
             documents_BT = torch.zeros(q_BTHD.shape[:2], dtype=torch.int64, device=q_BTHD.device)
+        if q_BTHD.shape[1] == 1:  # decoding: one document a row
+            visible = (documents_BT[:, :, None] == heads.documents_BS[:, None])[:, None]
+            return _attend(q, k, v, visible, keep).transpose(1, 2)
         rows = []
         for row, (own_T, theirs_S) in enumerate(zip(documents_BT, heads.documents_BS, strict=True)):
             one, near = slice(row, row + 1), _near(own_T, theirs_S)

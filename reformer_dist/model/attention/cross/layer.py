@@ -48,6 +48,18 @@ class CrossAttention(Layer):
             self.temperature = nn.Parameter(torch.full((config.num_heads,), config.head_width**0.5))
         self._names = [name for name, _ in self.named_parameters()]
 
+    def heads_of(self, source: Source) -> SourceHeads:
+        """All heads' keys and values of a source, for decoding."""
+        return self._heads_of(source, slice(0, self.config.num_heads), self._by_name(list(self.parameters())))
+
+    def answer(self, x_BTE: Tensor, heads: SourceHeads, index: Any, context: Context) -> Tensor:
+        """The contribution to some tokens [B, T, E], from all heads of `heads_of` and what their kind knows of the keys."""
+        parameters, group = self._by_name(list(self.parameters())), slice(0, self.config.num_heads)
+        q_BTHD = self._queries(x_BTE, group, parameters)
+        found = self.kind.find(q_BTHD, context, False)
+        attended_BTHD = self.kind.attend(q_BTHD, heads, index, found, context, False)
+        return self._join(attended_BTHD, context, group, parameters)
+
     def _contribution(self, x_BTE: Tensor, context: Context, found: list[Any] | None) -> tuple[Tensor, list[Any]]:
         """See `Layer`. What is found is a list by groups of heads, of what the kind found of all queries."""
         parameters, source = self._by_name(list(self.parameters())), _source_of(context)

@@ -91,6 +91,14 @@ class BucketMemory:
         counts = [memory._counts_BHRN for memory in (self, *others) if memory._counts_BHRN is not None]
         self._newest_BHRNW, self._counts_BHRN = torch.cat(newest), torch.cat(counts)
 
+    def take(self, rows_N: Tensor) -> None:
+        """See `Memory`."""
+        assert self._newest_BHRNW is not None
+        assert self._counts_BHRN is not None
+        self._rows.take(rows_N)
+        self._newest_BHRNW = self._newest_BHRNW.index_select(0, rows_N)
+        self._counts_BHRN = self._counts_BHRN.index_select(0, rows_N)
+
     @property
     def num_bytes(self) -> int:
         """See `Memory`."""
