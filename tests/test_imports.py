@@ -20,7 +20,8 @@ LAYERS = (
     ("generation",),
     ("checkpoints", "reports"),
     ("planning",),
-    ("training", "scoring", "compression", "exporting"),
+    ("scoring",),
+    ("training", "compression", "exporting"),
     ("tuning", "benchmarks"),
     ("jobs",),
 )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from reformer_dist.config.sections.generation import GenerationConfig
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.generation.sampling import Sampling
 from reformer_dist.generation.writing_from_sources import Search, write_from
@@ -43,8 +44,8 @@ def translate(
     """
     tokenizer = model.tokenizer
     sampling = Sampling(temperature, top_k, top_p, num_symbols=tokenizer.vocab_size)
-    search = Search(num_beams, length_penalty, sampling, seed)
-    return list(written(model, tokenizer, texts, search, num_tokens, batch_size))
+    search = Search(num_beams, length_penalty, sampling, seed, num_tokens)
+    return list(written(model, tokenizer, texts, search, batch_size))
 
 
 def written(
@@ -52,7 +53,6 @@ def written(
     tokenizer: Tokenizer,
     texts: Sequence[str],
     search: Search,
-    num_tokens: int | None = None,
     batch_size: int = 32,
 ) -> Iterator[str]:
     """The same, one by one; texts of like lengths are written together, and come in order."""
@@ -61,10 +61,26 @@ def written(
     order = sorted(range(len(texts)), key=lambda index: len(sources[index]))
     for first in range(0, len(order), batch_size):
         batch = order[first : first + batch_size]
-        rows = write_from(model, [sources[index] for index in batch], tokenizer.boundary, search, num_tokens)
+        rows = write_from(model, [sources[index] for index in batch], tokenizer.boundary, search)
         found |= {index: tokenizer.decode(row) for index, row in zip(batch, rows, strict=True)}
     for index in range(len(texts)):
         yield found[index]
+
+
+def search_of(options: GenerationConfig, num_symbols: int) -> Search:
+    """How texts are written from sources; the likeliest ones, of any length, where the options do not say."""
+    given = options.model_fields_set
+    sampling = Sampling(
+        options.temperature if "temperature" in given else 0.0,
+        options.top_k,
+        options.top_p,
+        options.min_p,
+        options.repetition_penalty,
+        options.repetition_window,
+        num_symbols,
+    )
+    num_tokens = options.num_tokens if "num_tokens" in given else None
+    return Search(options.num_beams, options.length_penalty, sampling, options.seed, num_tokens)
 
 
 def source_of(tokenizer: Tokenizer, text: str) -> Tensor:

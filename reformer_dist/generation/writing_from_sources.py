@@ -39,6 +39,9 @@ class Search:
     """With one beam: how tokens are drawn, by default the likeliest."""
     seed: int = 0
     """Of the sampling."""
+    num_tokens: int | None = None
+    """Most tokens of a text; by default MOST_PER_SOURCE times its source's and MOST_BESIDE, and never more than the model
+    has positions."""
 
     def __post_init__(self) -> None:
         if self.num_beams < 1:
@@ -50,9 +53,7 @@ class Search:
 
 
 @torch.no_grad()
-def write_from(
-    model: EncoderDecoder, sources: Sequence[Tensor], end: int, search: Search, num_tokens: int | None = None
-) -> list[list[int]]:
+def write_from(model: EncoderDecoder, sources: Sequence[Tensor], end: int, search: Search) -> list[list[int]]:
     """The tokens that the model writes for each source, without the end.
 
     Args:
@@ -60,8 +61,6 @@ def write_from(
         sources: tokens [S] int64 of each, as in training: behind the one that marks a document's start.
         end: the token that marks a document's start and end.
         search: how tokens are chosen.
-        num_tokens: most tokens of a text; by default MOST_PER_SOURCE times the source's and MOST_BESIDE, and in any case as
-            many as the model has positions.
 
     Raises:
         ValueError: no sources, or one that is empty or longer than model.max_source_length.
@@ -69,7 +68,7 @@ def write_from(
     """
     check_sources(model, sources)
     device = model.embedding.weight.device
-    limits = [_limit(model, len(source), num_tokens) for source in sources]
+    limits = [_limit(model, len(source), search.num_tokens) for source in sources]
     decoder = Decoder(model, model.encode(_together(sources, device)))
     if search.num_beams > 1:
         return by_beams(decoder, end, search.num_beams, search.length_penalty, search.sampling.num_symbols, limits)

@@ -60,6 +60,20 @@ def check_objective(config: Config) -> None:
         )
 
 
+def check_texts(config: Config) -> None:
+    """Whether texts can be written as `evaluation.text_scores` asks.
+
+    Raises:
+        ConfigError: the objective has no source to write from.
+    """
+    names = ",".join(config.evaluation.text_scores)
+    if names and make_objective(config.objective).others.source is None:
+        raise ConfigError(
+            f"evaluation.text_scores = {names} are of texts written from sources, which objective.name ="
+            f" {config.objective.name} has none of; objective.name = pairs has, or leave them out"
+        )
+
+
 def check_vocabulary(config: Config, sizes: Mapping[str, int]) -> None:
     """Whether the model knows all tokens of the tokenizers and those that the objective adds.
 

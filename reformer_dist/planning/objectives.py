@@ -6,13 +6,14 @@ from reformer_dist.config import Config
 from reformer_dist.config.sections.data import TEXT, field_named
 from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.errors import ConfigError
-from reformer_dist.objectives.choice import check_objective, make_objective, vocab_sizes
+from reformer_dist.objectives.choice import check_objective, check_texts, make_objective, vocab_sizes
 from reformer_dist.planning.known import Known
 
 
 def goes_with_model(config: Config, known: Known) -> None:
     """Whether there is such an objective, and whether it can mean anything for the model."""
     check_objective(config)
+    check_texts(config)
 
 
 def goes_with_records(config: Config, known: Known) -> None:

@@ -15,14 +15,22 @@ from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
+from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.model.token_model import TokenModel
-from reformer_dist.objectives.choice import check_objective, check_vocabulary, make_objective, vocab_sizes
+from reformer_dist.objectives.choice import (
+    check_objective,
+    check_texts,
+    check_vocabulary,
+    make_objective,
+    vocab_sizes,
+)
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.planning.preflight import Preflight
 from reformer_dist.ray_session import ray_session
 from reformer_dist.scoring.results import Evaluation, Scores, Share
 from reformer_dist.scoring.scorer import Part, Scorer, Settings, plan_of, score_in_workers
 from reformer_dist.scoring.tally import Tally, bucket_ends
+from reformer_dist.scoring.texts.writing import Progress, WrittenTexts, write_and_score
 
 
 def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> Evaluation:
@@ -44,6 +52,7 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     config = _overlay(trained, config)
     options = config.evaluation
     check_objective(config)
+    check_texts(config)
     Preflight(config).on_this_machine()
     check_vocabulary(config, {TEXT: tokenizer.vocab_size})
     objective = make_objective(config.objective)
@@ -79,7 +88,18 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
         baseline_name=objective.baseline_name,
         baseline={} if options.split == "all" else objective.baseline(corpus, options.split),
         config=config,
+        written=_written(config, model, tokenizer, corpus, progress),
     )
+
+
+def _written(
+    config: Config, model: TokenModel, tokenizer: Tokenizer, corpus: Corpus, progress: Progress
+) -> WrittenTexts | None:
+    """What the model writes from sources of the split, if `evaluation.text_scores` asks for it."""
+    if not config.evaluation.text_scores:
+        return None
+    assert isinstance(model, EncoderDecoder), "the objective has a source"
+    return write_and_score(config, model, tokenizer, corpus, config.evaluation.split, progress)
 
 
 def _overlay(trained: Config, given: Config) -> Config:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from reformer_dist.config import Config
+from reformer_dist.scoring.texts.writing import WrittenTexts
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Evaluation:
         baseline_name: what the baseline is of, such as "a unigram model"; empty where several splits are scored.
         baseline: its metrics for the whole split, by the same names.
         config: what was evaluated.
+        written: what an encoder-decoder wrote from sources, where `evaluation.text_scores` asks for it.
     """
 
     checkpoint: str
@@ -74,6 +76,7 @@ class Evaluation:
     baseline_name: str
     baseline: Mapping[str, float]
     config: Config
+    written: WrittenTexts | None = None
 
     @property
     def scores(self) -> Scores:

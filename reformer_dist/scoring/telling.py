@@ -46,6 +46,14 @@ def _summary(found: Evaluation) -> Table:
             table.add_row("bits a byte", f"{found.scores.bits_per_byte:.4f}")
     for name, value in found.baseline.items():
         table.add_row(f"{labels.get(name, name)} of {found.baseline_name}", f"{value:.4f}")
+    if (written := found.written) is not None:
+        table.add_row("texts written", f"{len(written.texts):,} of {written.all_texts:,}")
+        for name, value in written.figures.items():
+            table.add_row(name, f"{value:.2f}")
+        for name, value in written.baseline.items():
+            table.add_row(f"{name} of {written.baseline_name}", f"{value:.2f}")
+        for name, signature in written.signatures.items():
+            table.add_row(f"{name}'s signature", signature)
     return table
 
 
@@ -92,6 +100,8 @@ def record(found: Evaluation) -> str:
     with runs.open_experiment(config).start(config, parent_run=state.run_id, kind=KIND) as run:
         run.log(state.step, _metrics(found))
         run.log_text("scores.csv", to_csv(found))
+        if found.written is not None:
+            run.log_table("texts.json", found.written.columns)
         baseline = (found.baseline_name, found.baseline["bits_per_token"]) if found.baseline else None
         bits = "bits_per_token"
         picture = scores_picture(
@@ -115,6 +125,9 @@ def _metrics(found: Evaluation) -> dict[str, float]:
         folder = found.split if name == first else f"{found.split}/{name}"
         values = {**scores.metrics, "bits_per_byte": scores.bits_per_byte}
         metrics |= {f"{folder}/{metric}": value for metric, value in values.items()}
+    if found.written is not None:
+        metrics |= {f"{found.split}/{name}": value for name, value in found.written.figures.items()}
+        metrics |= {f"baseline/{name}": value for name, value in found.written.baseline.items()}
     for share in found.scores.by_source:
         folder = f"{found.split}/{_plain(share.name)}"
         metrics |= {f"{folder}/{metric}": value for metric, value in share.metrics.items()}

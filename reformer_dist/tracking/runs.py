@@ -128,6 +128,10 @@ class Run:
         """Keep a text as an artifact called `name`."""
         self._client.log_text(self.id, text, name)
 
+    def log_table(self, name: str, columns: Mapping[str, list[str]]) -> None:
+        """Keep a table as an artifact called `name`, which MLflow shows as one; the suffix is .json."""
+        self._client.log_table(self.id, dict(columns), name)
+
     def log_data(self, name: str, digest: str, source: str) -> None:
         """Tell which data set the run trains on: a name, the hash of its content and where it lies."""
         self._client.log_inputs(self.id, [data_set(name, digest, source)])

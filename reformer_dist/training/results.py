@@ -6,8 +6,11 @@ from reformer_dist import checkpoints
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.generation import generate
+from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.objectives.choice import make_objective
+from reformer_dist.scoring.texts.writing import write_and_score
 from reformer_dist.tracking import runs
+from reformer_dist.training.meter import in_split
 
 
 def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> None:
@@ -30,6 +33,20 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 2)
     if num_tokens and objective.continues and config.model.causal and config.model.lsh_mode == "window":
         run.log_text("sample.txt", sample(path, num_tokens))
+    if config.evaluation.text_scores:
+        _keep_texts(config, corpus, run, path)
+
+
+def _keep_texts(config: Config, corpus: Corpus, run: runs.Run, path: str) -> None:
+    """Write from held-out sources, and keep the texts, their scores and the baseline's."""
+    model, _, tokenizer = checkpoints.read_model(path)
+    assert isinstance(model, EncoderDecoder), "preflight lets no other model pass"
+    found = write_and_score(config, model, tokenizer, corpus, "validation")
+    run.log(config.train.steps, in_split("validation", dict(found.figures)))
+    if run.last_step(f"baseline/{config.evaluation.text_scores[0]}") < 0:
+        run.log(0, in_split("baseline", dict(found.baseline)))
+    run.log_table("texts.json", found.columns)
+    print(found.told("validation"))
 
 
 def sample(path: str, num_tokens: int) -> str:

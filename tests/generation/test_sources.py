@@ -1,6 +1,7 @@
 """Writing from sources: decoding equals teacher forcing, rows of a batch are as alone, beams find the likeliest text."""
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -41,8 +42,8 @@ def _sources() -> list[Tensor]:
 )
 def test_sources_of_different_lengths_are_written_from_as_alone(cross: str, search: Search) -> None:
     model = make_encoder_decoder(cross_attention=cross, output_scale=3.0).eval()
-    together = write_from(model, _sources(), END, search, 25)
-    assert together == [write_from(model, [source], END, search, 25)[0] for source in _sources()]
+    together = write_from(model, _sources(), END, replace(search, num_tokens=25))
+    assert together == [write_from(model, [source], END, replace(search, num_tokens=25))[0] for source in _sources()]
     assert len({len(text) for text in together}) > 1, "some end before others"
     assert max(map(len, together)) <= 25
 
@@ -86,13 +87,13 @@ def test_enough_beams_find_the_likeliest_text_of_all(penalty: float) -> None:
         return logs / ((5 + len(text) + (len(text) < 3)) / 6) ** penalty
 
     search = Search(27, penalty, Sampling(0.0, num_symbols=num_symbols))
-    assert tuple(write_from(model, [source], END, search, 3)[0]) == max(texts, key=score)
+    assert tuple(write_from(model, [source], END, replace(search, num_tokens=3))[0]) == max(texts, key=score)
 
 
 def test_the_likeliest_token_is_what_one_beam_takes() -> None:
     model = make_encoder_decoder(output_scale=3.0).eval()
     source = draw_tokens(20, batch=1, seed=9)[0]
-    (text,) = write_from(model, [source], END, Search(), 12)
+    (text,) = write_from(model, [source], END, Search(num_tokens=12))
     tokens = [END]
     for _ in range(12):
         tokens.append(int(model(source[None], torch.tensor([tokens]))[0, -1].argmax()))

@@ -27,6 +27,12 @@ class EvaluationConfig(Section):
     """Score the same weights with exact attention in LSH layers too: one bucket, all keys."""
     workers: PositiveInt = 1
     """Processes that share the sequences, each on one CPU (or GPU, with train.use_gpu); with one, this process on all cores."""
+    text_scores: tuple[Literal["chrf", "bleu", "rouge_l", "exact_match", "f1"], ...] = ()
+    """Of a model with an encoder: how what it writes from held-out sources is scored, also at the end of a training, such as chrf,bleu. The generation section says how it is written."""
+    text_baseline: Literal["copy", "lead_3", "most_frequent"] | None = None
+    """What these scores stand beside: copies of the sources, their first three sentences, or the text that training has most often."""
+    max_texts: PositiveInt = 200
+    """Write only so many texts, spread evenly over the split."""
     track: bool = True
     """Whether jobs/evaluate.py keeps what it finds in MLflow, as a child of the training's run."""
 

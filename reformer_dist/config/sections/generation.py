@@ -13,7 +13,7 @@ class GenerationConfig(Section):
     checkpoint: str = "latest"
     """Checkpoint folder or URL, or of train.run_name under train.storage: latest, or best (lowest validation loss)."""
     prompt: str = "import "
-    """Text to continue."""
+    """Text to continue; of a model with an encoder the source that it reads."""
     prefix: str | None = None
     """Of a model that was trained with objective.name = prefix: what stands before the prompt, such as a genre."""
     prompts: str | None = None
@@ -25,7 +25,7 @@ class GenerationConfig(Section):
     workers: PositiveInt = 1
     """Processes that read a long prompt together, each on one CPU with a shard of it; one of them then goes on alone."""
     num_tokens: PositiveInt = 256
-    """Tokens to add."""
+    """Tokens to add. A model with an encoder ends by itself, at twice its source and 64 tokens at most if this is not given."""
     stop: tuple[str, ...] = ()
     """Texts, separated by commas, before which a continuation ends."""
     temperature: NonNegativeFloat = 1.0
@@ -42,10 +42,16 @@ class GenerationConfig(Section):
     """How many tokens back that is."""
     seed: NonNegativeInt = 0
     """Seed of the sampling."""
+    num_beams: PositiveInt = 1
+    """Of a model with an encoder: beginnings of a text that are kept side by side (beam search); 1 takes token by token, the likeliest unless generation.temperature says otherwise."""
+    length_penalty: NonNegativeFloat = 1.0
+    """With beams: they are compared by log probability / ((5 + tokens) / 6)^length_penalty; more likes longer texts."""
 
     def problems(self) -> Iterator[str]:
         """What does not fit together among the fields."""
         if {"prompt", "prompts"} <= self.model_fields_set and self.prompts is not None:
             yield f"generation.prompts = {self.prompts} stands instead of generation.prompt; leave out one of them"
+        if self.num_beams > 1 and "temperature" in self.model_fields_set and self.temperature > 0:
+            yield f"generation.num_beams = {self.num_beams} does not go with generation.temperature = {self.temperature}; leave out one of them"
         if "" in self.stop:
             yield "generation.stop has an empty text, which stands everywhere; leave it out"
