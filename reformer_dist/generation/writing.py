@@ -6,7 +6,7 @@ In: a model, its tokenizer, prompts and options. Out: texts; or a file of them.
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -17,8 +17,12 @@ from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.generation.continuing import check_prompt, encoded, stream
 from reformer_dist.generation.decoding import Read
+from reformer_dist.generation.prompt_workers import readers
 from reformer_dist.generation.sampling import Sampling
 from reformer_dist.generation.text import TextStream, UntilStop
+from reformer_dist.generation.translating import search_of, source_of, written
+from reformer_dist.generation.writing_from_sources import check_sources
+from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.storage.whole_files import whole_file
 
@@ -34,9 +38,64 @@ class Written:
 
     prompt: str
     text: str
-    """What follows it."""
+    """What follows it, or was written from it."""
     num_tokens: int
     """Tokens that were drawn for it."""
+    follows: bool = True
+    """Whether the text goes on with the prompt; one that was written from it stands alone."""
+
+    @property
+    def fields(self) -> dict[str, str | int]:
+        """As a file has them."""
+        return {"prompt": self.prompt, "text": self.text, "num_tokens": self.num_tokens}
+
+    @property
+    def shown(self) -> str:
+        """As the terminal shows it."""
+        return f"{self.prompt}{self.text}\n" if self.follows else self.text
+
+
+@contextmanager
+def texts_for(
+    model: ReformerLM | EncoderDecoder,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    options: GenerationConfig,
+    show: Show,
+) -> Iterator[Iterator[Written]]:
+    """What becomes of prompts: `write` by as many processes as the options say, or what an encoder-decoder writes from them.
+
+    Raises:
+        ConfigError: see `write`, `write_from` and `readers`.
+
+    """
+    if isinstance(model, EncoderDecoder):
+        yield write_from(model, tokenizer, prompts, options)
+        return
+    with readers(model, options.workers) as read:
+        yield write(model, tokenizer, prompts, options, show, read)
+
+
+def write_from(
+    model: EncoderDecoder, tokenizer: Tokenizer, prompts: Sequence[str], options: GenerationConfig
+) -> Iterator[Written]:
+    """Write from prompts, some at a time.
+
+    Raises:
+        ConfigError: a prompt that the tokenizer does not take, that is empty or too long; before anything is written.
+
+    """
+    for prompt in prompts:
+        try:
+            if not prompt.strip():
+                raise ValueError("there is nothing to write from; a text works")
+            check_sources(model, [source_of(tokenizer, prompt)])
+        except ValueError as error:
+            raise ConfigError(f"generation.prompt = {_short(prompt)!r}: {error}") from None
+    search = search_of(options, tokenizer.vocab_size)
+    texts = written(model, tokenizer, prompts, search, options.batch_size)
+    for prompt, text in zip(prompts, texts, strict=True):
+        yield Written(prompt, text, len(tokenizer.encode(text)), follows=False)
 
 
 def read_prompts(options: GenerationConfig) -> list[str]:
@@ -129,7 +188,7 @@ def lines_in(path: str) -> Iterator[Callable[[Written], None]]:
     """
     try:
         with whole_file(Path(path)) as whole, TextIOWrapper(whole, encoding="utf-8") as file:
-            yield lambda written: print(json.dumps(asdict(written), ensure_ascii=False), file=file, flush=True)
+            yield lambda written: print(json.dumps(written.fields, ensure_ascii=False), file=file, flush=True)
     except OSError as error:
         raise ConfigError(
             f"generation.output = {path}: {error.strerror}; a file in a folder that is there works"
@@ -170,6 +229,9 @@ def _row(model: ReformerLM, tokenizer: Tokenizer, prompt: str, options: Generati
         row = encoded(tokenizer, prompt, options.prefix)
         check_prompt(model, row, options.num_tokens)
     except ValueError as error:
-        shown = prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}..."
-        raise ConfigError(f"generation.prompt = {shown!r}: {error}") from None
+        raise ConfigError(f"generation.prompt = {_short(prompt)!r}: {error}") from None
     return row
+
+
+def _short(prompt: str) -> str:
+    return prompt if len(prompt) <= MOST_SHOWN else f"{prompt[:MOST_SHOWN]}..."
