@@ -1,7 +1,8 @@
 """Continue prompts with a trained model: python jobs/generate.py --config FILE --generation.prompt TEXT.
 
 A model with an encoder writes from its prompts: it translates or summarises them, or answers. A single text is shown while
-it is drawn. --generation.prompts names a file of prompts, one a line, and --generation.output a file for what becomes of them.
+it is drawn. --generation.prompts names a file of prompts, one a line, and --generation.output a file for what becomes of
+them.
 """
 
 import sys
