@@ -3,6 +3,7 @@
 By every exchange and ZeRO stage, for every objective and optimizer.
 """
 
+import json
 import os
 from collections.abc import Callable
 from functools import cache
@@ -12,9 +13,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from reformer_dist import Config, ReformerLM, load_config
+from reformer_dist import Config, load_config
 from reformer_dist.data.feeding.loader import training_batches, validation_batches
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.model.choice import make_model
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
@@ -24,37 +26,67 @@ from tests.corpora import prepare_here, random_documents, write_documents
 from tests.ranks import run_ranks
 
 STEPS = 20
-TRAININGS: dict[str, dict[str, str]] = {"adamw": {}, "masked": {"objective": "masked"}, "muon": {"optimizer": "muon"}}
+TRAININGS: dict[str, dict[str, str]] = {
+    "adamw": {},
+    "masked": {"objective": "masked"},
+    "muon": {"optimizer": "muon"},
+    "pairs": {"objective": "pairs", "cross": "full"},
+    "pairs by lsh": {"objective": "pairs", "cross": "lsh", "optimizer": "muon"},
+}
 """Kinds of training, by their changes of the first."""
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Documents shorter and longer than a sequence, so that rows are packed and cut."""
     folder = tmp_path_factory.mktemp("grid")
     lengths = {f"{index:02}.bin": 7 + 13 * index for index in range(14)}
     return prepare_here(write_documents(folder / "source", random_documents(lengths)), folder / "runs")
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Pairs of all lengths up to a sequence, so that some rows hold several and some one."""
+    folder = tmp_path_factory.mktemp("pairs")
+    words = ["-".join(f"{n * 37 % 101}" for n in range(index + 1)) for index in range(18)]
+    lines = (json.dumps({"source": word[:74], "text": word[::-1][:60]}) + "\n" for word in words)
+    (folder / "pairs.jsonl").write_text("".join(lines))
+    return prepare_here(folder / "pairs.jsonl", folder / "runs", fields={"source": {}, "text": {}})
+
+
+@pytest.fixture(scope="module")
+def corpus_of(texts: Corpus, pairs: Corpus) -> Callable[[str], Corpus]:
+    """What a kind of training reads."""
+    return lambda kind: pairs if kind.startswith("pairs") else texts
+
+
 def _config(
-    workers: int, shards: int, stage: int, objective: str = "next_token", optimizer: str = "adamw", **parallel: Any
+    workers: int,
+    shards: int,
+    stage: int,
+    objective: str = "next_token",
+    optimizer: str = "adamw",
+    cross: str = "",
+    **parallel: Any,
 ) -> Config:
+    encoder = {"encoder_layers": "lsh,local", "cross_attention": cross, "max_source_length": 75} if cross else {}
     tree = {
         "objective.name": objective,
-        "data": {"sequence_length": 61},
+        "data": {"sequence_length": 61, **({"source_length": 75} if cross else {})},
         "model": {
             "embed_dim": 16,
             "num_heads": 4,
             "feed_forward_dim": 32,
             "layers": "local,lsh",
             "vocab_size": 257,
-            "causal": objective == "next_token",
+            "causal": objective != "masked",
             "max_length": 64,
             "num_buckets": 4,
             "lsh_window": 8,
             "local_window": 8,
             "attention_dropout": 0.1,
             "hidden_dropout": 0.1,
+            **encoder,
         },
         "parallel": {"sequence_shards": shards, "zero_stage": stage, **parallel},
         "train": {"workers": (workers, workers), "batch_size": 4, "steps": STEPS, "dtype": "float64"},
@@ -68,7 +100,7 @@ def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch
     rank = str(dist.get_rank())
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
     topology = make_topology(config)
-    model = ReformerLM(config.model)
+    model = make_model(config.model)
     parallelize(model, topology)
     objective = make_objective(config.objective)
     engine = Engine(model, objective, config, torch.device("cpu"))
@@ -86,12 +118,14 @@ def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch
 
 
 @pytest.fixture(scope="module")
-def alone(corpus: Corpus) -> Callable[[str], tuple[list[float], dict[str, torch.Tensor]]]:
+def alone(corpus_of: Callable[[str], Corpus]) -> Callable[[str], tuple[list[float], dict[str, torch.Tensor]]]:
     """What one process makes of each kind of training, once."""
-    return cache(lambda kind: run_ranks(_curve, 1, corpus, _config(1, 1, 0, **TRAININGS[kind]))[0])
+    return cache(lambda kind: run_ranks(_curve, 1, corpus_of(kind), _config(1, 1, 0, **TRAININGS[kind]))[0])
 
 
-@pytest.mark.parametrize("kind", ["adamw", "muon"])  # what is masked at random would take longer
+@pytest.mark.parametrize(
+    "kind", ["adamw", "muon", "pairs", "pairs by lsh"]
+)  # what is masked at random would take longer
 def test_the_curves_fall(alone: Callable[[str], tuple[list[float], dict[str, torch.Tensor]]], kind: str) -> None:
     losses, _ = alone(kind)
     assert losses[STEPS - 1] < losses[0] - 0.05
@@ -116,10 +150,16 @@ def test_the_curves_fall(alone: Callable[[str], tuple[list[float], dict[str, tor
         ("muon", 2, 2, 0, {"attention": "heads"}),
         ("muon", 4, 2, 3, {"attention": "buckets"}),
         ("muon", 4, 4, 2, {"attention": "both", "head_shards": 2}),
+        ("pairs", 2, 1, 1, {}),
+        ("pairs", 3, 1, 2, {}),
+        ("pairs", 4, 2, 3, {"attention": "heads"}),
+        ("pairs by lsh", 2, 2, 0, {"attention": "heads"}),
+        ("pairs by lsh", 2, 2, 3, {"attention": "buckets"}),
+        ("pairs by lsh", 4, 4, 2, {"attention": "both", "head_shards": 2}),
     ],
 )
 def test_one_curve_on_every_grid(
-    corpus: Corpus,
+    corpus_of: Callable[[str], Corpus],
     alone: Callable[[str], tuple[list[float], dict[str, torch.Tensor]]],
     kind: str,
     workers: int,
@@ -128,7 +168,7 @@ def test_one_curve_on_every_grid(
     parallel: dict[str, Any],
 ) -> None:
     config = _config(workers, shards, stage, **TRAININGS[kind], **parallel)
-    losses, weights = run_ranks(_curve, workers, corpus, config)[0]
+    losses, weights = run_ranks(_curve, workers, corpus_of(kind), config)[0]
     expected_losses, expected_weights = alone(kind)
     assert losses == pytest.approx(expected_losses, rel=1e-9)
     for name, value in expected_weights.items():
