@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
 from reformer_dist.config.sections.data import TEXT, field_named
+from reformer_dist.data.feeding.entries import EntryReader
 from reformer_dist.data.feeding.examples import (
     ALONE,
     HELD_OUT,
@@ -21,7 +22,6 @@ from reformer_dist.data.feeding.examples import (
     Examples,
     OtherFields,
     Place,
-    Stretch,
 )
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import JointPlan, SequencePlan, join_plans, pack_together, plan_sequences
@@ -101,10 +101,8 @@ class SequenceReader:
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
-        self._split: ScopeName = split
-        self._starts: dict[str, NDArray[np.int64]] = {}
         self._others = others
-        self._lengths = {name: corpus.document_lengths(split, name) for name in (TEXT, *others.names)}
+        self._entries = EntryReader(corpus, split, others)
 
     def read(
         self, examples: Examples, sequences: Sequence[int], places: Sequence[Place], num_rows: int, shard: int
@@ -135,10 +133,10 @@ class SequenceReader:
         tokens, positions, documents = (np.full(shape, fill, np.int32) for fill in (0, 0, -1))
         for row, sequence in enumerate(sequences):
             for part in _parts(self._source_plan, sequence, shard * length, length, self._data.reset_positions):
-                read = self._read_document(self._others.source, part.document, part.offset, part.length)
+                read = self._entries.read(self._others.source, part.document, part.offset, part.length)
                 tokens[row, part.here] = read
                 positions[row, part.here] = part.positions
-                documents[row, part.here] = part.number
+                documents[row, part.here] = self._document_number(part)
         return dict(zip(SOURCE_COLUMNS, (tokens, positions, documents), strict=True))
 
     def samples(self, config: Config, step: int, offset: int = 0) -> NDArray[np.int64]:
@@ -166,42 +164,16 @@ class SequenceReader:
         """Write the positions of a sequence from `first` on into a row."""
         for part in _parts(self.plan, sequence, first, self.shard_length, self._data.reset_positions):
             places = range(part.here.start + first, part.here.stop + first)
-            stretches = {field: self._stretch(field, part.document, part.offset, places) for field in examples.fields}
+            stretches = {
+                field: self._entries.stretch(field, part.document, part.offset, places) for field in examples.fields
+            }
             row["tokens"][part.here], row["labels"][part.here] = examples.example(stretches, place)
             row["positions"][part.here] = part.positions
-            row["documents"][part.here] = 0 if self._data.attend_across_documents else part.number
+            row["documents"][part.here] = self._document_number(part)
 
-    def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
-        """What a field of a document has from `offset` on, for these positions of a sequence."""
-        lead = self._others.lead
-        num_lead = 0 if lead is None else int(self._lengths[lead][document]) + 1
-        entries = self._read_with_lead(field, document, offset, len(positions) + 1, num_lead)
-        size, tokenizer = num_lead + int(self._lengths[TEXT][document]) + 1, self._corpus.tokenizer_of(field)
-        return Stretch(entries, offset, size, positions.start, tokenizer, num_lead)
-
-    def _read_with_lead(self, field: str, document: int, first: int, length: int, num_lead: int) -> NDArray[Any]:
-        """`length` entries from `first` on, of which the first `num_lead` of a document are of the field that leads it."""
-        if first >= num_lead:
-            return self._read_document(field, document, first - num_lead, length)
-        assert self._others.lead is not None
-        of_lead = self._read_document(self._others.lead, document, first, min(length, num_lead - first))
-        if len(of_lead) == length:
-            return of_lead
-        rest = self._read_document(field, document, 0, length - len(of_lead))
-        return np.concatenate([of_lead, rest])
-
-    def _read_document(self, field: str, document: int, first: int, length: int) -> NDArray[Any]:
-        """`length` entries from `first` on of boundary, a field's tokens of the document, boundary."""
-        if field not in self._starts:
-            self._starts[field] = self._corpus.document_starts(self._split, field)
-        start = int(self._starts[field][document])
-        lengths = self._lengths[field if field in self._others.names else TEXT]
-        end = start + int(lengths[document])
-        begin = start + first - 1
-        tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
-        edges = (int(begin < start), int(begin + length > end))
-        boundary = self._corpus.tokenizer_of(field).boundary
-        return np.pad(tokens, edges, constant_values=boundary) if any(edges) else tokens
+    def _document_number(self, part: "_Part") -> int:
+        """The number by which a document's tokens know each other, in its source too; all have one if they may attend."""
+        return 0 if self._data.attend_across_documents else part.number
 
 
 def check_fields(examples: Examples, corpus: Corpus) -> None:
