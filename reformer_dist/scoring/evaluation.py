@@ -130,9 +130,9 @@ def _in_context(config: Config, corpus: Corpus) -> Config:
     """The configuration with sequences as long as `evaluation.context` asks for, and a stride."""
     options, length = config.evaluation, config.data.sequence_length
     others = make_objective(config.objective).others
-    if options.context != "sequence" and others.source is not None:
+    if options.context != "sequence" and others.has_source:
         raise ConfigError(
-            f"evaluation.context = {options.context}: documents with a {others.source} are whole in their sequences;"
+            f"evaluation.context = {options.context}: what is written of a source is whole in its sequence;"
             " evaluation.context = sequence works"
         )
     if options.context == "sliding":
