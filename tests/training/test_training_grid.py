@@ -12,9 +12,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from reformer_dist import Config, ReformerLM, load_config
+from reformer_dist import Config, load_config
 from reformer_dist.data.feeding.loader import training_batches, validation_batches
 from reformer_dist.data.preparing.corpus import Corpus
+from reformer_dist.model.choice import make_model
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
@@ -24,7 +25,12 @@ from tests.corpora import prepare_here, random_documents, write_documents
 from tests.ranks import run_ranks
 
 STEPS = 20
-TRAININGS: dict[str, dict[str, str]] = {"adamw": {}, "masked": {"objective": "masked"}, "muon": {"optimizer": "muon"}}
+TRAININGS: dict[str, dict[str, str]] = {
+    "adamw": {},
+    "masked": {"objective": "masked"},
+    "spans": {"objective": "spans"},
+    "muon": {"optimizer": "muon"},
+}
 """Kinds of training, by their changes of the first."""
 
 
@@ -40,15 +46,16 @@ def _config(
     workers: int, shards: int, stage: int, objective: str = "next_token", optimizer: str = "adamw", **parallel: Any
 ) -> Config:
     tree = {
-        "objective.name": objective,
+        "objective": {"name": objective, "spans_sentinels": 1},
         "data": {"sequence_length": 61},
         "model": {
             "embed_dim": 16,
             "num_heads": 4,
             "feed_forward_dim": 32,
             "layers": "local,lsh",
+            "encoder_layers": "lsh,local" if objective == "spans" else (),
             "vocab_size": 257,
-            "causal": objective == "next_token",
+            "causal": objective != "masked",
             "max_length": 64,
             "num_buckets": 4,
             "lsh_window": 8,
@@ -68,7 +75,7 @@ def _curve(corpus: Corpus, config: Config) -> tuple[list[float], dict[str, torch
     rank = str(dist.get_rank())
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=str(dist.get_world_size()))
     topology = make_topology(config)
-    model = ReformerLM(config.model)
+    model = make_model(config.model)
     parallelize(model, topology)
     objective = make_objective(config.objective)
     engine = Engine(model, objective, config, torch.device("cpu"))
@@ -112,6 +119,9 @@ def test_the_curves_fall(alone: Callable[[str], tuple[list[float], dict[str, tor
         ("masked", 2, 2, 2, {"attention": "heads"}),
         ("masked", 4, 2, 3, {"attention": "buckets"}),
         ("masked", 4, 4, 1, {"attention": "both", "head_shards": 2}),
+        ("spans", 2, 1, 1, {}),
+        ("spans", 2, 2, 2, {"attention": "heads"}),
+        ("spans", 4, 2, 3, {"attention": "buckets"}),
         ("muon", 2, 1, 1, {}),
         ("muon", 2, 2, 0, {"attention": "heads"}),
         ("muon", 4, 2, 3, {"attention": "buckets"}),
