@@ -135,11 +135,10 @@ def test_resuming_goes_on_with_the_draws_that_were_left(corpus: Corpus) -> None:
 def test_an_epoch_has_other_spans_than_the_one_before(corpus: Corpus) -> None:
     (plan,) = source_plans(corpus, "train", settings().data, OBJECTIVE.others)
     steps = list(training_batches(corpus, settings(train__steps=2 * plan.num_sequences), OBJECTIVE, 0, 0))
-    sources = [
-        Counter(bytes(put_back(*pair)) for batch in epoch for pair in pairs_of(batch[0], 0)) for epoch in halves(steps)
-    ]
-    assert sources[0] == sources[1]
-    targets = [{pair[1].tobytes() for batch in epoch for pair in pairs_of(batch[0], 0)} for epoch in halves(steps)]
+    epochs = [[pair for (batch,) in epoch for pair in pairs_of(batch, 0)] for epoch in halves(steps)]
+    texts = [Counter(bytes(put_back(*pair)) for pair in epoch) for epoch in epochs]
+    assert texts[0] == texts[1]
+    targets = [{target.tobytes() for _, target in epoch} for epoch in epochs]
     assert len(targets[0] & targets[1]) < len(targets[0]) // 2
 
 
