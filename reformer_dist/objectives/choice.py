@@ -13,6 +13,7 @@ from reformer_dist.objectives.next_token import NextToken
 from reformer_dist.objectives.objective import Objective
 from reformer_dist.objectives.pairs import Pairs
 from reformer_dist.objectives.prefix import Prefix
+from reformer_dist.objectives.spans import Spans
 
 OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "next_token": NextToken,
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, Callable[[ObjectiveConfig], Objective]] = {
     "prefix": Prefix,
     "pairs": Pairs,
     "labels": Labels,
+    "spans": Spans,
 }
 
 
@@ -48,15 +50,17 @@ def check_objective(config: Config) -> None:
             f"model.causal = {causal} cannot be trained with objective.name = {objective.name};"
             f" model.causal = {objective.causal} works, or objective.name = {' or '.join(others)}"
         )
-    if objective.others.source is not None and not config.model.encoder_layers:
+    has_source = objective.others.has_source
+    if has_source and not config.model.encoder_layers:
         raise ConfigError(
             f"objective.name = {objective.name} has a source for an encoder to read, and model.encoder_layers are none;"
             " local,lsh works"
         )
-    if objective.others.source is None and config.model.encoder_layers:
+    if not has_source and config.model.encoder_layers:
+        others = [name for name, make in OBJECTIVES.items() if make(config.objective).others.has_source]
         raise ConfigError(
             f"model.encoder_layers = {','.join(config.model.encoder_layers)} have no source to read with objective.name ="
-            f" {objective.name}; pairs works, or leave them out"
+            f" {objective.name}; {' or '.join(others)} works, or leave them out"
         )
 
 

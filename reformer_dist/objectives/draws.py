@@ -21,6 +21,8 @@ class Use(enum.IntEnum):
     IS_SCORED = 1
     HIDDEN_AS = 2
     RANDOM_TOKEN = 3
+    SPAN_LENGTHS = 4
+    SPAN_GAPS = 5
 
 
 def bits(*counters: Counter) -> NDArray[np.uint64]:

@@ -26,7 +26,11 @@ class Masked(TokenPrediction):
 
     name: ClassVar[str] = "masked"
     causal: ClassVar[bool | None] = False
-    num_extra_tokens: ClassVar[int] = 1
+
+    @property
+    def num_extra_tokens(self) -> int:
+        """The mask."""
+        return 1
 
     def unit(self, token: str) -> str:
         """Of the tokens only those that were chosen."""

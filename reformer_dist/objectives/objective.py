@@ -25,20 +25,22 @@ class Objective(Examples, Protocol):
     Attributes:
         name: as in `objective.name`.
         causal: whether the model must be causal, must not be, or may be either (None).
-        num_extra_tokens: tokens that the model needs behind the tokenizer's vocabulary, a mask for one.
         baseline_name: what `baseline` is of, for readers of tables: "a unigram model".
         continues: whether a causal model that learned it can be asked for the next token of a text.
     """
 
     name: ClassVar[str]
     causal: ClassVar[bool | None]
-    num_extra_tokens: ClassVar[int]
     baseline_name: ClassVar[str]
     continues: ClassVar[bool]
 
     @property
     def vocabularies(self) -> tuple[str, ...]:
         """Fields whose tokens the model must know, since it reads them or is scored on them."""
+
+    @property
+    def num_extra_tokens(self) -> int:
+        """Tokens that the model needs behind the tokenizer's vocabulary, a mask for one."""
 
     def unit(self, token: str) -> str:
         """What is scored, for readers of figures, where a token is a `token`: "byte" or "hidden byte"."""

@@ -32,7 +32,6 @@ class TokenPrediction:
     """
 
     settings: ObjectiveConfig
-    num_extra_tokens: ClassVar[int] = 0
     baseline_name: ClassVar[str] = "a unigram model"
     continues: ClassVar[bool] = True
 
@@ -50,6 +49,11 @@ class TokenPrediction:
     def vocabularies(self) -> tuple[str, ...]:
         """The text alone, whose tokens are read and told."""
         return (TEXT,)
+
+    @property
+    def num_extra_tokens(self) -> int:
+        """None."""
+        return 0
 
     @property
     def num_scores(self) -> int:

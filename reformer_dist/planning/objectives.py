@@ -4,6 +4,7 @@ import json
 
 from reformer_dist.config import Config
 from reformer_dist.config.sections.data import TEXT, field_named
+from reformer_dist.data.feeding.rewriting import check_lengths
 from reformer_dist.data.feeding.sequences import check_fields
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.choice import check_objective, check_texts, make_objective, vocab_sizes
@@ -14,6 +15,12 @@ def goes_with_model(config: Config, known: Known) -> None:
     """Whether there is such an objective, and whether it can mean anything for the model."""
     check_objective(config)
     check_texts(config)
+
+
+def goes_with_lengths(config: Config, known: Known) -> None:
+    """Whether sequences are long enough for what the objective makes of a text."""
+    if goes_with_model not in known.failed and (rewriting := make_objective(config.objective).others.rewriting):
+        check_lengths(rewriting, config.data)
 
 
 def goes_with_records(config: Config, known: Known) -> None:

@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 # Every check there is, in the order in which a user would mend what they tell.
 BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
     objectives.goes_with_model: ("objective", "model"),
+    objectives.goes_with_lengths: ("objective", "data"),
     objectives.goes_with_records: ("objective", "data"),
     places.storage: ("train.storage",),
     places.tracking: ("tracking.uri", "train.storage"),
@@ -47,6 +48,7 @@ OF_SWEPT_DATA: Mapping[Check, tuple[str, ...]] = {
 }
 OF_TRIAL: tuple[Check, ...] = (
     objectives.goes_with_model,
+    objectives.goes_with_lengths,
     objectives.goes_with_records,
     places.resumed_checkpoint,
     corpora.tokenizer,

@@ -10,6 +10,7 @@ from typing import Any
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, flatten, load_config
 from reformer_dist.config.sections.data import TEXT
+from reformer_dist.data.feeding.rewriting import check_lengths
 from reformer_dist.data.feeding.sequences import check_fields, num_positions
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
@@ -56,6 +57,8 @@ def evaluate(config: Config, progress: Callable[[int, int], None] = lambda done,
     Preflight(config).on_this_machine()
     check_vocabulary(config, {TEXT: tokenizer.vocab_size})
     objective = make_objective(config.objective)
+    if objective.others.rewriting is not None:
+        check_lengths(objective.others.rewriting, config.data)
     base = _changes(model, config)
     model = _with_settings(model, base)
     corpus = _corpus(config, tokenizer)
@@ -150,9 +153,9 @@ def _in_context(config: Config, corpus: Corpus) -> Config:
     """The configuration with sequences as long as `evaluation.context` asks for, and a stride."""
     options, length = config.evaluation, config.data.sequence_length
     others = make_objective(config.objective).others
-    if options.context != "sequence" and others.source is not None:
+    if options.context != "sequence" and others.has_source:
         raise ConfigError(
-            f"evaluation.context = {options.context}: documents with a {others.source} are whole in their sequences;"
+            f"evaluation.context = {options.context}: what is written of a source is whole in its sequence;"
             " evaluation.context = sequence works"
         )
     if options.context == "sliding":

@@ -29,6 +29,7 @@ STEPS = 20
 TRAININGS: dict[str, dict[str, str]] = {
     "adamw": {},
     "masked": {"objective": "masked"},
+    "spans": {"objective": "spans"},
     "muon": {"optimizer": "muon"},
     "pairs": {"objective": "pairs", "cross": "full"},
     "pairs by lsh": {"objective": "pairs", "cross": "lsh", "optimizer": "muon"},
@@ -71,13 +72,14 @@ def _config(
 ) -> Config:
     encoder = {"encoder_layers": "lsh,local", "cross_attention": cross, "max_source_length": 75} if cross else {}
     tree = {
-        "objective.name": objective,
+        "objective": {"name": objective, "spans_sentinels": 1},
         "data": {"sequence_length": 61, **({"source_length": 75} if cross else {})},
         "model": {
             "embed_dim": 16,
             "num_heads": 4,
             "feed_forward_dim": 32,
             "layers": "local,lsh",
+            "encoder_layers": "lsh,local" if objective == "spans" else (),
             "vocab_size": 257,
             "causal": objective != "masked",
             "max_length": 64,
@@ -146,6 +148,9 @@ def test_the_curves_fall(alone: Callable[[str], tuple[list[float], dict[str, tor
         ("masked", 2, 2, 2, {"attention": "heads"}),
         ("masked", 4, 2, 3, {"attention": "buckets"}),
         ("masked", 4, 4, 1, {"attention": "both", "head_shards": 2}),
+        ("spans", 2, 1, 1, {}),
+        ("spans", 2, 2, 2, {"attention": "heads"}),
+        ("spans", 4, 2, 3, {"attention": "buckets"}),
         ("muon", 2, 1, 1, {}),
         ("muon", 2, 2, 0, {"attention": "heads"}),
         ("muon", 4, 2, 3, {"attention": "buckets"}),

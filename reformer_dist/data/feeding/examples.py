@@ -63,21 +63,63 @@ class Stretch:
         return np.arange(self.first_position, self.first_position + len(self.entries) - 1)
 
 
-class OtherFields(NamedTuple):
-    """Fields that are read beside the text, at positions of their own.
+class Rewritten(NamedTuple):
+    """What became of a stretch of text.
 
     Attributes:
-        lead: read before the text of its document, with a boundary between them.
-        source: read by an encoder; a sequence then holds whole documents alone, and their sources beside it.
+        source: [source positions], what an encoder reads, a boundary first.
+        target: [target positions + 1], a boundary, what is written, and a boundary; these are then the entries.
+    """
+
+    source: NDArray[Any]
+    target: NDArray[Any]
+
+
+class Rewriting(Protocol):
+    """Makes a source and a target of each stretch of a text; it is frozen and can be hashed.
+
+    Their lengths follow from the stretch's, so sequences are planned before anything is rewritten.
+    """
+
+    def lengths(self, num_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions of target and source, int64 [stretches, 2], of stretches of so many tokens, each at least one.
+
+        A longer stretch has no shorter ones, and at some length each of both has more than any given number.
+        """
+
+    def rewrite(self, tokens: NDArray[Any], tokenizer: Tokenizer, place: Place, position: int) -> Rewritten:
+        """A source and a target of the lengths that `lengths` says, the same whenever they are made.
+
+        Args:
+            tokens: [tokens], the stretch without boundaries, at least one.
+            tokenizer: what made them.
+            place: of which example the stretch is part.
+            position: index in the whole sequence where its target begins.
+        """
+
+
+class OtherFields(NamedTuple):
+    """What is read beside the text, at positions of its own.
+
+    Attributes:
+        lead: field that is read before the text of its document, with a boundary between them.
+        source: field that an encoder reads; a sequence then holds whole documents alone, and their sources beside it.
+        rewriting: makes of the text itself what an encoder reads, and what is written.
     """
 
     lead: str | None = None
     source: str | None = None
+    rewriting: Rewriting | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Those there are."""
-        return tuple(name for name in self if name is not None)
+        """The fields there are."""
+        return tuple(name for name in (self.lead, self.source) if name is not None)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether an encoder reads something."""
+        return self.source is not None or self.rewriting is not None
 
 
 ALONE = OtherFields()
@@ -93,13 +135,13 @@ class Examples(Protocol):
 
     @property
     def others(self) -> OtherFields:
-        """Fields that are read at positions of their own."""
+        """What is read at positions of its own."""
 
     def example(self, fields: Mapping[str, Stretch], place: Place) -> tuple[NDArray[Any], NDArray[Any]]:
         """What a model reads at the positions of a stretch, and the labels there.
 
         Args:
-            fields: the stretch of each field.
+            fields: the stretch of each field; of a text that is rewritten, a stretch of the target.
             place: which example it is.
 
         Returns:

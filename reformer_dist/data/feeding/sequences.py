@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from reformer_dist.config import Config, DataConfig
 from reformer_dist.config.sections.data import TEXT, field_named
+from reformer_dist.data.feeding.entries import EntryReader
 from reformer_dist.data.feeding.examples import (
     ALONE,
     HELD_OUT,
@@ -21,10 +22,11 @@ from reformer_dist.data.feeding.examples import (
     Examples,
     OtherFields,
     Place,
-    Stretch,
+    Rewritten,
 )
 from reformer_dist.data.feeding.order import DocumentOrder, mixture_ids, rows_of, sample_ids
 from reformer_dist.data.feeding.packing import JointPlan, SequencePlan, join_plans, pack_together, plan_sequences
+from reformer_dist.data.feeding.rewriting import RewrittenText, plan_rewritten
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import ScopeName
 from reformer_dist.errors import ConfigError
@@ -52,20 +54,23 @@ def split_plan(corpus: Corpus, split: ScopeName, data: DataConfig, others: Other
 def source_plans(corpus: Corpus, split: ScopeName, data: DataConfig, others: OtherFields = ALONE) -> list[JointPlan]:
     """The plan of each source of the corpus; one for all of them unless `data.weights` tells them apart.
 
-    Where an encoder reads a field, documents are packed whole, and what it reads is the second track.
+    Where an encoder reads something, that is the second track. Documents with a field for it are packed whole; for a text
+    that is rewritten see `plan_rewritten`.
     """
     positions = num_positions(corpus, split, others)[:, None]
     if others.source is not None:
         positions = np.append(positions, corpus.document_lengths(split, others.source)[:, None] + 1, axis=1)
     if data.weights is None:
-        return [_plan(positions, data)]
+        return [_plan(positions, data, others)]
     sources = corpus.document_sources(split)
     members = [np.flatnonzero(sources == source) for source in range(corpus.manifest.num_sources)]
-    return [_plan(positions[some], data).of_documents(some) for some in members]
+    return [_plan(positions[some], data, others).of_documents(some) for some in members]
 
 
-def _plan(positions: NDArray[np.int64], data: DataConfig) -> JointPlan:
+def _plan(positions: NDArray[np.int64], data: DataConfig, others: OtherFields) -> JointPlan:
     """The plan of documents with these positions in one or two tracks, [documents, tracks]."""
+    if others.rewriting is not None:
+        return plan_rewritten(positions[:, 0] - 1, others.rewriting, (data.sequence_length, data.longest_source))
     if positions.shape[1] == 1:
         return JointPlan((plan_sequences(positions[:, 0], data.sequence_length),), np.zeros(0, np.int64))
     return pack_together(positions, (data.sequence_length, data.longest_source))
@@ -94,17 +99,18 @@ class SequenceReader:
         plans = source_plans(corpus, split, data, others)
         tracks = [join_plans([each.tracks[track] for each in plans]) for track in range(len(plans[0].tracks))]
         self.plan = tracks[0] if plan is None else plan
-        self._source_plan = None if others.source is None else tracks[1]
+        self._source_plan = tracks[1] if others.has_source else None
         self.source_sizes = tuple(plan.num_sequences for plan in plans)
         self.shard_length = -(-data.sequence_length // num_shards)
         self.source_shard_length = -(-data.longest_source // num_shards)
         self._corpus = corpus
         self._data = data
         self._orders: dict[tuple[int, int], DocumentOrder] = {}
-        self._split: ScopeName = split
-        self._starts: dict[str, NDArray[np.int64]] = {}
         self._others = others
-        self._lengths = {name: corpus.document_lengths(split, name) for name in (TEXT, *others.names)}
+        self._entries = EntryReader(corpus, split, others)
+        self._rewritten: RewrittenText | None = None
+        if others.rewriting is not None:
+            self._rewritten = RewrittenText(others.rewriting, tracks[2], self._entries, corpus.tokenizer_of())
 
     def read(
         self, examples: Examples, sequences: Sequence[int], places: Sequence[Place], num_rows: int, shard: int
@@ -122,23 +128,29 @@ class SequenceReader:
         rows = {name: np.zeros(shape, np.int32) for name in COLUMNS}
         rows["labels"].fill(IGNORED_LABEL)
         rows["documents"].fill(-1)
+        made: list[list[Rewritten]] = []  # of each row, where the text is rewritten
         for row, (sequence, place) in enumerate(zip(sequences, places, strict=True)):
+            made.append([] if self._rewritten is None else self._rewritten.of(sequence, place))
             into = {name: rows[name][row] for name in COLUMNS}
-            self._fill(examples, sequence, place, shard * self.shard_length, into)
-        return rows if self._source_plan is None else rows | self._read_sources(sequences, num_rows, shard)
+            self._fill(examples, sequence, place, shard * self.shard_length, into, made[-1])
+        return rows if self._source_plan is None else rows | self._read_sources(sequences, num_rows, shard, made)
 
-    def _read_sources(self, sequences: Sequence[int], num_rows: int, shard: int) -> Rows:
+    def _read_sources(
+        self, sequences: Sequence[int], num_rows: int, shard: int, made: Sequence[Sequence[Rewritten]]
+    ) -> Rows:
         """One shard of the sources of some sequences, called SOURCE_COLUMNS."""
         assert self._source_plan is not None
-        assert self._others.source is not None
         shape, length = (num_rows, self.source_shard_length), self.source_shard_length
         tokens, positions, documents = (np.full(shape, fill, np.int32) for fill in (0, 0, -1))
         for row, sequence in enumerate(sequences):
             for part in _parts(self._source_plan, sequence, shard * length, length, self._data.reset_positions):
-                read = self._read_document(self._others.source, part.document, part.offset, part.length)
+                if self._others.source is None:
+                    read = made[row][part.number].source[part.offset : part.offset + part.length]
+                else:
+                    read = self._entries.read(self._others.source, part.document, part.offset, part.length)
                 tokens[row, part.here] = read
                 positions[row, part.here] = part.positions
-                documents[row, part.here] = part.number
+                documents[row, part.here] = self._document_number(part)
         return dict(zip(SOURCE_COLUMNS, (tokens, positions, documents), strict=True))
 
     def samples(self, config: Config, step: int, offset: int = 0) -> NDArray[np.int64]:
@@ -162,46 +174,25 @@ class SequenceReader:
             self._orders = {(seed, batch_size): DocumentOrder(self._corpus.hash, seed, runs, batch_size)}
         return self._orders[seed, batch_size]
 
-    def _fill(self, examples: Examples, sequence: int, place: Place, first: int, row: Rows) -> None:
+    def _fill(
+        self, examples: Examples, sequence: int, place: Place, first: int, row: Rows, made: Sequence[Rewritten]
+    ) -> None:
         """Write the positions of a sequence from `first` on into a row."""
         for part in _parts(self.plan, sequence, first, self.shard_length, self._data.reset_positions):
             places = range(part.here.start + first, part.here.stop + first)
-            stretches = {field: self._stretch(field, part.document, part.offset, places) for field in examples.fields}
+            if self._rewritten is None:
+                stretches = {
+                    field: self._entries.stretch(field, part.document, part.offset, places) for field in examples.fields
+                }
+            else:
+                stretches = {TEXT: self._rewritten.stretch(made[part.number], part.offset, places)}
             row["tokens"][part.here], row["labels"][part.here] = examples.example(stretches, place)
             row["positions"][part.here] = part.positions
-            row["documents"][part.here] = 0 if self._data.attend_across_documents else part.number
+            row["documents"][part.here] = self._document_number(part)
 
-    def _stretch(self, field: str, document: int, offset: int, positions: range) -> Stretch:
-        """What a field of a document has from `offset` on, for these positions of a sequence."""
-        lead = self._others.lead
-        num_lead = 0 if lead is None else int(self._lengths[lead][document]) + 1
-        entries = self._read_with_lead(field, document, offset, len(positions) + 1, num_lead)
-        size, tokenizer = num_lead + int(self._lengths[TEXT][document]) + 1, self._corpus.tokenizer_of(field)
-        return Stretch(entries, offset, size, positions.start, tokenizer, num_lead)
-
-    def _read_with_lead(self, field: str, document: int, first: int, length: int, num_lead: int) -> NDArray[Any]:
-        """`length` entries from `first` on, of which the first `num_lead` of a document are of the field that leads it."""
-        if first >= num_lead:
-            return self._read_document(field, document, first - num_lead, length)
-        assert self._others.lead is not None
-        of_lead = self._read_document(self._others.lead, document, first, min(length, num_lead - first))
-        if len(of_lead) == length:
-            return of_lead
-        rest = self._read_document(field, document, 0, length - len(of_lead))
-        return np.concatenate([of_lead, rest])
-
-    def _read_document(self, field: str, document: int, first: int, length: int) -> NDArray[Any]:
-        """`length` entries from `first` on of boundary, a field's tokens of the document, boundary."""
-        if field not in self._starts:
-            self._starts[field] = self._corpus.document_starts(self._split, field)
-        start = int(self._starts[field][document])
-        lengths = self._lengths[field if field in self._others.names else TEXT]
-        end = start + int(lengths[document])
-        begin = start + first - 1
-        tokens = self._corpus.read(max(begin, start), min(begin + length, end), field)
-        edges = (int(begin < start), int(begin + length > end))
-        boundary = self._corpus.tokenizer_of(field).boundary
-        return np.pad(tokens, edges, constant_values=boundary) if any(edges) else tokens
+    def _document_number(self, part: "_Part") -> int:
+        """The number by which a document's tokens know each other, in its source too; all have one if they may attend."""
+        return 0 if self._data.attend_across_documents else part.number
 
 
 def check_fields(examples: Examples, corpus: Corpus) -> None:

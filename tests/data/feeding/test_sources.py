@@ -87,3 +87,11 @@ def test_held_out_pairs_are_read_whole(corpus: Corpus) -> None:
     batches = [*validation_batches(corpus, grid_config(1, 1, **LENGTHS), OBJECTIVE, 0, 0, 1)]
     number = sum(int(batch.documents_BT.max()) + 1 for batch in batches)
     assert number == corpus.manifest.split("validation").documents > 0
+
+
+def test_documents_that_attend_to_each_other_have_one_number_on_both_sides(corpus: Corpus) -> None:
+    config = grid_config(1, 1, **LENGTHS, data__attend_across_documents=True)
+    for batch in validation_batches(corpus, config, OBJECTIVE, 0, 0, 1):
+        assert batch.source is not None
+        for documents in (batch.documents_BT, batch.source.documents_BS):
+            assert set(documents.flatten().tolist()) <= {0, -1}
