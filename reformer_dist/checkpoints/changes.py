@@ -13,7 +13,15 @@ START_ONLY = {"embedding_std", "output_scale"}
 """Those that change only the weights that a training begins with."""
 CURVE: Mapping[str, tuple[str, ...]] = {
     "train": ("batch_size", "seed", "dtype"),
-    "data": ("sequence_length", "order", "weights", "reset_positions", "attend_across_documents"),
+    "data": (
+        "sequence_length",
+        "source_length",
+        "too_long",
+        "order",
+        "weights",
+        "reset_positions",
+        "attend_across_documents",
+    ),
     "optimizer": tuple(name for name in OptimizerConfig.model_fields if name != "name"),
 }
 """Fields by section that decide the curve from any step on. Steps are not among them: more of them go on."""
