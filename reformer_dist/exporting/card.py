@@ -6,7 +6,7 @@ from typing import NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from reformer_dist.checkpoints import State
-from reformer_dist.config import ModelConfig
+from reformer_dist.config import Config, ModelConfig
 from reformer_dist.version import __version__
 
 _TEXT = """
@@ -29,7 +29,7 @@ file{file}.
 
 ## Training
 
-{steps:,} steps of {tokens:,} tokens with the objective `{objective}`, in `{dtype}`, on the corpus with the content hash
+{steps:,} steps of {tokens} with the objective `{objective}`, in `{dtype}`, on the corpus with the content hash
 `{corpus}` ({sources}). All settings are in `config.yaml`, all figures on the
 way in `metrics.jsonl`, and MLflow has the run as `{run}`.
 
@@ -93,7 +93,7 @@ def model_card(
         example=words.example,
         file=words.file,
         steps=state.step,
-        tokens=config.train.batch_size * config.data.sequence_length,
+        tokens=_tokens(config),
         objective=config.objective.name,
         dtype=config.train.dtype,
         corpus=state.corpus_hash,
@@ -135,6 +135,13 @@ def _words(model: ModelConfig) -> _Words:
             "text-generation", layers, f"continues {length}", 'print(generate(model, "Once", num_tokens=100))'
         )
     return _Words("fill-mask", layers, f"reads from both sides {length}", "logits = model(tokens)  # [B, T, V]")
+
+
+def _tokens(config: Config) -> str:
+    """Tokens of a step."""
+    rows, data = config.train.batch_size, config.data
+    of_sources = f" and {rows * data.longest_source:,} of sources" if config.model.encoder_layers else ""
+    return f"{rows * data.sequence_length:,} tokens{of_sources}"
 
 
 def _layers(kinds: tuple[str, ...]) -> str:

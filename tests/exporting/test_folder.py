@@ -51,6 +51,8 @@ def test_a_card_of_an_encoder_decoder_names_both_sides() -> None:
         "model.encoder_layers": "full,local,local",
         "model.cross_attention": "lsh",
         "model.max_source_length": 1 << 15,
+        "data.source_length": 1 << 14,
+        "train.batch_size": 2,
         "objective.name": "pairs",
     }
     fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1}
@@ -61,6 +63,7 @@ def test_a_card_of_an_encoder_decoder_names_both_sides() -> None:
     layers = "an encoder of 3 layers (full, local), a decoder of 4 layers (local, lsh) with lsh cross-attention"
     assert layers in card.text
     assert "it reads sources of up to 32,768 tokens and writes sequences of up to 4,096 tokens" in card.text
+    assert "3 steps of 8,192 tokens and 32,768 of sources with the objective `pairs`" in card.text
     assert "from reformer_dist import load_model\n" in card.text
     assert "logits = model(source, tokens)" in card.text
     assert "generate" not in card.text
