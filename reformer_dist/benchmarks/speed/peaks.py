@@ -107,7 +107,7 @@ def shapes() -> dict[str, Config]:
 
 def encoder_decoder_shapes() -> dict[str, Config]:
     """Models with an encoder: either cross-attention, longer sources, longer targets, depth, rows, dropout, workers."""
-    found = {}
+    found: dict[str, Config] = {}
     deep, wide = ",".join(["local", "lsh"] * 4), {"num_heads": 4, "head_dim": 64, "embed_dim": 64, "layers": "local"}
     for cross in ("full", "lsh"):
         model = {"encoder_layers": "local,lsh", "cross_attention": cross}
