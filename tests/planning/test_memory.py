@@ -22,6 +22,8 @@ from reformer_dist.planning.parts import Parts, Work
 from reformer_dist.planning.weights import matrix_weights, num_weights
 from reformer_dist.training.engine.optimizer import _is_layer_matrix
 
+SLOW = ("8 layers", "1,024 to 16,384")
+"""Ends of the names of shapes that take minutes; docs/benchmarks.md has them."""
 TOLERANCE = 0.15
 """Of the measured peak. What is counted is exact; not counted are pages of the heap that are part free."""
 
@@ -48,7 +50,8 @@ def test_the_formula_predicts_what_steps_take() -> None:
 
 def test_the_formula_predicts_what_steps_of_encoder_decoders_take() -> None:
     """Both kinds of cross-attention, long sources, long targets, depth, heads by turns, rows, dropout, workers."""
-    assert_predicted(measure_peaks(encoder_decoder_shapes()))
+    named = encoder_decoder_shapes().items()
+    assert_predicted(measure_peaks({name: config for name, config in named if not any(map(name.endswith, SLOW))}))
 
 
 def assert_predicted(peaks: list[Peak]) -> None:
