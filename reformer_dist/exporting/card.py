@@ -1,32 +1,35 @@
 """A model card: what a checkpoint is, what it came to and what it was trained on, in huggingface_hub's form."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from reformer_dist.checkpoints import State
+from reformer_dist.config import Config, ModelConfig
 from reformer_dist.version import __version__
 
 _TEXT = """
 # {name}
 
-A Reformer (Kitaev et al. 2020, arXiv 2001.04451) of reformer_dist {version}: {layers} layers ({kinds}), width {width},
-{heads} heads, {parameters:,} weights; it {use} sequences of up to {max_length:,} tokens ({tokenizer}).
+A Reformer (Kitaev et al. 2020, arXiv 2001.04451) of reformer_dist {version}: {layers}, width {width},
+{heads} heads, {parameters:,} weights; it {use} ({tokenizer}).
 
 ## Use
 
 ```python
-from reformer_dist import generate, load_model
+from reformer_dist import {imports}
 
 model = load_model("{folder}")
 {example}
 ```
 
-`python jobs/evaluate.py --evaluation.checkpoint {folder} --data.sources FILE --evaluation.split all` scores it on a file.
+`python jobs/evaluate.py --evaluation.checkpoint {folder} --data.sources FILE --evaluation.split all` scores it on a
+file{file}.
 
 ## Training
 
-{steps:,} steps of {tokens:,} tokens with the objective `{objective}`, in `{dtype}`, on the corpus with the content hash
+{steps:,} steps of {tokens} with the objective `{objective}`, in `{dtype}`, on the corpus with the content hash
 `{corpus}` ({sources}). All settings are in `config.yaml`, all figures on the
 way in `metrics.jsonl`, and MLflow has the run as `{run}`.
 
@@ -54,18 +57,17 @@ def model_card(
         folder: where the model lies, or is to lie.
     """
     config = state.config
-    model, causal = config.model, config.model.causal
+    words = _words(config.model)
     measured = {metric: metrics[metric] for metric in _MEASURED if metric in metrics}
-    task = "text-generation" if causal else "fill-mask"
     data = ModelCardData(
         license=license,
         library_name="reformer_dist",
-        pipeline_tag=task,
+        pipeline_tag=words.task,
         tags=["reformer", "lsh-attention", "reversible", "long-context"],
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type=task,
+                task_type=words.task,
                 dataset_type="held-out",
                 dataset_name=f"corpus {state.corpus_hash}",
                 dataset_split="validation",
@@ -80,18 +82,18 @@ def model_card(
     text = _TEXT.format(
         name=name,
         version=__version__,
-        layers=len(model.layers),
-        kinds=", ".join(dict.fromkeys(model.layers)),
-        width=model.embed_dim,
-        heads=model.num_heads,
+        layers=words.layers,
+        width=config.model.embed_dim,
+        heads=config.model.num_heads,
         parameters=num_parameters,
-        use="continues" if causal else "reads from both sides",
-        max_length=model.max_length,
+        use=words.use,
         tokenizer=state.tokenizer,
         folder=folder,
-        example='print(generate(model, "Once", num_tokens=100))' if causal else "logits = model(tokens)  # [B, T, V]",
+        imports="generate, load_model" if "generate" in words.example else "load_model",
+        example=words.example,
+        file=words.file,
         steps=state.step,
-        tokens=config.train.batch_size * config.data.sequence_length,
+        tokens=_tokens(config),
         objective=config.objective.name,
         dtype=config.train.dtype,
         corpus=state.corpus_hash,
@@ -100,3 +102,47 @@ def model_card(
         figures="\n".join(["| metric | value |", "|---|---|", *lines]) if lines else "None were logged.",
     )
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n{text}"))
+
+
+class _Words(NamedTuple):
+    """What a card says of a model."""
+
+    task: str
+    """As Hugging Face calls it."""
+    layers: str
+    """How many of which kinds."""
+    use: str
+    """What it does with which sequences."""
+    example: str
+    """A line of Python that uses it."""
+    file: str = ""
+    """What a file must have that it can be scored on."""
+
+
+def _words(model: ModelConfig) -> _Words:
+    layers, length = _layers(model.layers), f"sequences of up to {model.max_length:,} tokens"
+    if model.encoder_layers:
+        return _Words(
+            "text2text-generation",
+            f"an encoder of {_layers(model.encoder_layers)}, a decoder of {layers} with {model.cross_attention}"
+            " cross-attention",
+            f"reads sources of up to {model.encoder.max_length:,} tokens and writes {length}",
+            "logits = model(source, tokens)  # [B, T, V] of [B, S] and [B, T]",
+            " of sources and texts",
+        )
+    if model.causal:
+        return _Words(
+            "text-generation", layers, f"continues {length}", 'print(generate(model, "Once", num_tokens=100))'
+        )
+    return _Words("fill-mask", layers, f"reads from both sides {length}", "logits = model(tokens)  # [B, T, V]")
+
+
+def _tokens(config: Config) -> str:
+    """Tokens of a step."""
+    rows, data = config.train.batch_size, config.data
+    of_sources = f" and {rows * data.longest_source:,} of sources" if config.model.encoder_layers else ""
+    return f"{rows * data.sequence_length:,} tokens{of_sources}"
+
+
+def _layers(kinds: tuple[str, ...]) -> str:
+    return f"{len(kinds)} layers ({', '.join(dict.fromkeys(kinds))})"

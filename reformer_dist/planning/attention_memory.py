@@ -9,6 +9,7 @@ Counted from the code, for the compiled operators.
 import math
 from typing import NamedTuple
 
+from reformer_dist.config import ModelConfig
 from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_convolved, num_projections, num_turned
 from reformer_dist.planning.parts import Parts, Work
@@ -73,13 +74,17 @@ def found_by(work: Work) -> Parts:
     """What one LSH layer's forward pass keeps for the undo: buckets, or routes."""
     entries = work.rows * work.tokens * work.model.num_heads * work.model.num_hashes
     if work.bucket_workers == 1:
-        wide = math.prod(work.model.bucket_factors) >= _NARROW
-        return Parts(found=entries * (4 if wide else 2))
+        return Parts(found=entries * bucket_bytes(work.model))
     route = _Route(work)
     lists = work.rows * work.model.num_heads // work.head_workers * work.model.num_hashes * route.parts
     hashes = INDEX * route.rows if work.model.attention_dropout else 0
     # Rows to send, received segments; own rows here and there; the row at each place. Counted for one slice.
     return Parts(found=lists * (_ORDER * (2 * route.rows + 2 * route.length + route.places) + hashes))
+
+
+def bucket_bytes(model: ModelConfig) -> int:
+    """Bytes of a bucket's number."""
+    return 4 if math.prod(model.bucket_factors) >= _NARROW else 2
 
 
 def _lists(work: Work, kind: str) -> Parts:

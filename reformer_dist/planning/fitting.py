@@ -30,11 +30,19 @@ def fit_budget(work: Work, limit: int) -> Budget:
         )
         if _largest_first(smaller) >= _largest_first(work):
             raise ValueError(
-                f"a step of {work.rows} x {work.tokens} tokens takes {needed} bytes of memory at least, not {limit}; more"
-                f" parallel.sequence_shards or a shorter data.sequence_length works"
+                f"a step of {work.rows} x {_tokens(work)} takes {needed} bytes of memory at least, not {limit}; more"
+                f" parallel.sequence_shards or a shorter data.sequence_length{_or_source(work)} works"
             )
         work = smaller
     return work.budget
+
+
+def _tokens(work: Work) -> str:
+    return f"{work.tokens} tokens" + (f" and {work.source_tokens} of sources" if work.source_tokens else "")
+
+
+def _or_source(work: Work) -> str:
+    return " and data.source_length" if work.source_tokens else ""
 
 
 def _halved(budget: Budget) -> Iterator[Budget]:

@@ -61,24 +61,16 @@ def output_weights(model: ModelConfig) -> int:
     return norm_weights(model, width) + model.vocab_size + (0 if model.tie_embeddings else model.vocab_size * width)
 
 
-def embedding_weights(model: ModelConfig) -> int:
-    """Parameters of token and position embeddings."""
-    positions = model.max_length * model.embed_dim if model.positions == "learned" else 0
+def position_weights(model: ModelConfig) -> int:
+    """Parameters of position embeddings."""
     if model.positions == "axial":
-        positions = sum(length * width for length, width in model.axial_factors)
-    return model.vocab_size * model.embed_dim + positions
+        return sum(length * width for length, width in model.axial_factors)
+    return model.max_length * model.embed_dim if model.positions == "learned" else 0
 
 
-def matrix_weights(model: ModelConfig) -> int:
-    """Parameters of the layers' matrices, those that Muon trains."""
-    inner, E, F = model.num_heads * model.head_width, model.embed_dim, model.feed_forward_dim
-    return sum((num_projections(kind) + 1) * inner * E + 2 * E * F for kind in model.layers)
-
-
-def num_weights(model: ModelConfig) -> int:
-    """All parameters of the model."""
-    layers = sum(attention_weights(model, kind) + feed_forward_weights(model) for kind in model.layers)
-    return layers + output_weights(model) + embedding_weights(model)
+def stack_weights(model: ModelConfig) -> int:
+    """Parameters of self-attention and feed-forward layers."""
+    return sum(attention_weights(model, kind) + feed_forward_weights(model) for kind in model.layers)
 
 
 def undo_feed_forward(work: Work) -> list[Parts]:

@@ -11,15 +11,19 @@ What the process takes is that only where freed memory goes back at once: with M
 glibc otherwise keeps part of what is freed, more the more often large tensors come and go.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
-from reformer_dist.config import Config
-from reformer_dist.planning import attention_memory, layer_memory
+from reformer_dist.config import Config, ModelConfig
+from reformer_dist.planning import attention_memory, cross_memory, layer_memory
 from reformer_dist.planning.parts import Parts, Work, largest
+from reformer_dist.planning.weights import matrix_weights, num_weights
 
 UNTRACKED = 2 * 2**20
 """What no tensor holds: panels that matrix products pack, of one thread, and pages of the heap that are part free."""
+
+_KINDS = frozenset({"local", "lsh", "full"})
+"""Kinds of attention that are counted."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class Moment:
     """A moment of a step."""
 
     name: str
-    """What is done: "layer 3 attention"."""
+    """What is done: "layer 3 attention", of an encoder-decoder "encoder layer 3 attention"."""
     parts: Parts
     """What exists."""
 
@@ -69,24 +73,83 @@ def moments(work: Work) -> Iterator[Moment]:
         ValueError: a model that the formula does not count.
     """
     _check(work)
-    model, size = work.model, work.element
-    always = layer_memory.position_indices(work)
-    for _ in range(model.layers.count("lsh")):
-        always += attention_memory.found_by(work)
-    # Dropout of the embeddings keeps its multipliers; tied weights make the gradients come twice, from outside.
-    num_streams = 4 + (1 if model.hidden_dropout else 0) + (2 if model.tie_embeddings else 0)
-    always += Parts(streams=num_streams * work.stream)
+    if work.model.encoder_layers:
+        yield from _moments_of_both(work)
+        return
+    always = _kept(work) + Parts(streams=_num_streams(work) * work.stream)
     yield Moment("loss", always + largest(layer_memory.undo_loss(work)))
-    done = layer_memory.output_weights(model) + (model.vocab_size * model.embed_dim if model.tie_embeddings else 0)
+    yield from _undone_stack(work, always, _done_by_loss(work.model), "")
+    yield Moment("embeddings", always + Parts(weight_gradients=num_weights(work.model) * work.element))
+
+
+def _moments_of_both(work: Work) -> Iterator[Moment]:
+    """Of an encoder-decoder: the decoder's beside the encoder's results, then the encoder's beside what is left of those.
+
+    A graph that is differentiated keeps what its functions hold: each stack its two streams and what it found, and the
+    decoder the encoder's memory.
+    """
+    model, size, encoder = work.model, work.element, work.of_encoder
+    found = _kept(work) + _kept(encoder)
+    for _ in model.layers:
+        found += cross_memory.found_by_cross(work)
+    target, source, both = work.stream, encoder.stream, work.stream + encoder.stream
+    dropped = source if model.hidden_dropout else 0
+    always = found + Parts(streams=3 * source + dropped + _num_streams(work) * target)
+    yield Moment("loss", always + largest(layer_memory.undo_loss(work)))
+    always += Parts(streams=source)  # the memory's gradient
+    done = yield from _undone_stack(work, always, _done_by_loss(model), "decoder ")
+    done += layer_memory.position_weights(model)
+    # The gradient of the target's vectors is put into one of both sides' vectors.
+    here = found + Parts(streams=4 * source + dropped + 3 * target + both, weight_gradients=done * size)
+    yield Moment("decoder embeddings", here)
+    always = found + Parts(streams=2 * target + both + source + dropped)
+    here = always + Parts(streams=5 * source, weight_gradients=done * size)
+    yield Moment("encoder norm", here + cross_memory.undo_norm(work))
+    done += layer_memory.norm_weights(model, model.embed_dim)
+    # Streams and their gradients are the graph's, until there are copies that may be changed.
+    yield Moment("encoder streams", always + Parts(streams=8 * source, weight_gradients=done * size))
+    yield from _undone_stack(encoder, always + Parts(streams=6 * source), done, "encoder ")
+    streams = always + Parts(streams=3 * source + both)
+    yield Moment("embeddings", streams + Parts(weight_gradients=num_weights(model) * size))
+
+
+def _undone_stack(work: Work, always: Parts, done: int, whose: str) -> Generator[Moment, None, int]:
+    """Undoing a stack's layers beside what is always there and `done` weights' gradients; returns how many are done then."""
+    model, size = work.model, work.element
     feed_forward = largest(layer_memory.undo_feed_forward(work))
     for layer, kind in reversed(list(enumerate(model.layers))):
         here = always + Parts(weight_gradients=done * size)
-        yield Moment(f"layer {layer} feed-forward", here + feed_forward)
+        yield Moment(f"{whose}layer {layer} feed-forward", here + feed_forward)
         done += layer_memory.feed_forward_weights(model)
+        if model.encoder_layers:
+            here = always + Parts(weight_gradients=done * size)
+            yield Moment(f"{whose}layer {layer} cross-attention", here + largest(cross_memory.undo_cross(work)))
+            done += cross_memory.cross_weights(model)
         here = always + Parts(weight_gradients=done * size)
-        yield Moment(f"layer {layer} attention", here + largest(_undo_attention(work, kind)))
+        yield Moment(f"{whose}layer {layer} attention", here + largest(_undo_attention(work, kind)))
         done += layer_memory.attention_weights(model, kind)
-    yield Moment("embeddings", always + Parts(weight_gradients=layer_memory.num_weights(model) * size))
+    return done
+
+
+def _kept(work: Work) -> Parts:
+    """What a stack's forward pass keeps for the backward pass beside the streams."""
+    kept = layer_memory.position_indices(work)
+    for _ in range(work.model.layers.count("lsh")):
+        kept += attention_memory.found_by(work)
+    return kept
+
+
+def _num_streams(work: Work) -> int:
+    """Streams and gradients of the stack that writes, while it is undone.
+
+    Dropout of the embeddings keeps its multipliers; tied weights make the gradients come twice, from outside.
+    """
+    return 4 + (1 if work.model.hidden_dropout else 0) + (2 if work.model.tie_embeddings else 0)
+
+
+def _done_by_loss(model: ModelConfig) -> int:
+    """Weights that have gradients once the loss has."""
+    return layer_memory.output_weights(model) + (model.vocab_size * model.embed_dim if model.tie_embeddings else 0)
 
 
 def held_memory(config: Config) -> Held:
@@ -113,8 +176,8 @@ def update_memory(config: Config) -> int:
 def _weights(config: Config) -> tuple[int, int]:
     """Bytes of all weights, and of those that Muon trains."""
     size = 8 if config.train.dtype == "float64" else 4
-    matrices = layer_memory.matrix_weights(config.model) if config.optimizer.name == "muon" else 0
-    return layer_memory.num_weights(config.model) * size, matrices * size
+    matrices = matrix_weights(config.model) if config.optimizer.name == "muon" else 0
+    return num_weights(config.model) * size, matrices * size
 
 
 def _part(config: Config, total: int) -> int:
@@ -131,9 +194,11 @@ def _undo_attention(work: Work, kind: str) -> list[Parts]:
 def _check(work: Work) -> None:
     model = work.model
     for field, is_counted, works in (
-        ("layers", {*model.layers} <= {"local", "lsh", "full"}, "local,lsh"),
+        ("layers", {*model.layers} <= _KINDS, "local,lsh"),
+        ("encoder_layers", {*model.encoder_layers} <= _KINDS, "local,lsh"),
+        ("cross_attention", model.cross_attention in ("full", "lsh") or not model.encoder_layers, "full"),
         ("reversible", model.reversible, "true"),
-        ("lsh_mode", model.lsh_mode != "paper" or "lsh" not in model.layers, "window"),
+        ("lsh_mode", model.lsh_mode != "paper" or "lsh" not in model.kinds, "window"),
         ("attention_kernel", model.attention_kernel == "auto", "auto"),
     ):
         if not is_counted:

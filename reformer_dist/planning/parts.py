@@ -4,7 +4,7 @@ In: sizes. Out: `Work` and `Parts`, which `layer_memory.py` and `attention_memor
 """
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from typing import Self
 
 from reformer_dist.config import Config, ModelConfig
@@ -29,6 +29,16 @@ class Work:
     """Workers that send tokens to their sorted place among them."""
     element: int = 4
     """Bytes of an element: 4 for float32, 8 for float64."""
+    source_tokens: int = 0
+    """Tokens of a source that are this worker's, in an encoder-decoder."""
+
+    def __post_init__(self) -> None:
+        """Refuse a model with an encoder that reads nothing."""
+        if bool(self.source_tokens) != bool(self.model.encoder_layers):
+            raise ValueError(
+                f"source_tokens = {self.source_tokens} with model.encoder_layers = {self.model.encoder_layers}; a source"
+                " goes with an encoder"
+            )
 
     @classmethod
     def of(cls, config: Config, budget: Budget | None = None) -> Self:
@@ -48,7 +58,18 @@ class Work:
             config.parallel.head_degree,
             shards // config.parallel.head_degree,
             8 if config.train.dtype == "float64" else 4,
+            -(-config.data.longest_source // shards) if config.model.encoder_layers else 0,
         )
+
+    @property
+    def of_encoder(self) -> Self:
+        """The encoder's part, as that of a model that is nothing else."""
+        return replace(self, model=self.model.encoder, tokens=self.source_tokens, source_tokens=0)
+
+    @property
+    def num_shards(self) -> int:
+        """Workers that share a sequence."""
+        return self.head_workers * self.bucket_workers
 
     @property
     def stream(self) -> int:
@@ -65,11 +86,12 @@ class Parts:
     """Bytes that exist at one moment of a step, above what the process held before it, by what they are."""
 
     streams: int = 0
-    """The two streams and their gradients."""
+    """The two streams and their gradients; of an encoder-decoder those of both stacks, and the encoder's memory."""
     weight_gradients: int = 0
     """Gradients of weights: those that are done, the sums of the layer that is undone, and those of its last piece."""
     heads: int = 0
-    """Queries, keys, values and results of the heads that are worked on, and the gradients of these."""
+    """Queries, keys, values and results of the heads that are worked on, and the gradients of these; of cross-attention keys
+    and values alone."""
     lists: int = 0
     """Orders, log-sum-exps and the like: a few numbers for each token and head that is worked on."""
     pieces: int = 0

@@ -42,16 +42,16 @@ def memory(config: Config, known: Known) -> None:
     """
     if known.joins or config.train.use_gpu or machine in known.failed:
         return
-    available, length = psutil.virtual_memory().total, config.data.sequence_length
+    available = psutil.virtual_memory().total
     needed = _least_memory(config)
     if needed is None or needed <= available:
         return
-    fitting = length // 2
-    while fitting and (_least_memory(_with_length(config, fitting)) or 0) > available:
-        fitting //= 2
-    works = f"data.sequence_length = {fitting} works" if fitting else "a smaller model works"
+    shorter = _halved(config)
+    while shorter is not None and (_least_memory(shorter) or 0) > available:
+        shorter = _halved(shorter)
+    works = "a smaller model works" if shorter is None else f"{_lengths(shorter)} works"
     raise ConfigError(
-        f"data.sequence_length = {length}: a step of {config.train.min_workers} workers takes at least"
+        f"{_lengths(config)}: a step of {config.train.min_workers} workers takes at least"
         f" {needed / 2**30:,.1f} GiB of memory, and this machine has {available / 2**30:,.1f}; {works},"
         " or join a cluster with RAY_ADDRESS"
     )
@@ -68,8 +68,21 @@ def _least_memory(config: Config) -> int | None:
     return workers * (max(step, update_memory(at_least)) + held_memory(at_least).total)
 
 
-def _with_length(config: Config, length: int) -> Config:
-    return config.model_copy(update={"data": config.data.model_copy(update={"sequence_length": length})})
+def _lengths(config: Config) -> str:
+    """The lengths of sequences and sources, as far as they were given."""
+    data = config.data
+    source = "" if data.source_length is None else f" with data.source_length = {data.source_length}"
+    return f"data.sequence_length = {data.sequence_length}{source}"
+
+
+def _halved(config: Config) -> Config | None:
+    """The same with lengths half as long; None where one would be nothing."""
+    data = config.data
+    lengths = {"sequence_length": data.sequence_length, "source_length": data.source_length}
+    shorter = {name: length // 2 for name, length in lengths.items() if length is not None}
+    if not all(shorter.values()):
+        return None
+    return config.model_copy(update={"data": data.model_copy(update=shorter)})
 
 
 def _raise(*problems: str | None) -> None:

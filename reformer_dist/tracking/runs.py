@@ -253,12 +253,17 @@ class Experiment:
 def derived(config: Config) -> dict[str, int]:
     """What a configuration leads to, as plain numbers, which MLflow's plots can order.
 
-    `derived.num_buckets`: LSH buckets of a round, chosen or given, factors multiplied. `derived.tokens_a_step`.
+    `derived.num_buckets`: LSH buckets of a round, chosen or given, factors multiplied. `derived.tokens_a_step`. The same of
+    an encoder: `derived.source_num_buckets`, which are those of cross-attention too, and `derived.source_tokens_a_step`.
     """
-    return {
+    found = {
         "derived.num_buckets": math.prod(config.model.bucket_factors),
         "derived.tokens_a_step": config.train.batch_size * config.data.sequence_length,
     }
+    if config.model.encoder_layers:
+        found["derived.source_num_buckets"] = math.prod(config.model.encoder.bucket_factors)
+        found["derived.source_tokens_a_step"] = config.train.batch_size * config.data.longest_source
+    return found
 
 
 def open_experiment(config: Config, tell: Callable[[str], object] = print) -> Experiment:

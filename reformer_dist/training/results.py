@@ -15,7 +15,7 @@ from reformer_dist.training.meter import in_split
 
 def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> None:
     """Log the artifacts of a run whose last checkpoint is at `path`; a sample only of a model that can continue a text."""
-    from reformer_dist.reports.hash_health import PREFIX, health_picture
+    from reformer_dist.reports.hash_health import LAYER, health_picture
     from reformer_dist.reports.learning_curve import learning_curve
 
     objective = make_objective(config.objective)
@@ -27,7 +27,7 @@ def keep_results(config: Config, corpus: Corpus, run: runs.Run, path: str) -> No
         objective.unit(corpus.tokenizer_of().unit),
     )
     run.log_figure("learning_curve.png", curve)
-    if layers := [name for name in run.last_metrics() if name.startswith(PREFIX)]:
+    if layers := [name for name in run.last_metrics() if LAYER.match(name)]:
         run.log_figure("hash_health.png", health_picture({name: run.history(name) for name in layers}))
     run.log_text("config.yaml", checkpoints.to_yaml(config))
     num_tokens = min(config.tracking.sample_tokens, config.model.max_length - 2)

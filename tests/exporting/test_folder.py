@@ -10,8 +10,10 @@ import torch
 from huggingface_hub import ModelCard
 
 from reformer_dist import from_pretrained, generate, load_model
+from reformer_dist.checkpoints import State
 from reformer_dist.errors import ConfigError
 from reformer_dist.exporting import folder
+from reformer_dist.exporting.card import model_card
 from reformer_dist.exporting.folder import export, export_to_huggingface
 from reformer_dist.storage.hashed_files import HashingFile
 from tests.checkpoints.untrained import make_config, write
@@ -40,6 +42,31 @@ def test_its_card_says_what_it_is_and_what_it_came_to(checkpoint: str, tmp_path:
     assert "content hash\n`c`" in card.text
     number = sum(x.numel() for x in load_model(checkpoint).parameters())
     assert f"{number:,} weights" in card.text
+    assert "4 layers (local, lsh)" in card.text
+    assert "it continues sequences of up to 4,096 tokens" in card.text
+
+
+def test_a_card_of_an_encoder_decoder_names_both_sides() -> None:
+    changes = {
+        "model.encoder_layers": "full,local,local",
+        "model.cross_attention": "lsh",
+        "model.max_source_length": 1 << 15,
+        "data.source_length": 1 << 14,
+        "train.batch_size": 2,
+        "objective.name": "pairs",
+    }
+    fields = {"tokenizer": "bytes", "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1}
+    card = ModelCard(
+        model_card(State(step=3, config=make_config("runs", **changes), **fields), {}, 5, "a", "mit", "./a")
+    )
+    assert card.data.pipeline_tag == "text2text-generation"
+    layers = "an encoder of 3 layers (full, local), a decoder of 4 layers (local, lsh) with lsh cross-attention"
+    assert layers in card.text
+    assert "it reads sources of up to 32,768 tokens and writes sequences of up to 4,096 tokens" in card.text
+    assert "3 steps of 8,192 tokens and 32,768 of sources with the objective `pairs`" in card.text
+    assert "from reformer_dist import load_model\n" in card.text
+    assert "logits = model(source, tokens)" in card.text
+    assert "generate" not in card.text
 
 
 def test_damage_is_seen(checkpoint: str, tmp_path: Path) -> None:

@@ -34,6 +34,19 @@ def test_what_rules_another_moment_as_large_counts() -> None:
     assert step_memory(replace(work, budget=fit_budget(work, whole // 2))).parts.total <= whole // 2
 
 
+@pytest.mark.parametrize("cross", ["full", "lsh"])
+def test_less_memory_means_smaller_limits_for_an_encoder_decoder_too(cross: str) -> None:
+    layers = ("local",)
+    sizes = {"embed_dim": 64, "num_heads": 8, "head_dim": 64, "max_source_length": 1 << 16}
+    model = ModelConfig(layers=layers, encoder_layers=layers, cross_attention=cross, **sizes)
+    work = Work(model, Budget.of(model), 2048, source_tokens=1 << 16)
+    whole = step_memory(work).parts.total
+    budget = fit_budget(work, int(0.8 * whole))
+    assert step_memory(replace(work, budget=budget)).parts.total <= 0.8 * whole
+    with pytest.raises(ValueError, match=r"2048 tokens and 65536 of sources .*_length and data\.source_length"):
+        fit_budget(work, 4 * work.stream)
+
+
 def test_what_never_fits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a step of 1 x 4096 tokens takes .* more parallel\.sequence_shards or"):
         fit_budget(WORK, 4 * WORK.stream)

@@ -1,19 +1,29 @@
 """The memory formula: against steps in processes of their own, and against the code that it counts."""
 
-from dataclasses import replace
+import itertools
+from dataclasses import asdict, replace
 from typing import Any
 
 import pytest
+import torch
 
-from reformer_dist.benchmarks.speed.peaks import measure_peaks, shapes, table
+from reformer_dist.benchmarks.speed.peaks import Peak, encoder_decoder_shapes, measure_peaks, shapes, table
 from reformer_dist.config import Config, ModelConfig, load_config
+from reformer_dist.model.attention.cross.kind import SourceHeads
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.choice import make_model
+from reformer_dist.model.context import Source
+from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.planning.attention_memory import head_group
-from reformer_dist.planning.layer_memory import num_weights
+from reformer_dist.planning.cross_memory import cross_group
 from reformer_dist.planning.memory import held_memory, moments, step_memory, update_memory
 from reformer_dist.planning.parts import Parts, Work
+from reformer_dist.planning.weights import matrix_weights, num_weights
+from reformer_dist.training.engine.optimizer import _is_layer_matrix
 
+SLOW = ("8 layers", "1,024 to 16,384")
+"""Ends of the names of shapes that take minutes; docs/benchmarks.md has them."""
 TOLERANCE = 0.15
 """Of the measured peak. What is counted is exact; not counted are pages of the heap that are part free."""
 
@@ -35,7 +45,16 @@ def make_config(optimizer: str = "adamw", **parallel: Any) -> Config:
 
 def test_the_formula_predicts_what_steps_take() -> None:
     """Width, depth, length, heads, rounds, rows, dtypes, workers and exchanges."""
-    peaks = measure_peaks(shapes())
+    assert_predicted(measure_peaks(shapes()))
+
+
+def test_the_formula_predicts_what_steps_of_encoder_decoders_take() -> None:
+    """Both kinds of cross-attention, long sources, long targets, depth, heads by turns, rows, dropout, workers."""
+    named = encoder_decoder_shapes().items()
+    assert_predicted(measure_peaks({name: config for name, config in named if not any(map(name.endswith, SLOW))}))
+
+
+def assert_predicted(peaks: list[Peak]) -> None:
     print(table(peaks))
     assert len(peaks) >= 10
     assert {peak.name: round(peak.error, 3) for peak in peaks if abs(peak.error) > TOLERANCE} == {}
@@ -49,17 +68,91 @@ def test_the_formula_predicts_what_steps_take() -> None:
         {"positions": "learned", "max_length": 128, "tie_embeddings": True, "norm": "rms"},
         {"positions": "none", "gated": True, "query_key_norm": True},
         {"axial_shape": (8, 8, 8), "axial_dims": (16, 16, 32), "max_length": 512, "embed_dim": 64},
+        {"encoder_layers": ("full", "lsh", "local"), "max_source_length": 512, "layers": ("lsh",)},
+        {"encoder_layers": ("local",), "positions": "learned", "tie_embeddings": True, "norm": "rms", "gated": True},
+        {"encoder_layers": ("lsh",), "query_key_norm": True, "head_dim": 8, "num_heads": 3, "cross_attention": "lsh"},
     ],
 )
 def test_weights_are_the_models(changes: dict[str, Any]) -> None:
     config = ModelConfig(**changes)
-    assert num_weights(config) == sum(x.numel() for x in ReformerLM(config).parameters())
+    own = dict(make_model(config).named_parameters())
+    assert num_weights(config) == sum(x.numel() for x in own.values())
+    assert matrix_weights(config) == sum(x.numel() for name, x in own.items() if _is_layer_matrix(name, x))
 
 
 def test_moments_follow_the_backward_pass() -> None:
     names = [moment.name for moment in moments(make_work(layers=("local", "lsh")))]
     layers = [f"layer {layer} {part}" for layer in (1, 0) for part in ("feed-forward", "attention")]
     assert names == ["loss", *layers, "embeddings"]
+
+
+def make_both(target: int = 2048, source: int = 8192, **model: Any) -> Work:
+    """Work of an encoder-decoder."""
+    given = {"layers": ("local",), "encoder_layers": ("lsh",), "max_source_length": 1 << 20, **model}
+    config = ModelConfig(max_length=1 << 20, **given)
+    return Work(config, Budget.of(config), target, source_tokens=source)
+
+
+def test_moments_of_an_encoder_decoder_follow_the_backward_pass() -> None:
+    names = [moment.name for moment in moments(make_both(layers=("local", "lsh")))]
+    parts = ("feed-forward", "cross-attention", "attention")
+    decoder = [f"decoder layer {layer} {part}" for layer in (1, 0) for part in parts]
+    between = ["decoder embeddings", "encoder norm", "encoder streams"]
+    encoder = ["encoder layer 0 feed-forward", "encoder layer 0 attention"]
+    assert names == ["loss", *decoder, *between, *encoder, "embeddings"]
+
+
+@pytest.mark.parametrize("cross", ["full", "lsh"])
+def test_depth_adds_gradients_of_weights_and_what_was_found(cross: str) -> None:
+    for field in ("layers", "encoder_layers"):
+        shallow, deep = (
+            step_memory(make_both(cross_attention=cross, **{field: ("lsh",) * depth})).parts for depth in (2, 8)
+        )
+        grown = {part for part, size in asdict(deep).items() if size > asdict(shallow)[part]}
+        assert grown <= {"weight_gradients", "found"}, field
+
+
+def test_cross_attention_works_on_the_groups_and_pieces_of_the_layer() -> None:
+    for cross, rows in itertools.product(("full", "lsh"), (1, 3)):
+        work = replace(make_both(500, 700, embed_dim=16, cross_attention=cross), rows=rows)
+        work = replace(work, budget=Budget(head_elements=20000, cross_scores=100_000, cross_gathered=100_000))
+        model = EncoderDecoder(work.model, work.budget)
+        layer, group = model.stack.blocks[0].cross_attention, cross_group(work)
+        x, memory = torch.zeros(rows, 500, 16), torch.zeros(rows, 700, 16)
+        slices = layer._groups(x, Source(memory))
+        assert slices[0] == slice(0, group.heads)
+        heads = SourceHeads(*(torch.zeros(rows, 700, group.heads, 4) for _ in range(2)))
+        pieces = list(layer._pieces(x, heads))
+        assert pieces[0] == slice(0, group.tokens)
+
+
+@pytest.mark.parametrize(
+    ("limit", "changes"),
+    [
+        ("head_elements", {"source": 1 << 16, "embed_dim": 64, "num_heads": 8, "head_dim": 64}),
+        ("cross_gathered", {"cross_attention": "lsh", "source": 4096, "lsh_window": 256}),
+        ("cross_scores", {"attention_dropout": 0.1, "source": 4096}),
+    ],
+)
+def test_each_limit_of_cross_attention_saves_where_it_rules(limit: str, changes: dict[str, Any]) -> None:
+    whole = make_both(1024, **{"encoder_layers": ("local",), "feed_forward_dim": 16, **changes})
+    halved = replace(whole, budget=replace(whole.budget, **{limit: getattr(whole.budget, limit) // 4}))
+    assert step_memory(halved).parts.total < step_memory(whole).parts.total
+
+
+def test_a_source_goes_with_an_encoder() -> None:
+    with pytest.raises(ValueError, match=r"source_tokens = 0 with model\.encoder_layers"):
+        make_both(source=0)
+    with pytest.raises(ValueError, match=r"source_tokens = 5 with model\.encoder_layers"):
+        replace(make_work(), source_tokens=5)
+
+
+@pytest.mark.parametrize("field", ["encoder_layers", "cross_attention"])
+def test_kinds_of_an_encoder_decoder_that_are_not_counted_are_refused(field: str) -> None:
+    work = make_both()
+    value = ("mean",) if field == "encoder_layers" else "mean"
+    with pytest.raises(ValueError, match=rf"model\.{field} = .* is not in the memory formula"):
+        step_memory(replace(work, model=work.model.model_copy(update={field: value})))
 
 
 def test_the_peak_is_the_largest_moment() -> None:

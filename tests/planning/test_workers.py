@@ -56,5 +56,18 @@ def test_what_is_not_counted_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert refusal(monkeypatch, 1, model__attention_kernel="plain") == ""
 
 
+def test_a_long_source_is_told_and_halved_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = {"model__encoder_layers": "local,lsh", "model__max_source_length": 1 << 20, "objective__name": "pairs"}
+    lengths = {"data__sequence_length": 4096, "data__source_length": 1 << 20}
+    told = refusal(monkeypatch, 4, **model, **lengths)
+    assert told.startswith("data.sequence_length = 4096 with data.source_length = 1048576: a step of 1 workers takes")
+    words = told.partition("; ")[2].split()
+    halved = {"data__sequence_length": int(words[2]), "data__source_length": int(words[6])}
+    assert halved["data__source_length"] == 256 * halved["data__sequence_length"]
+    assert refusal(monkeypatch, 4, **model, **halved) == ""
+    doubled = {name: 2 * length for name, length in halved.items()}
+    assert refusal(monkeypatch, 4, **model, **doubled) != ""
+
+
 def test_a_model_that_is_too_large_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "; a smaller model works" in refusal(monkeypatch, 0.001)

@@ -19,6 +19,18 @@ def test_every_layer_and_every_other_setting_is_there() -> None:
     assert sorted(bar.get_width() for bar in others.patches) == [0.5, 0.7, 0.75]
 
 
+def test_layers_of_an_encoder_have_their_own_lines() -> None:
+    curves = {
+        "hashing/encoder_layer_1/caught": [(50, 0.4)],
+        "hashing/layer_1/caught": [(50, 0.6)],
+        "hashing/layer_10/caught": [(50, 0.7)],
+        "hashing/caught": [(50, 0.5)],
+    }
+    caught, _, others = health_picture(curves).axes
+    assert [line.get_label() for line in caught.lines] == ["layer 1", "layer 10", "encoder layer 1"]
+    assert [bar.get_width() for bar in others.patches if bar.get_width()] == [0.6, 0.7, 0.4]
+
+
 def test_what_was_not_measured_has_no_legend() -> None:
     caught, occupancy, _ = health_picture({"hashing/layer_1/caught": [(50, 0.4)]}).axes
     assert caught.get_legend() is not None

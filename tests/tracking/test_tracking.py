@@ -30,6 +30,21 @@ def make_config(storage: Path, **changes: object) -> Config:
     return load_config(None, {"train.storage": str(storage), **changes})
 
 
+def test_numbers_of_an_encoder_stand_beside_the_decoders(storage: Path) -> None:
+    sizes = {
+        "model.max_length": 4096,
+        "model.max_source_length": 1 << 15,
+        "data.source_length": 8192,
+        "train.batch_size": 2,
+    }
+    assert runs.derived(make_config(storage, **{"model.encoder_layers": "lsh", **sizes})) == {
+        "derived.num_buckets": 128,
+        "derived.tokens_a_step": 8192,
+        "derived.source_num_buckets": 1024,
+        "derived.source_tokens_a_step": 16384,
+    }
+
+
 def test_run_holds_the_whole_configuration(storage: Path) -> None:
     config = make_config(storage, **{"model.layers": "local,lsh", "train.run_name": "mine"})
     parent = runs.start(config)
@@ -40,6 +55,7 @@ def test_run_holds_the_whole_configuration(storage: Path) -> None:
     assert found.data.params["optimizer.learning_rate"] == "0.001"
     assert (found.data.params["model.num_buckets"], found.data.params["derived.num_buckets"]) == ("None", "128")
     assert len(found.data.params) > 60
+    assert not any(name.startswith("derived.source") for name in found.data.params)
     assert found.data.tags["mlflow.parentRunId"] == parent.id
     assert (found.info.run_name, found.info.status) == ("mine", "FINISHED")
     assert found.info.artifact_uri.startswith(f"file://{storage}")

@@ -1,4 +1,4 @@
-"""The memory formula against measured steps: width, depth, length, heads, rounds, rows, dtype, workers and exchanges.
+"""The memory formula against measured steps: width, depth, length, heads, rounds, rows, dtype, workers, exchanges, sources.
 
 In: a size, which changes nothing. Out: a table and a CSV file: what the formula predicts of each shape and what a step took,
 in processes of their own: the most that the largest worker held during the forward and backward pass above what it held
@@ -24,6 +24,8 @@ import torch.distributed as dist
 
 from reformer_dist.benchmarks.process_memory import MIB, restart_peak, status_mib
 from reformer_dist.config import Config, load_config
+from reformer_dist.model.choice import make_model
+from reformer_dist.model.encoder_decoder import EncoderDecoder, SourceTokens
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
@@ -54,7 +56,7 @@ class Peak:
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
     """Print the table; write peaks.csv into `output`."""
-    peaks = measure_peaks(shapes())
+    peaks = measure_peaks(shapes() | encoder_decoder_shapes())
     print(table(peaks))
     output.mkdir(parents=True, exist_ok=True)
     print(write(output, peaks))
@@ -68,11 +70,12 @@ def _config(
     exchange: Mapping[str, Any] | None = None,
     rows: int = 1,
     dtype: str = "float32",
+    source: int | None = None,
 ) -> Config:
     base = {"num_heads": 2, "feed_forward_dim": 512, "embed_dim": 128, "layers": "local,lsh", "max_length": length}
     tree = {
-        "data": {"sequence_length": length},
-        "model": {**base, **model},
+        "data": {"sequence_length": length, "source_length": source},
+        "model": {**base, **model, "max_source_length": source},
         "parallel": {"sequence_shards": workers, **(exchange or {})},
         "train": {"workers": workers, "batch_size": rows, "micro_batch_size": rows, "dtype": dtype},
     }
@@ -100,6 +103,25 @@ def shapes() -> dict[str, Config]:
         "4 workers, buckets": _config(16384, wide, workers=4, exchange={"attention": "buckets"}),
         "4 workers, both": _config(16384, wide, workers=4, exchange={"attention": "both", "head_shards": 2}),
     }
+
+
+def encoder_decoder_shapes() -> dict[str, Config]:
+    """Models with an encoder: either cross-attention, longer sources, longer targets, depth, rows, dropout, workers."""
+    found: dict[str, Config] = {}
+    deep, wide = ",".join(["local", "lsh"] * 4), {"num_heads": 4, "head_dim": 64, "embed_dim": 64, "layers": "local"}
+    for cross in ("full", "lsh"):
+        model = {"encoder_layers": "local,lsh", "cross_attention": cross}
+        found |= {
+            f"{cross}, 16,384 to 2,048": _config(2048, model, source=16384),
+            f"{cross}, 1,024 to 16,384": _config(16384, model, source=1024),
+            f"{cross}, 2 layers": _config(4096, model, source=4096),
+            f"{cross}, 8 layers": _config(4096, {**model, "layers": deep, "encoder_layers": deep}, source=4096),
+            f"{cross}, heads by turns": _config(1024, {**model, **wide, "encoder_layers": "local"}, source=65536),
+            f"{cross}, 4 rows": _config(1024, model, rows=4, source=2048),
+            f"{cross}, dropout": _config(2048, {**model, "attention_dropout": 0.1, "hidden_dropout": 0.1}, source=8192),
+            f"{cross}, 2 workers": _config(8192, model, workers=2, exchange={"attention": "buckets"}, source=16384),
+        }
+    return found
 
 
 def measure_peaks(configs: Mapping[str, Config]) -> list[Peak]:
@@ -173,25 +195,40 @@ def _work(rank: int, config: Config, store: str, sender: Connection) -> None:
     if workers > 1:
         dist.init_process_group("gloo", f"file://{store}", _TIMEOUT, workers, rank)
     topology = make_topology(config)
-    model = ReformerLM(config.model).train()
+    model = make_model(config.model).train()
     if config.train.dtype == "float64":
         model = model.double()
     parallelize(model, topology)
-    length = config.data.sequence_length // workers
-    _step(model, config, topology, min(_WARM_UP, length))
+    length, source = config.data.sequence_length // workers, config.data.longest_source // workers
+    _step(model, config, topology, min(_WARM_UP, length), min(_WARM_UP, source))
     model.zero_grad()
     if workers > 1:
         dist.barrier()
     before = restart_peak()
-    _step(model, config, topology, length)
+    _step(model, config, topology, length, source)
     sender.send(status_mib("VmHWM") - before)
     if workers > 1:
         dist.barrier()
 
 
-def _step(model: ReformerLM, config: Config, topology: Topology, length: int) -> None:
+def _step(
+    model: ReformerLM | EncoderDecoder, config: Config, topology: Topology, length: int, source_length: int
+) -> None:
     generator = torch.Generator().manual_seed(topology.shard)
-    shape = (2, config.train.micro_batch_size, length)
-    tokens_BT, labels_BT = torch.randint(config.model.vocab_size, shape, generator=generator)
-    loss_sum, _ = model.loss(tokens_BT, labels_BT, first_position=topology.shard * length)
+    shape, vocab_size = (config.train.micro_batch_size, length), config.model.vocab_size
+    tokens_BT, labels_BT = torch.randint(vocab_size, (2, *shape), generator=generator)
+    first = topology.shard * length
+    if isinstance(model, EncoderDecoder):
+        read_BS = torch.randint(vocab_size, (shape[0], source_length), generator=generator)
+        place = topology.shard * source_length
+        source = SourceTokens(read_BS, _positions(read_BS, place), torch.zeros_like(read_BS), place)
+        where = (_positions(tokens_BT, first), torch.zeros_like(tokens_BT))
+        loss_sum, _ = model.loss(source, tokens_BT, labels_BT, *where, first_position=first)
+    else:
+        loss_sum, _ = model.loss(tokens_BT, labels_BT, first_position=first)
     (loss_sum / labels_BT.numel()).backward()
+
+
+def _positions(tokens_BT: torch.Tensor, first: int) -> torch.Tensor:
+    """Of each token in its sequence, int64, as training has them."""
+    return torch.arange(first, first + tokens_BT.shape[1]).expand_as(tokens_BT)

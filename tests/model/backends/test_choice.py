@@ -88,6 +88,17 @@ def test_what_is_not_built_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
             f"attention of local layers: {BUILT} | attention of lsh layers: plain: {PAPER}; {NO_DROPOUT}",
         ),
         ({"attention_kernel": "plain"}, "attention of local and lsh layers: plain: model.attention_kernel = plain"),
+        (
+            {"encoder_layers": ("full", "local")},
+            "attention of the encoder's full layers: torch's scaled_dot_product_attention | attention of the encoder's "
+            f"local layers: {BUILT} | attention of the decoder's local and lsh layers: {BUILT} | "
+            "full cross-attention: torch's scaled_dot_product_attention",
+        ),
+        (
+            {"encoder_layers": ("lsh",), "layers": ("local",), "cross_attention": "lsh"},
+            f"attention of the encoder's lsh layers: {BUILT} | attention of the decoder's local layers: {BUILT} | "
+            "lsh cross-attention: plain torch",
+        ),
     ],
 )
 def test_a_models_choice_is_one_line(settings: dict[str, Any], words: str) -> None:

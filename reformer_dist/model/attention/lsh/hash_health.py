@@ -1,9 +1,10 @@
 """Hash health: how evenly LSH spreads the tokens, and how much of exact attention its rounds catch, a layer at a time.
 
-In: the queries-keys and buckets of LSH layers in `window` mode, which an observer is shown in an evaluation. Out: metrics by
-layer. For a few queries, drawn once for all, every key of the sequence is scored exactly; the attention mass of the keys
-that the hash rounds show a query is what they *catch*. The same queries tell what other settings would catch: tokens are
-hashed once more under those, with the layer's own rotations where it has enough of them.
+In: the queries-keys and buckets of self-attention's LSH layers in `window` mode, which an observer is shown in an
+evaluation. Out: metrics by layer, an encoder's apart from a decoder's. For a few queries, drawn once for all, every key of
+the sequence is scored exactly; the attention mass of the keys that the hash rounds show a query is what they *catch*. The
+same queries tell what other settings would catch: tokens are hashed once more under those, with the layer's own rotations
+where it has enough of them.
 
 Legend: B batch, t tokens of this shard, T of the whole sequence, H heads, D head dimension, R hash rounds, S sampled
 queries, N real tokens.
@@ -13,6 +14,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from reformer_dist.model.backends.description import PADDING, unit_keys
 from reformer_dist.model.randomness import Use, make_key
 
 NUM_QUERIES = 64
+
+STACKS = ("", "encoder_")
+"""Before a layer's number in the names of its metrics: of the stack that writes, and of an encoder."""
 
 NAMES = (
     "occupancy_entropy",
@@ -53,46 +58,55 @@ class HashHealth:
     """Collects what it is shown; each layer and head once, in the first sequence that passes."""
 
     def __init__(self, num_layers: int) -> None:
-        self._sums = torch.zeros(num_layers, len(NAMES), 2, dtype=torch.float64)
-        self._seen: set[tuple[int, int]] = set()
+        """Of stacks of up to `num_layers` layers."""
+        self._sums = torch.zeros(len(STACKS), num_layers, len(NAMES), 2, dtype=torch.float64)
+        self._seen: set[tuple[int, int, int]] = set()
         self.seconds = 0.0
         """Time that measuring has taken."""
 
-    def see(self, kind: LSHKind, hashed: Hashed) -> None:
-        """Measure the first sequence of a batch."""
-        place = (kind.layer, hashed.context.first_head)
+    def see(self, kind: LSHKind, hashed: Hashed, stack: int = 0) -> None:
+        """Measure the first sequence of a batch, in a layer of STACKS[stack]."""
+        place = (stack, kind.layer, hashed.context.first_head)
         if place in self._seen:
             return
         self._seen.add(place)
         start = time.perf_counter()
         with torch.no_grad(), torch.autocast(hashed.qk_BTHD.device.type, enabled=False):
             for name, (total, count) in _measure(kind, hashed).items():
-                self._sums[kind.layer, NAMES.index(name)] += torch.stack([total, count]).double().cpu()
+                self._sums[stack, kind.layer, NAMES.index(name)] += torch.stack([total, count]).double().cpu()
         self.seconds += time.perf_counter() - start
 
     def sums(self) -> Tensor:
-        """Sum and count behind every mean, [layers, NAMES, 2] float64; those of several workers may be added."""
+        """Sum and count behind every mean, [STACKS, layers, NAMES, 2] float64; those of several workers may be added."""
         return self._sums
 
 
 def metrics(sums: Tensor) -> dict[str, float]:
-    """Means by name, `hashing/layer_1/caught`, and over all layers, `hashing/caught`; what was not measured is left out."""
+    """Means by name: `hashing/layer_1/caught`, of an encoder `hashing/encoder_layer_1/caught`, over all `hashing/caught`.
+
+    What was not measured is left out.
+    """
     found: dict[str, float] = {}
-    for layer, values in enumerate(sums.tolist()):
-        found |= {f"hashing/layer_{layer}/{name}": s / n for name, (s, n) in zip(NAMES, values, strict=True) if n}
-    overall = sums.sum(0).tolist()
+    for stack, layers in zip(STACKS, sums.tolist(), strict=True):
+        for layer, values in enumerate(layers):
+            prefix = f"hashing/{stack}layer_{layer}"
+            found |= {f"{prefix}/{name}": s / n for name, (s, n) in zip(NAMES, values, strict=True) if n}
+    overall = sums.sum((0, 1)).tolist()
     return found | {f"hashing/{name}": s / n for name, (s, n) in zip(NAMES, overall, strict=True) if n}
 
 
 @contextmanager
 def observed(model: nn.Module) -> Iterator[HashHealth]:
     """Measure the model's LSH layers in `window` mode during a block."""
-    layers = [module for module in model.modules() if isinstance(module, Attention)]
-    kinds = [group.kind for layer in layers for group in layer.head_groups]
-    measured = [kind for kind in kinds if isinstance(kind, LSHKind) and kind.config.lsh_mode == "window"]
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Attention)]
     health = HashHealth(len(layers))
-    for kind in measured:
-        kind.observer = health.see
+    measured: list[LSHKind] = []
+    for name, layer in layers:
+        see = partial(health.see, stack=int("encoder" in name.split(".")))
+        for kind in (group.kind for group in layer.head_groups):
+            if isinstance(kind, LSHKind) and kind.config.lsh_mode == "window":
+                kind.observer = see
+                measured.append(kind)
     try:
         yield health
     finally:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer_dist import ModelConfig, ReformerLM
+from reformer_dist import EncoderDecoder, ModelConfig, ReformerLM
 from reformer_dist.model.attention.exchange import NoExchange
 from reformer_dist.model.attention.lsh import hash_health
 from reformer_dist.model.attention.lsh.attention import lsh_attention
@@ -161,13 +161,32 @@ def test_a_model_is_observed_without_being_changed() -> None:
     assert {name.split("/")[1] for name in found if name.count("/") == 2} == {"layer_1", "layer_3"}
     both = [found[f"hashing/layer_{layer}/caught"] for layer in (1, 3)]
     counts = health.sums()[
-        [1, 3], hash_health.NAMES.index("caught"), 1
+        0, [1, 3], hash_health.NAMES.index("caught"), 1
     ].tolist()  # a query that sees nothing is left out
     mean = sum(value * count for value, count in zip(both, counts, strict=True)) / sum(counts)
     assert found["hashing/caught"] == pytest.approx(mean, rel=1e-12)
     assert hash_health.metrics(nothing.sums()) == {}
     model(tokens)
     assert torch.equal(health.sums(), first)
+
+
+def test_layers_of_an_encoder_are_told_apart() -> None:
+    """What is measured of each is what the model measures of it when it is the only one that is observed."""
+    config = ModelConfig(
+        embed_dim=16, num_heads=2, feed_forward_dim=16, layers=("lsh", "lsh"), encoder_layers=("local", "lsh")
+    )
+    model = EncoderDecoder(config).eval()
+    source, tokens = torch.randint(256, (2, 1, 150), generator=torch.Generator().manual_seed(4))
+    parts = {"": model, "encoder_": model.encoder}
+    found = {}
+    for name, part in parts.items():
+        with torch.no_grad(), hash_health.observed(part) as health:
+            model(source, tokens)
+        found[name] = hash_health.metrics(health.sums())
+    together = {name for name in found[""] if name.count("/") == 2}
+    assert {name.split("/")[1] for name in together} == {"layer_0", "layer_1", "encoder_layer_1"}
+    layer = found["encoder_"]["hashing/layer_1/caught"]
+    assert found[""]["hashing/encoder_layer_1/caught"] == layer != found[""]["hashing/layer_1/caught"]
 
 
 def test_chunked_layers_are_not_measured() -> None:
