@@ -69,9 +69,8 @@ def written(
 
 def search_of(options: GenerationConfig, num_symbols: int) -> Search:
     """How texts are written from sources; the likeliest ones, of any length, where the options do not say."""
-    given = options.model_fields_set
     sampling = Sampling(
-        options.temperature if "temperature" in given else 0.0,
+        options.temperature or 0.0,
         options.top_k,
         options.top_p,
         options.min_p,
@@ -79,8 +78,7 @@ def search_of(options: GenerationConfig, num_symbols: int) -> Search:
         options.repetition_window,
         num_symbols,
     )
-    num_tokens = options.num_tokens if "num_tokens" in given else None
-    return Search(options.num_beams, options.length_penalty, sampling, options.seed, num_tokens)
+    return Search(options.num_beams, options.length_penalty, sampling, options.seed, options.num_tokens)
 
 
 def source_of(tokenizer: Tokenizer, text: str) -> Tensor:

@@ -151,7 +151,7 @@ def write(
     """
     rows = [_row(model, tokenizer, prompt, options) for prompt in prompts]
     sampling = Sampling(
-        options.temperature,
+        1.0 if options.temperature is None else options.temperature,
         options.top_k,
         options.top_p,
         options.min_p,
@@ -163,7 +163,7 @@ def write(
         batch = slice(first, first + options.batch_size)
         texts = [_Text(tokenizer, row.tolist(), options.stop) for row in rows[batch]]
         try:
-            steps = stream(model, rows[batch], options.num_tokens, sampling, options.seed, read)
+            steps = stream(model, rows[batch], options.added_tokens, sampling, options.seed, read)
         except ValueError as error:  # a model that cannot be decoded
             raise ConfigError(str(error)) from None
         show(prompts[first])
@@ -227,7 +227,7 @@ def _row(model: ReformerLM, tokenizer: Tokenizer, prompt: str, options: Generati
     """A prompt's tokens."""
     try:
         row = encoded(tokenizer, prompt, options.prefix)
-        check_prompt(model, row, options.num_tokens)
+        check_prompt(model, row, options.added_tokens)
     except ValueError as error:
         raise ConfigError(f"generation.prompt = {_short(prompt)!r}: {error}") from None
     return row

@@ -24,12 +24,12 @@ class GenerationConfig(Section):
     """Prompts of a file that are continued at a time."""
     workers: PositiveInt = 1
     """Processes that read a long prompt together, each on one CPU with a shard of it; one of them then goes on alone."""
-    num_tokens: PositiveInt = 256
-    """Tokens to add. A model with an encoder ends by itself, at twice its source and 64 tokens at most if this is not given."""
+    num_tokens: PositiveInt | None = None
+    """Tokens to add, by default 256. A model with an encoder ends by itself, with these at most, by default with twice its source's and 64."""
     stop: tuple[str, ...] = ()
     """Texts, separated by commas, before which a continuation ends."""
-    temperature: NonNegativeFloat = 1.0
-    """Divides the logits; 0 always takes the likeliest token."""
+    temperature: NonNegativeFloat | None = None
+    """Divides the logits; 0 always takes the likeliest token. By default 1, but 0 of a model with an encoder."""
     top_k: PositiveInt | None = None
     """Sample among the k likeliest tokens only."""
     top_p: float = Field(1.0, gt=0.0, le=1.0)
@@ -47,11 +47,16 @@ class GenerationConfig(Section):
     length_penalty: NonNegativeFloat = 1.0
     """With beams: they are compared by log probability / ((5 + tokens) / 6)^length_penalty; more likes longer texts."""
 
+    @property
+    def added_tokens(self) -> int:
+        """Tokens to add to a prompt, given or not."""
+        return 256 if self.num_tokens is None else self.num_tokens
+
     def problems(self) -> Iterator[str]:
         """What does not fit together among the fields."""
         if {"prompt", "prompts"} <= self.model_fields_set and self.prompts is not None:
             yield f"generation.prompts = {self.prompts} stands instead of generation.prompt; leave out one of them"
-        if self.num_beams > 1 and "temperature" in self.model_fields_set and self.temperature > 0:
+        if self.num_beams > 1 and self.temperature:
             yield f"generation.num_beams = {self.num_beams} does not go with generation.temperature = {self.temperature}; leave out one of them"
         if "" in self.stop:
             yield "generation.stop has an empty text, which stands everywhere; leave it out"
