@@ -26,8 +26,8 @@ def encoder_weights(model: ModelConfig) -> int:
 
 
 def matrix_weights(model: ModelConfig) -> int:
-    """Parameters of the matrices that Muon trains: those of the layers of the stack that writes."""
+    """Parameters of the matrices that Muon trains: those of all layers."""
     inner, E, F = model.num_heads * model.head_width, model.embed_dim, model.feed_forward_dim
-    cross = 4 if model.encoder_layers else 0
-    num_wide = 3 if model.gated else 2
-    return sum((num_projections(kind) + 1 + cross) * inner * E + num_wide * E * F for kind in model.layers)
+    num_wide, layers = (3 if model.gated else 2), (*model.encoder_layers, *model.layers)
+    cross = 4 * len(model.layers) * inner * E if model.encoder_layers else 0
+    return cross + sum((num_projections(kind) + 1) * inner * E + num_wide * E * F for kind in layers)

@@ -1,6 +1,7 @@
 """Muon in one process against torch's, what it does to which weights, and who owns a matrix."""
 
 import math
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -10,7 +11,7 @@ from torch.optim import _muon
 
 from reformer_dist.checkpoints import optimizer_state
 from reformer_dist.config import ModelConfig, OptimizerConfig
-from reformer_dist.model.reformer import ReformerLM
+from reformer_dist.model.choice import make_model
 from reformer_dist.training.engine.matrix_exchange import choose_owners
 from reformer_dist.training.engine.muon import Muon, orthogonalize
 from reformer_dist.training.engine.optimizer import make_optimizer
@@ -78,14 +79,23 @@ def test_steps_are_torchs_but_for_its_rounding(shape: tuple[int, int]) -> None:
             torch.testing.assert_close(ours, rounded, rtol=0, atol=atol)
 
 
-def test_only_matrices_of_layers_have_muons_state() -> None:
-    model = ReformerLM(ModelConfig(embed_dim=16, num_heads=2, feed_forward_dim=32, max_length=16, num_buckets=4))
+@pytest.mark.parametrize("encoder_layers", [(), ("local",)])
+def test_only_matrices_of_layers_have_muons_state(encoder_layers: tuple[Any, ...]) -> None:
+    """An encoder's too."""
+    sizes: dict[str, Any] = {
+        "embed_dim": 16,
+        "num_heads": 2,
+        "feed_forward_dim": 32,
+        "max_length": 16,
+        "num_buckets": 4,
+    }
+    model = make_model(ModelConfig(encoder_layers=encoder_layers, **sizes))
     optimizer = make_optimizer(model, OptimizerConfig(name="muon"), lambda: optimizer_state.whole(model))
     for weight in model.parameters():
         weight.grad = torch.ones_like(weight)
     optimizer.step()
     for name, weight in model.named_parameters():
-        of_muon = name.startswith("stack.") and weight.ndim == 2
+        of_muon = name.startswith(("stack.", "encoder.stack.")) and weight.ndim == 2
         assert set(optimizer.state[weight]) == (
             {"momentum_buffer"} if of_muon else {"step", "exp_avg", "exp_avg_sq"}
         ), name

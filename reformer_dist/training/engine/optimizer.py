@@ -71,4 +71,5 @@ def make_optimizer(
 
 
 def _is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return name.startswith("stack.") and parameter.ndim == 2 and parameter.requires_grad
+    is_of_layer = name.removeprefix("encoder.").startswith("stack.")
+    return is_of_layer and parameter.ndim == 2 and parameter.requires_grad
