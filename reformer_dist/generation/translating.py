@@ -39,9 +39,14 @@ def translate(
         batch_size: sources that are encoded and written from at a time.
 
     Raises:
-        ValueError: a source that is too long, or that the tokenizer does not take; an option out of range.
+        ValueError: a model without an encoder; a source that is too long, or that the tokenizer does not take; an option out
+            of range.
 
     """
+    if not isinstance(model, EncoderDecoder):
+        raise ValueError(
+            f"model.encoder_layers are none of this {type(model).__name__}, which can only go on with a text: generate works"
+        )
     tokenizer = model.tokenizer
     sampling = Sampling(temperature, top_k, top_p, num_symbols=tokenizer.vocab_size)
     search = Search(num_beams, length_penalty, sampling, seed, num_tokens)

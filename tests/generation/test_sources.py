@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from reformer_dist import EncoderDecoder
+from reformer_dist import EncoderDecoder, translate
 from reformer_dist.generation.decoding import Decoder
 from reformer_dist.generation.sampling import Sampling
 from reformer_dist.generation.writing_from_sources import Search, write_from
-from tests.model.models import OPTIONS, VOCABULARY, draw_tokens, make_encoder_decoder
+from tests.model.models import OPTIONS, VOCABULARY, draw_tokens, make_encoder_decoder, make_model
 
 LENGTH = 45
 END = 0
@@ -111,5 +111,8 @@ def test_what_cannot_be_written_from_is_told() -> None:
         write_from(model, [draw_tokens(97, batch=1)[0]], END, Search())
     with pytest.raises(ValueError, match="must be \\[S\\] with at least one token"):
         write_from(model, [draw_tokens(1, batch=1)[0][:0]], END, Search())
+    language_model: Any = make_model()
+    with pytest.raises(ValueError, match=r"model\.encoder_layers are none of this ReformerLM"):
+        translate(language_model, ["one"])
     with pytest.raises(ValueError, match=r"num_beams = 4 does not go with temperature = 1\.0; 0 works"):
         Search(4, sampling=Sampling())
