@@ -1,7 +1,7 @@
 """How much exists at a time: the limits of everything that is worked on in pieces.
 
 In: nothing, or a model's configuration. Out: one frozen object that whoever makes layers and exchanges hands to them. No
-other file has such a limit, and what a training step takes follows from them (`planning/memory.py`).
+other file has such a limit, and what a training step takes follows from them (`planning/memory/formula.py`).
 
 What is not here: tiles and panels of the compiled kernels and of Triton's, which are chosen for registers and caches and
 take kilobytes.

@@ -8,8 +8,8 @@ import torch
 from reformer_dist.config import Config
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.known import Known
-from reformer_dist.planning.memory import held_memory, step_memory, update_memory
-from reformer_dist.planning.parts import Work
+from reformer_dist.planning.memory.formula import held_memory, step_memory, update_memory
+from reformer_dist.planning.memory.parts import Work
 
 WORKERS_PER_CORE = 4
 """Workers that may share a core; those of an elastic training have one each, so that Ray can count them."""

@@ -29,8 +29,8 @@ from reformer_dist.model.encoder_decoder import EncoderDecoder, SourceTokens
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
-from reformer_dist.planning.memory import Moment, step_memory
-from reformer_dist.planning.parts import Work
+from reformer_dist.planning.memory.formula import Moment, step_memory
+from reformer_dist.planning.memory.parts import Work
 
 _TIMEOUT = timedelta(minutes=5)
 _WARM_UP = 2048

@@ -6,9 +6,9 @@ import pytest
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
-from reformer_dist.planning.fitting import fit_budget
-from reformer_dist.planning.memory import step_memory
-from reformer_dist.planning.parts import Work
+from reformer_dist.planning.memory.fitting import fit_budget
+from reformer_dist.planning.memory.formula import step_memory
+from reformer_dist.planning.memory.parts import Work
 
 MODEL = ModelConfig(layers=("local", "lsh"), vocab_size=4096)
 WORK = Work(MODEL, Budget.of(MODEL), 4096)

@@ -1,8 +1,8 @@
 """How many parameters a model has, and how many of them which optimizer trains; from its configuration."""
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.planning.cross_memory import cross_weights
-from reformer_dist.planning.layer_memory import (
+from reformer_dist.planning.memory.cross import cross_weights
+from reformer_dist.planning.memory.layers import (
     norm_weights,
     num_projections,
     output_weights,

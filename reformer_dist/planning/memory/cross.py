@@ -11,9 +11,9 @@ import math
 from typing import NamedTuple
 
 from reformer_dist.config import ModelConfig
-from reformer_dist.planning.attention_memory import bucket_bytes
-from reformer_dist.planning.layer_memory import INDEX, norm_weights
-from reformer_dist.planning.parts import Parts, Work
+from reformer_dist.planning.memory.attention import bucket_bytes
+from reformer_dist.planning.memory.layers import INDEX, norm_weights
+from reformer_dist.planning.memory.parts import Parts, Work
 
 _HASHING = 3
 """Tensors of int64 that exist at a time where keys are sorted, or dropout's draws are made."""

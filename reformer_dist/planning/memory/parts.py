@@ -1,6 +1,6 @@
 """The words of the memory formula: what a worker works on, and a moment's bytes by what they are.
 
-In: sizes. Out: `Work` and `Parts`, which `layer_memory.py` and `attention_memory.py` speak and `memory.py` adds up.
+In: sizes. Out: `Work` and `Parts`, which `layers.py`, `attention.py` and `cross.py` speak and `formula.py` adds up.
 """
 
 from collections.abc import Iterable

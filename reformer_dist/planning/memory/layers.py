@@ -8,7 +8,7 @@ counted for GELU. Legend: E model dimension, F feed-forward width, V vocabulary,
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.kinds import KINDS
-from reformer_dist.planning.parts import Parts, Work
+from reformer_dist.planning.memory.parts import Parts, Work
 
 INDEX = 8
 """Bytes of an int64."""

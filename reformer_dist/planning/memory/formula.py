@@ -15,9 +15,9 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 from reformer_dist.config import Config, ModelConfig
-from reformer_dist.planning import attention_memory, cross_memory, layer_memory
-from reformer_dist.planning.parts import Parts, Work, largest
-from reformer_dist.planning.weights import matrix_weights, num_weights
+from reformer_dist.planning.memory import attention, cross, layers
+from reformer_dist.planning.memory.parts import Parts, Work, largest
+from reformer_dist.planning.memory.weights import matrix_weights, num_weights
 
 UNTRACKED = 2 * 2**20
 """What no tensor holds: panels that matrix products pack, of one thread, and pages of the heap that are part free."""
@@ -77,7 +77,7 @@ def moments(work: Work) -> Iterator[Moment]:
         yield from _moments_of_both(work)
         return
     always = _kept(work) + Parts(streams=_num_streams(work) * work.stream)
-    yield Moment("loss", always + largest(layer_memory.undo_loss(work)))
+    yield Moment("loss", always + largest(layers.undo_loss(work)))
     yield from _undone_stack(work, always, _done_by_loss(work.model), "")
     yield Moment("embeddings", always + Parts(weight_gradients=num_weights(work.model) * work.element))
 
@@ -91,21 +91,21 @@ def _moments_of_both(work: Work) -> Iterator[Moment]:
     model, size, encoder = work.model, work.element, work.of_encoder
     found = _kept(work) + _kept(encoder)
     for _ in model.layers:
-        found += cross_memory.found_by_cross(work)
+        found += cross.found_by_cross(work)
     target, source, both = work.stream, encoder.stream, work.stream + encoder.stream
     dropped = source if model.hidden_dropout else 0
     always = found + Parts(streams=3 * source + dropped + _num_streams(work) * target)
-    yield Moment("loss", always + largest(layer_memory.undo_loss(work)))
+    yield Moment("loss", always + largest(layers.undo_loss(work)))
     always += Parts(streams=source)  # the memory's gradient
     done = yield from _undone_stack(work, always, _done_by_loss(model), "decoder ")
-    done += layer_memory.position_weights(model)
+    done += layers.position_weights(model)
     # The gradient of the target's vectors is put into one of both sides' vectors.
     here = found + Parts(streams=4 * source + dropped + 3 * target + both, weight_gradients=done * size)
     yield Moment("decoder embeddings", here)
     always = found + Parts(streams=2 * target + both + source + dropped)
     here = always + Parts(streams=5 * source, weight_gradients=done * size)
-    yield Moment("encoder norm", here + cross_memory.undo_norm(work))
-    done += layer_memory.norm_weights(model, model.embed_dim)
+    yield Moment("encoder norm", here + cross.undo_norm(work))
+    done += layers.norm_weights(model, model.embed_dim)
     # Streams and their gradients are the graph's, until there are copies that may be changed.
     yield Moment("encoder streams", always + Parts(streams=8 * source, weight_gradients=done * size))
     yield from _undone_stack(encoder, always + Parts(streams=6 * source), done, "encoder ")
@@ -116,26 +116,26 @@ def _moments_of_both(work: Work) -> Iterator[Moment]:
 def _undone_stack(work: Work, always: Parts, done: int, whose: str) -> Generator[Moment, None, int]:
     """Undoing a stack's layers beside what is always there and `done` weights' gradients; returns how many are done then."""
     model, size = work.model, work.element
-    feed_forward = largest(layer_memory.undo_feed_forward(work))
+    feed_forward = largest(layers.undo_feed_forward(work))
     for layer, kind in reversed(list(enumerate(model.layers))):
         here = always + Parts(weight_gradients=done * size)
         yield Moment(f"{whose}layer {layer} feed-forward", here + feed_forward)
-        done += layer_memory.feed_forward_weights(model)
+        done += layers.feed_forward_weights(model)
         if model.encoder_layers:
             here = always + Parts(weight_gradients=done * size)
-            yield Moment(f"{whose}layer {layer} cross-attention", here + largest(cross_memory.undo_cross(work)))
-            done += cross_memory.cross_weights(model)
+            yield Moment(f"{whose}layer {layer} cross-attention", here + largest(cross.undo_cross(work)))
+            done += cross.cross_weights(model)
         here = always + Parts(weight_gradients=done * size)
         yield Moment(f"{whose}layer {layer} attention", here + largest(_undo_attention(work, kind)))
-        done += layer_memory.attention_weights(model, kind)
+        done += layers.attention_weights(model, kind)
     return done
 
 
 def _kept(work: Work) -> Parts:
     """What a stack's forward pass keeps for the backward pass beside the streams."""
-    kept = layer_memory.position_indices(work)
+    kept = layers.position_indices(work)
     for _ in range(work.model.layers.count("lsh")):
-        kept += attention_memory.found_by(work)
+        kept += attention.found_by(work)
     return kept
 
 
@@ -149,7 +149,7 @@ def _num_streams(work: Work) -> int:
 
 def _done_by_loss(model: ModelConfig) -> int:
     """Weights that have gradients once the loss has."""
-    return layer_memory.output_weights(model) + (model.vocab_size * model.embed_dim if model.tie_embeddings else 0)
+    return layers.output_weights(model) + (model.vocab_size * model.embed_dim if model.tie_embeddings else 0)
 
 
 def held_memory(config: Config) -> Held:
@@ -187,8 +187,8 @@ def _part(config: Config, total: int) -> int:
 
 def _undo_attention(work: Work, kind: str) -> list[Parts]:
     if kind == "local" and work.model.local_mode == "window":
-        return layer_memory.undo_local(work)
-    return attention_memory.undo_heads(work, kind)
+        return layers.undo_local(work)
+    return attention.undo_heads(work, kind)
 
 
 def _check(work: Work) -> None:

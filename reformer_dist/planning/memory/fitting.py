@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from reformer_dist.model.budget import Budget
-from reformer_dist.planning.memory import moments, step_memory
-from reformer_dist.planning.parts import Work
+from reformer_dist.planning.memory.formula import moments, step_memory
+from reformer_dist.planning.memory.parts import Work
 
 _SMALLEST = 32
 """No limit falls below this share of its default: pieces of 64 tokens still fill a matrix product."""

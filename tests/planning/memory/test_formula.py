@@ -15,11 +15,11 @@ from reformer_dist.model.choice import make_model
 from reformer_dist.model.context import Source
 from reformer_dist.model.encoder_decoder import EncoderDecoder
 from reformer_dist.model.reformer import ReformerLM
-from reformer_dist.planning.attention_memory import head_group
-from reformer_dist.planning.cross_memory import cross_group
-from reformer_dist.planning.memory import held_memory, moments, step_memory, update_memory
-from reformer_dist.planning.parts import Parts, Work
-from reformer_dist.planning.weights import matrix_weights, num_weights
+from reformer_dist.planning.memory.attention import head_group
+from reformer_dist.planning.memory.cross import cross_group
+from reformer_dist.planning.memory.formula import held_memory, moments, step_memory, update_memory
+from reformer_dist.planning.memory.parts import Parts, Work
+from reformer_dist.planning.memory.weights import matrix_weights, num_weights
 from reformer_dist.training.engine.optimizer import _is_layer_matrix
 
 SLOW = ("8 layers", "1,024 to 16,384")

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.backends.rules import window_rule
-from reformer_dist.planning.layer_memory import INDEX, attention_weights, num_convolved, num_projections, num_turned
-from reformer_dist.planning.parts import Parts, Work
+from reformer_dist.planning.memory.layers import INDEX, attention_weights, num_convolved, num_projections, num_turned
+from reformer_dist.planning.memory.parts import Parts, Work
 
 _ORDER = 4
 """Bytes of a token in an order, and of everything in a route: int32."""
