@@ -11,7 +11,7 @@ from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.preparation import plan_preparation
 from reformer_dist.data.preparing.vocabulary import planned_vocab_size
-from reformer_dist.data.reading.sources import list_files
+from reformer_dist.data.reading.finding.sources import list_files
 from reformer_dist.errors import ConfigError
 from reformer_dist.objectives.choice import OBJECTIVES, check_vocabulary, make_objective, needed_vocab_size
 from reformer_dist.planning import places

@@ -23,7 +23,7 @@ from reformer_dist.config import DataConfig, load_config
 from reformer_dist.data.feeding.loader import batches_from, training_dataset
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import Preparation, plan_preparation
-from reformer_dist.data.reading.sources import list_files
+from reformer_dist.data.reading.finding.sources import list_files
 from reformer_dist.objectives.choice import make_objective
 from reformer_dist.ray_session import ray_session
 

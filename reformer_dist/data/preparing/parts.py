@@ -19,8 +19,8 @@ from reformer_dist.data.preparing.documents import Documents
 from reformer_dist.data.preparing.manifest import TokenFile, file_name
 from reformer_dist.data.preparing.token_rows import TokenRows
 from reformer_dist.data.reading.files import StoreError
+from reformer_dist.data.reading.finding.sources import SourceFile
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import SourceFile
 from reformer_dist.data.tokenizers.choice import read_tokenizer
 from reformer_dist.storage.hashed_files import HashingFile
 from reformer_dist.storage.parquet import parquet_writer

@@ -20,12 +20,12 @@ from reformer_dist.data.preparing.manifest import MANIFEST, TEXT_SCHEMA, schema_
 from reformer_dist.data.preparing.parts import Part
 from reformer_dist.data.preparing.vocabulary import TRAINED, chosen_tokenizers, trained_tokenizers
 from reformer_dist.data.preparing.writing import complete_folder, write_corpus
-from reformer_dist.data.reading.chaff import Left
 from reformer_dist.data.reading.choice import READERS, SLICE_BYTES, gathered, recognise_all, slices_of
 from reformer_dist.data.reading.columns import Column, wanted_of
+from reformer_dist.data.reading.finding.chaff import Left
+from reformer_dist.data.reading.finding.sources import SourceFile, list_sources
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import SourceFile, list_sources
 from reformer_dist.data.tokenizers.choice import TOKENIZERS
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError

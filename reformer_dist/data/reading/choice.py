@@ -12,6 +12,7 @@ from reformer_dist.config.sections.data import DataConfig, FormatName
 from reformer_dist.data.reading.blanks import without_blanks
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.files import StoreError, read_head
+from reformer_dist.data.reading.finding.sources import Listing, SourceFile
 from reformer_dist.data.reading.kinds import arrays, arrow, csv, fasta, images, jsonl, parallel, parquet, text
 from reformer_dist.data.reading.lines import cut_records
 from reformer_dist.data.reading.reader import Reader
@@ -25,7 +26,6 @@ from reformer_dist.data.reading.recognition import (
 )
 from reformer_dist.data.reading.records import Record, Records
 from reformer_dist.data.reading.slices import RAW, FileSlice
-from reformer_dist.data.reading.sources import Listing, SourceFile
 from reformer_dist.errors import ConfigError
 
 READERS: dict[FormatName, Reader] = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.reading.columns import Wanted
+from reformer_dist.data.reading.finding.sources import Listing
 from reformer_dist.data.reading.records import Record, Records
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import Listing
 
 
 @dataclass(frozen=True)

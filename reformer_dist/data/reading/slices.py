@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from reformer_dist.config.sections.data import FormatName
 from reformer_dist.data.reading.files import BUFFER_BYTES, StoreError, open_bytes
-from reformer_dist.data.reading.sources import SourceFile
+from reformer_dist.data.reading.finding.sources import SourceFile
 from reformer_dist.data.tokenizers.tokenizer import BadDocument
 
 RAW = "raw"

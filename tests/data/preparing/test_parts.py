@@ -12,8 +12,8 @@ from reformer_dist.data.preparing import token_rows
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.preparing.parts import Part
 from reformer_dist.data.preparing.token_rows import ROW_TOKENS, TokenRows
+from reformer_dist.data.reading.finding.sources import SourceFile
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import SourceFile
 from reformer_dist.data.tokenizers.pixels import PixelTokenizer
 from reformer_dist.data.tokenizers.residues import AminoAcidTokenizer
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer

@@ -12,9 +12,9 @@ from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing import preparation as preparing
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation
-from reformer_dist.data.reading.chaff import Left
+from reformer_dist.data.reading.finding.chaff import Left
+from reformer_dist.data.reading.finding.sources import Listing, SourceFile
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import Listing, SourceFile
 from tests.corpora import prepare_here, write_documents
 
 DOCUMENTS = {f"{i:02d}.txt": bytes(97 + (i * k) % 26 for k in range(5 + 7 * i)) for i in range(30)}

@@ -22,12 +22,12 @@ from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.reading import choice, delimited
 from reformer_dist.data.reading.choice import read_records, recognise, slices_of
 from reformer_dist.data.reading.columns import wanted_of
+from reformer_dist.data.reading.finding.sources import SourceFile
 from reformer_dist.data.reading.kinds import csv as csv_reader
 from reformer_dist.data.reading.kinds import jsonl as jsonl_reader
 from reformer_dist.data.reading.kinds import text
 from reformer_dist.data.reading.records import one_by_one
 from reformer_dist.data.reading.slices import FileSlice
-from reformer_dist.data.reading.sources import SourceFile
 from reformer_dist.data.tokenizers.tokenizer import TEXT_CONTENT
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents

@@ -21,7 +21,7 @@ from reformer_dist.config import DataConfig, load_config
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.reading.choice import recognise
-from reformer_dist.data.reading.sources import list_sources
+from reformer_dist.data.reading.finding.sources import list_sources
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents
 

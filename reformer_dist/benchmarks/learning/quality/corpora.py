@@ -20,8 +20,8 @@ from reformer_dist.config import DataConfig
 from reformer_dist.data.preparing.documents import splits_of
 from reformer_dist.data.preparing.manifest import SPLITS
 from reformer_dist.data.reading.files import open_bytes, read_head
+from reformer_dist.data.reading.finding.sources import list_files
 from reformer_dist.data.reading.recognition import HEAD_BYTES, compression_in
-from reformer_dist.data.reading.sources import list_files
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.errors import ConfigError
 

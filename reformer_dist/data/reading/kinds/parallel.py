@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.contents import record_of
 from reformer_dist.data.reading.delimited import entries_of
+from reformer_dist.data.reading.finding.siblings import stem_and_column, with_siblings
 from reformer_dist.data.reading.reader import Reader
 from reformer_dist.data.reading.records import Record
-from reformer_dist.data.reading.siblings import stem_and_column, with_siblings
 from reformer_dist.data.reading.slices import RAW, FileSlice, not_utf8
 from reformer_dist.data.tokenizers.tokenizer import BadDocument
 

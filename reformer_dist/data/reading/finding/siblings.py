@@ -10,8 +10,8 @@ import pyarrow.fs as pafs
 
 from reformer_dist.config.sections.data import DataConfig
 from reformer_dist.data.reading.columns import Wanted, wanted_of
+from reformer_dist.data.reading.finding.sources import Listing, SourceFile, file_at
 from reformer_dist.data.reading.recognition import COMPRESSED_SUFFIXES
-from reformer_dist.data.reading.sources import Listing, SourceFile, file_at
 from reformer_dist.data.tokenizers.tokenizer import TEXT_CONTENT
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.stores import STORE_ERRORS, below, open_store, parted

@@ -5,7 +5,7 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from reformer_dist.data.reading.chaff import Left
+from reformer_dist.data.reading.finding.chaff import Left
 
 Keep = Callable[[str], bool]
 """Whether a path relative to the root is kept; a folder's ends in "/", and it is not entered otherwise."""

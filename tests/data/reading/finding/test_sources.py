@@ -7,7 +7,7 @@ import pytest
 
 from reformer_dist.config import load_config
 from reformer_dist.data.reading.files import read_head
-from reformer_dist.data.reading.sources import list_files, list_sources
+from reformer_dist.data.reading.finding.sources import list_files, list_sources
 from reformer_dist.errors import ConfigError
 from tests.corpora import prepare_here, write_documents
 
@@ -141,6 +141,6 @@ def test_a_folder_that_may_not_be_read_is_named(folder: Path, monkeypatch: pytes
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("reformer_dist.data.reading.walking.os.scandir", refuse)
+    monkeypatch.setattr("reformer_dist.data.reading.finding.walking.os.scandir", refuse)
     with pytest.raises(ConfigError, match=rf"^data\.sources = {folder}: .*Permission denied"):
         list_files([str(folder)])

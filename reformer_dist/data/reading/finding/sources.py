@@ -18,8 +18,8 @@ from typing import NamedTuple
 import pyarrow.fs as pafs
 from fsspec.utils import glob_translate
 
-from reformer_dist.data.reading.chaff import TABLES, Left, is_about_tables, is_chaff, is_hidden
-from reformer_dist.data.reading.walking import Keep, walk_folder
+from reformer_dist.data.reading.finding.chaff import TABLES, Left, is_about_tables, is_chaff, is_hidden
+from reformer_dist.data.reading.finding.walking import Keep, walk_folder
 from reformer_dist.errors import ConfigError
 from reformer_dist.storage.stores import STORE_ERRORS, Store, local_url, one_line, open_store, patiently, readable
 
