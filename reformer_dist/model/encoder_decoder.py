@@ -11,7 +11,6 @@ Legend: B batch, T tokens of this shard, S tokens of this shard of the source, E
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +22,10 @@ from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context, Source
 from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.layers.norm import norm_parameters, normalise
-from reformer_dist.model.layers.output import IGNORED
 from reformer_dist.model.layers.positions import make_positions
 from reformer_dist.model.reversible.recomputation import map_tokens
 from reformer_dist.model.reversible.stack import ReversibleStack
-from reformer_dist.model.token_model import TokenModel, checked_positions, drop_embeddings
+from reformer_dist.model.token_model import TokenModel, check_labels, checked_positions, drop_embeddings
 
 
 @dataclass(frozen=True)
@@ -173,14 +171,9 @@ class EncoderDecoder(TokenModel):
             first_position: see `forward`.
 
         """
-        if labels.shape != tokens.shape:
-            raise ValueError(f"labels {tuple(labels.shape)} must have the shape of tokens, {tuple(tokens.shape)}")
+        check_labels(labels, tokens)
         context = Context(documents, step, first_row, first_position, positions_BT=positions)
-        x_BTE, context = self._begin(source, tokens, context)
-        num_tokens = (labels != IGNORED).sum()
-        if self.config.tie_embeddings:
-            return self.output(*self.stack(x_BTE, x_BTE, context), labels), num_tokens
-        return self.stack.reduce(x_BTE, x_BTE, context, partial(self.output, labels_BT=labels)), num_tokens
+        return self._summed_loss(*self._begin(source, tokens, context), labels)
 
     @torch.no_grad()
     def encode(self, source: Tensor | SourceTokens) -> Source:

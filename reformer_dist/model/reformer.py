@@ -5,16 +5,13 @@ In: tokens [B, T], a whole sequence or one shard of it. Out: logits [B, T, V], o
 Legend: B batch, T tokens of this shard, E model dimension, V vocabulary.
 """
 
-from functools import partial
-
 from torch import Tensor
 
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.feed_forward import FeedForward
-from reformer_dist.model.layers.output import IGNORED
 from reformer_dist.model.reversible.stack import ReversibleStack
-from reformer_dist.model.token_model import TokenModel, checked_positions, drop_embeddings
+from reformer_dist.model.token_model import TokenModel, check_labels, checked_positions, drop_embeddings
 
 
 class ReformerLM(TokenModel):
@@ -84,14 +81,9 @@ class ReformerLM(TokenModel):
             first_position: see `forward`.
 
         """
+        check_labels(labels, tokens)
         context = Context(documents, step, first_row, first_position)
-        if labels.shape != tokens.shape:
-            raise ValueError(f"labels {tuple(labels.shape)} must have the shape of tokens, {tuple(tokens.shape)}")
-        num_tokens = (labels != IGNORED).sum()
-        if self.config.tie_embeddings:  # a tied weight's gradient must arrive once, from both ends of one backward pass
-            return self.output(*self._streams(tokens, positions, context), labels), num_tokens
-        x_BTE = self._embed(tokens, positions, context)
-        return self.stack.reduce(x_BTE, x_BTE, context, partial(self.output, labels_BT=labels)), num_tokens
+        return self._summed_loss(self._embed(tokens, positions, context), context, labels)
 
     def _streams(self, tokens_BT: Tensor, positions_BT: Tensor | None, context: Context) -> tuple[Tensor, Tensor]:
         x_BTE = self._embed(tokens_BT, positions_BT, context)

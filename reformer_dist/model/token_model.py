@@ -4,6 +4,7 @@ Legend: B batch, T tokens of this shard, E model dimension.
 """
 
 import math
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -13,7 +14,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.convolution import WEIGHT
-from reformer_dist.model.layers.output import OutputLayer
+from reformer_dist.model.layers.output import IGNORED, OutputLayer
 from reformer_dist.model.layers.positions import make_positions
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.stack import ReversibleStack
@@ -89,6 +90,13 @@ class TokenModel(nn.Module):
         x_BTE: Tensor = self.embedding(tokens_BT)
         return x_BTE if self.positions is None else x_BTE + self.positions(positions_BT)
 
+    def _summed_loss(self, x_BTE: Tensor, context: Context, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Summed loss and number of scored tokens, of the streams at the first layer, which both are `x_BTE`."""
+        num_tokens = (labels_BT != IGNORED).sum()
+        if self.config.tie_embeddings:  # a tied weight's gradient must arrive once, from both ends of one backward pass
+            return self.output(*self.stack(x_BTE, x_BTE, context), labels_BT), num_tokens
+        return self.stack.reduce(x_BTE, x_BTE, context, partial(self.output, labels_BT=labels_BT)), num_tokens
+
     @torch.no_grad()
     def _draw_weights(self) -> None:
         """Normal weights: matrices of standard deviation 1 / sqrt(inputs), but for those that write into a stream."""
@@ -108,6 +116,12 @@ class TokenModel(nn.Module):
             if name.endswith(WEIGHT):
                 std = 0.1  # of what is added to a stream of 1
             parameter.normal_(std=std, generator=generator)
+
+
+def check_labels(labels_BT: Tensor, tokens_BT: Tensor) -> None:
+    """Raise ValueError for labels of another shape than their tokens."""
+    if labels_BT.shape != tokens_BT.shape:
+        raise ValueError(f"labels {tuple(labels_BT.shape)} must have the shape of tokens, {tuple(tokens_BT.shape)}")
 
 
 def checked_positions(
