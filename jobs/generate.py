@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import nullcontext
 
-from reformer_dist.checkpoints import read_model, resolve
+from reformer_dist.checkpoints import read_model, read_state, resolve
 from reformer_dist.cli import run_job
 from reformer_dist.config import Config
 from reformer_dist.generation.writing import Written, lines_in, read_prompts, texts_for
@@ -18,8 +18,8 @@ from reformer_dist.generation.writing import Written, lines_in, read_prompts, te
 def main(config: Config) -> None:
     """Print or write the prompts and what becomes of them."""
     options = config.generation
-    prompts = read_prompts(options)
     path = resolve(options.checkpoint, config.train.storage, config.train.run_name)
+    prompts = read_prompts(options, read_state(path).config.data.source_columns)
     model, _, tokenizer = read_model(path)
     print(f"{path}, seed {options.seed}", file=sys.stderr)
     is_shown = options.output is None and len(prompts) == 1 and not model.config.encoder_layers

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -61,6 +62,13 @@ def test_passwords_are_refused_without_being_shown(field: str, value: object, sh
         load_config(None, {field: value})
     assert str(refused.value).startswith(f"{field} = {shown} holds a password")
     assert "hush" not in str(refused.value)
+
+
+def test_a_password_where_a_section_belongs_is_not_shown(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("data: ['s3://KEY:hush@bucket/x']\ndata.sources: a.txt\n")
+    with pytest.raises(ConfigError, match=r"data = \['s3://KEY:\.\.\.@bucket/x'\]: must be a section"):
+        load_config(path)
 
 
 @pytest.mark.parametrize("place", ["gs://anonymous@bucket/x", "http://host:80/a@b", "s3://bucket/a:b@c", "C:/x:y@z"])

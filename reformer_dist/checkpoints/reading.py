@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow.fs as pafs
 from safetensors.torch import load as load_tensors
+from torch import Tensor
 
 from reformer_dist.checkpoints.finding import is_checkpoint, latest, meant
 from reformer_dist.checkpoints.format import OPTIMIZER, WEIGHTS, verify
@@ -76,9 +77,15 @@ def language_model(model: ReformerLM | EncoderDecoder, name: str) -> ReformerLM:
 
 def load_weights(path: str, model: TokenModel) -> None:
     """Copy a checkpoint's weights into a model of the same shape."""
+    model.load_state_dict(read_weights(path))
+
+
+def read_weights(path: str) -> dict[str, Tensor]:
+    """A checkpoint's weights by name."""
     store = open_store(path)
     with store.filesystem.open_input_stream(store.child(WEIGHTS)) as stream:
-        model.load_state_dict(load_tensors(stream.read()))
+        tensors: dict[str, Tensor] = load_tensors(stream.read())
+    return tensors
 
 
 @contextmanager

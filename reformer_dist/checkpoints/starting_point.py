@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from reformer_dist import checkpoints
+from reformer_dist.checkpoints import first_weights
 from reformer_dist.checkpoints.changes import (
     ALLOWABLE,
     curve_changes,
@@ -31,6 +32,7 @@ class Place:
         step: steps done at the start.
         run_id: MLflow run to go on with, None for a new one.
         changes: for each field that was another before, by dotted name, what it is and was.
+        weights: checkpoint of another model with whose weights a training begins that starts from nothing.
     """
 
     folder: str
@@ -38,10 +40,11 @@ class Place:
     step: int = 0
     run_id: str | None = None
     changes: Mapping[str, str] = field(default_factory=dict)
+    weights: str | None = None
 
 
 def check(config: Config) -> None:
-    """What of `decide` needs no corpus: whether a path in `train.resume` is a checkpoint of this model and optimizer.
+    """What of `decide` needs no corpus: whether paths are checkpoints, that of `train.resume` of this model and optimizer.
 
     Its files are not compared with their hashes yet.
 
@@ -54,6 +57,7 @@ def check(config: Config) -> None:
             f"train.allow_changes = {','.join(config.train.allow_changes)}: {unknown[0]} is none that it is about;"
             f" {', '.join(sections)} or a field such as {ALLOWABLE[0]} works"
         )
+    first_weights.check(config)
     path = config.train.resume
     if path in ("auto", "none"):
         return
@@ -77,7 +81,8 @@ def decide(config: Config, corpus: Corpus) -> Place:
     if config.train.resume == "auto":
         start = checkpoints.newest(current) if current else None
         if current is None or start is None:
-            return Place(current or checkpoints.new_folder(storage, name))
+            weights = first_weights.find(config, corpus)
+            return Place(current or checkpoints.new_folder(storage, name), weights=weights)
         state = checkpoints.read_state(start)
         _check(config, corpus, start, state)
         changes = curve_changes(config, state.config) | model_changes(config, state.config)
@@ -87,7 +92,7 @@ def decide(config: Config, corpus: Corpus) -> Place:
         return Place(current, start, state.step, state.run_id, changes)
     folder = checkpoints.new_folder(storage, name)
     if config.train.resume == "none":
-        return Place(folder)
+        return Place(folder, weights=first_weights.find(config, corpus))
     given = open_store(config.train.resume)
     path = given.url(given.path)
     state = checkpoints.verify(path)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict, SettingsError
 
 from reformer_dist.config.configuration import Config
-from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, wrong_values
+from reformer_dist.config.mistakes import WrongValues, field_names, unknown_field, without_passwords, wrong_values
 from reformer_dist.config.sections.data import OLD_NAME
 from reformer_dist.config.yaml_text import parse_yaml
 from reformer_dist.errors import ConfigError
@@ -176,7 +176,7 @@ def _as_json(name: str, text: str) -> str:
     except ConfigError as error:
         raise ConfigError(f"{error}{works}") from None
     if not isinstance(value, dict):
-        raise ConfigError(f"{name} = {text} must be a JSON object{works}")
+        raise ConfigError(f"{name} = {without_passwords(text)} must be a JSON object{works}")
     return json.dumps(value)
 
 
@@ -187,6 +187,7 @@ def _set(tree: dict[str, Any], name: str, value: Any) -> None:
             tree[parent] = {}
         child = tree[parent]
         if not isinstance(child, dict):
-            raise ConfigError(f"{parent} = {child!r}: must be a section with fields, such as {name}")
+            shown = without_passwords(repr(child))
+            raise ConfigError(f"{parent} = {shown}: must be a section with fields, such as {name}")
         tree = child
     tree[leaf] = value

@@ -39,6 +39,11 @@ class WrongValues(ConfigError):
         self.config, self.right = Config(), frozenset[str]()
 
 
+def without_passwords(line: str) -> str:
+    """A line that shows a value as it was given, but for passwords of URLs in it."""
+    return _ANY_PASSWORD.sub(r"\1:...\2", line)
+
+
 def wrong_values(error: ValidationError, tree: Mapping[str, Any], places: Mapping[str, str]) -> WrongValues:
     """A line for each mistake: of pydantic's errors, then between those sections that are right.
 
@@ -56,7 +61,7 @@ def wrong_values(error: ValidationError, tree: Mapping[str, Any], places: Mappin
     if wrong:
         problems += config.problems_between(right)
     hidden = {field for field, _ in config.passwords(Config.model_fields)}  # no later line may show them
-    found = WrongValues(*(_placed(_ANY_PASSWORD.sub(r"\1:...\2", problem), places) for problem in problems))
+    found = WrongValues(*(_placed(without_passwords(problem), places) for problem in problems))
     found.config, found.right = config, right - hidden - {field.partition(".")[0] for field in hidden}
     return found
 

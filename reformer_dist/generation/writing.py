@@ -7,12 +7,14 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 from io import TextIOWrapper
 from pathlib import Path
 
 from torch import Tensor
 
 from reformer_dist.config.sections.generation import GenerationConfig
+from reformer_dist.data.reading.beginnings import joined
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
 from reformer_dist.errors import ConfigError
 from reformer_dist.generation.continuing import check_prompt, encoded, stream
@@ -98,8 +100,13 @@ def write_from(
         yield Written(prompt, text, len(tokenizer.encode(text)), follows=False)
 
 
-def read_prompts(options: GenerationConfig) -> list[str]:
+def read_prompts(options: GenerationConfig, columns: Sequence[str] = ()) -> list[str]:
     """The prompts that the options name.
+
+    Args:
+        options: the generation section.
+        columns: of the texts that a model's sources were put together from, which a line of a .jsonl file may have
+            instead of a prompt.
 
     Raises:
         ConfigError: a file that is not there, is no UTF-8, holds no prompt, or has a line without one.
@@ -115,22 +122,24 @@ def read_prompts(options: GenerationConfig) -> list[str]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"generation.prompts = {path} is no UTF-8 at byte {error.start}; a text file works") from None
     if path.suffix == ".jsonl":
-        lines = [_prompt_of(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+        lines = [_prompt_of(path, number, line, columns) for number, line in enumerate(lines, 1) if line.strip()]
     if not lines:
         raise ConfigError(f"generation.prompts = {path} is empty; a file of a prompt a line works")
     return lines
 
 
-def _prompt_of(path: Path, number: int, line: str) -> str:
+def _prompt_of(path: Path, number: int, line: str, columns: Sequence[str]) -> str:
     try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
-        prompt = None
-    if not isinstance(prompt, str):
-        raise ConfigError(
-            f'generation.prompts = {path}: line {number} has no text "prompt"; {{"prompt": "def "}} works'
-        )
-    return prompt
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    for names in (("prompt",), columns):
+        if isinstance(record, dict) and names and all(isinstance(record.get(name), str) for name in names):
+            return reduce(joined, [record[name] for name in names])
+    others = f", nor {' and '.join(columns)}" if columns else ""
+    raise ConfigError(
+        f'generation.prompts = {path}: line {number} has no text "prompt"{others}; {{"prompt": "def "}} works'
+    )
 
 
 def write(

@@ -6,6 +6,7 @@ Legend: B batch, T tokens of this shard, S tokens of this shard of the source, E
 from dataclasses import dataclass, replace
 from typing import Self
 
+import torch
 from torch import Tensor
 
 
@@ -23,6 +24,10 @@ class Source:
     """Index in the whole source of this shard's first token."""
     grad_BSE: Tensor | None = None
     """In the backward pass, where layers add their gradients of the memory."""
+
+    def positions_of(self, tokens: slice) -> Tensor:
+        """Index in its document of some of the tokens, int64 [B, s]."""
+        return _positions(self.positions_BS, self.first_position, tokens, self.memory_BSE)
 
     def detached(self) -> Self:
         """The same without the graph that made it."""
@@ -61,3 +66,13 @@ class Context:
     def documents_of(self, tokens: slice) -> Tensor | None:
         """Documents of some of the tokens."""
         return None if self.documents_BT is None else self.documents_BT[:, tokens]
+
+    def positions_like(self, x_BTE: Tensor) -> Tensor:
+        """Index in its document of each token, int64 [B, T], of vectors that begin where this place does."""
+        return _positions(self.positions_BT, self.first_position, slice(0, x_BTE.shape[1]), x_BTE)
+
+
+def _positions(given: Tensor | None, first: int, tokens: slice, like_BTE: Tensor) -> Tensor:
+    if given is not None:
+        return given[:, tokens]
+    return torch.arange(first + tokens.start, first + tokens.stop, device=like_BTE.device).expand(like_BTE.shape[0], -1)

@@ -13,6 +13,7 @@ from pathlib import Path
 import ray
 
 from reformer_dist import checkpoints
+from reformer_dist.checkpoints import first_weights
 from reformer_dist.checkpoints.starting_point import Place
 from reformer_dist.config import Config
 from reformer_dist.data.preparing.corpus import Corpus
@@ -107,6 +108,8 @@ def _launched(
                 if corpus.manifest.problems:
                     run.log_text("left_out.txt", "\n".join(corpus.manifest.problems) + "\n")
                 run.log(0, in_split("baseline", make_objective(config.objective).baseline(corpus, "validation")))
+            if place.weights is not None:
+                _tell_first_weights(config, place.weights, run)
             path = _trained(config, corpus, place, run, watcher)
             keep_results(config, corpus, run, path)
         return RunResult(run.id, run.last_metrics(), path, run.uri, run.url_hint())
@@ -127,11 +130,19 @@ def _complete(run: runs.Run, place: Place) -> None:
             run.log(step, metrics)
 
 
+def _tell_first_weights(config: Config, path: str, run: runs.Run) -> None:
+    """Say which tensors begin as those of a checkpoint, in a line and in the run's first_weights.txt."""
+    found = first_weights.origins(config.model, checkpoints.read_state(path).config.model)
+    print(found.told(path))
+    run.log_text("first_weights.txt", found.listed(path))
+
+
 def _trained(config: Config, corpus: Corpus, place: Place, run: runs.Run, watcher: Watcher | None) -> str:
     """The last checkpoint, after the steps that were left to do."""
     if place.step < config.train.steps:
         with Terminal(config) as terminal:
-            train_and_listen(Work(config, corpus, place.folder, place.start, run.id), run, terminal, watcher)
+            job = Work(config, corpus, place.folder, place.start, run.id, place.weights)
+            train_and_listen(job, run, terminal, watcher)
     else:
         print(f"{place.start} has done all of train.steps = {config.train.steps}: a larger number goes on")
     path = checkpoints.newest(place.folder)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from reformer_dist import checkpoints
+from reformer_dist.checkpoints import first_weights
 from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config
 from reformer_dist.data.feeding import loader
@@ -44,6 +45,7 @@ class Work:
         folder: folder or URL of the run, for its checkpoints.
         start: checkpoint to start from while the run has none of its own.
         run_id: MLflow run, kept in checkpoints.
+        weights: checkpoint of another model with whose weights a training begins that starts from nothing.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class Work:
     folder: str
     start: str | None
     run_id: str
+    weights: str | None = None
 
     def starting_point(self) -> tuple[str | None, int, int]:
         """The newest good checkpoint of the run, or `start`; the steps done there; the samples' offset from here on.
@@ -127,6 +130,8 @@ def _begin(
         model.double()
     if path is not None:
         checkpoints.load_weights(path, model)
+    elif job.weights is not None:
+        first_weights.load(job.weights, model)
     traffic = parallelize(model, topology)
     engine = Engine(model, make_objective(config.objective), config, device)
     if path is not None:

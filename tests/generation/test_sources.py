@@ -19,7 +19,9 @@ END = 0
 
 
 @pytest.mark.parametrize("cross", ["full", "lsh"])
-@pytest.mark.parametrize("changes", [{}, {"positions": "learned", "tie_embeddings": True}, OPTIONS], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"positions": "learned", "tie_embeddings": True, "cross_rotary": False}, OPTIONS], ids=str
+)
 @pytest.mark.parametrize("num_read", [1, 20])
 def test_decoding_equals_teacher_forcing(changes: dict[str, Any], cross: str, num_read: int) -> None:
     model = make_encoder_decoder(cross_attention=cross, **changes).eval()

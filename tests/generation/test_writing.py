@@ -77,6 +77,14 @@ def test_prompts_come_from_files(tmp_path: Path) -> None:
     assert read_prompts(GenerationConfig(prompt="x")) == ["x"]
 
 
+def test_a_prompt_may_be_a_record_of_what_sources_are_made_of(tmp_path: Path) -> None:
+    path = tmp_path / "questions.jsonl"
+    path.write_text('{"document": "It is 3.", "question": "What?", "answer": "3"}\n{"prompt": "a"}\n')
+    assert read_prompts(GenerationConfig(prompts=str(path)), ("question", "document")) == ["What?\nIt is 3.", "a"]
+    with pytest.raises(ConfigError, match='line 1 has no text "prompt", nor headline and document;'):
+        read_prompts(GenerationConfig(prompts=str(path)), ("headline", "document"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line"),
     [

@@ -63,6 +63,7 @@ def make_encoder_decoder(limits: Mapping[str, int] | None = None, **changes: Any
         "encoder_layers": ("local", "lsh"),
         "layers": ("local", "lsh", "full"),
         "max_source_length": 96,
+        "cross_rotary": True,
         **changes,
     }
     return make_model(limits, EncoderDecoder, **settings)

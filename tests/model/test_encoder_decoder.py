@@ -52,7 +52,9 @@ def _assert_same(ours: EncoderDecoder, plain: EncoderDecoder) -> None:
 
 @pytest.mark.parametrize("limits", [{}, {"head_elements": 1, "projected_tokens": 7, "cross_scores": 500}], ids=str)
 @pytest.mark.parametrize("cross", ["full", "lsh"])
-@pytest.mark.parametrize("changes", [{}, {"tie_embeddings": True, "positions": "learned"}, OPTIONS], ids=str)
+@pytest.mark.parametrize(
+    "changes", [{}, {"tie_embeddings": True, "positions": "learned", "cross_rotary": False}, OPTIONS], ids=str
+)
 def test_gradients_equal_plain_autograd_with_dropout(
     changes: dict[str, Any], cross: str, limits: dict[str, int]
 ) -> None:
@@ -95,6 +97,23 @@ def test_encoder_and_decoder_draw_other_weights_and_masks() -> None:
     name = "blocks.0.attention.output_weight"
     assert not torch.equal(own[name], of_encoder[name])
     assert model.encoder.config.seed != model.config.seed
+
+
+def test_cross_rotary_tells_how_far_a_target_is_from_its_source_and_no_more() -> None:
+    model = make_encoder_decoder(positions="none", max_source_length=192, max_length=192).eval()
+    source, tokens = draw_tokens(SOURCE_LENGTH, seed=2), draw_tokens(LENGTH)
+
+    def logits(of_source: int, of_target: int) -> Tensor:
+        sources, targets = (
+            torch.arange(first, first + length).expand(3, -1)
+            for first, length in ((of_source, SOURCE_LENGTH), (of_target, LENGTH))
+        )
+        return model(SourceTokens(source, sources), tokens, targets)
+
+    torch.testing.assert_close(logits(70, 70), logits(0, 0), rtol=0, atol=1e-10)
+    assert not torch.allclose(logits(70, 0), logits(0, 0))
+    model = model.with_settings(cross_rotary=False)
+    torch.testing.assert_close(logits(70, 0), logits(0, 0), rtol=0, atol=1e-10)
 
 
 def test_settings_of_evaluation_keep_the_weights() -> None:

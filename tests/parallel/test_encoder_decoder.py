@@ -17,7 +17,7 @@ from tests.ranks import run_ranks
 
 def _config(shards: int, lengths: tuple[int, int], parallel: dict[str, Any] | None = None, **model: Any) -> Config:
     """With a target and a source of these lengths."""
-    layers = {"layers": "local,lsh", "encoder_layers": "lsh,local", **model}
+    layers = {"layers": "local,lsh", "encoder_layers": "lsh,local", "cross_rotary": True, **model}
     config = make_config(shards, lengths[0], parallel, **layers)
     return config.model_copy(update={"data": config.data.model_copy(update={"source_length": lengths[1]})})
 

@@ -10,6 +10,8 @@ from reformer_dist.config.sections.section import Section
 
 TokenizerName = Literal["bytes", "amino_acids", "rgb", "grey", "bpe"]
 FormatName = Literal["text", "jsonl", "csv", "tsv", "fasta", "array", "parquet", "arrow", "image", "parallel"]
+TEXT_TOKENIZERS = ("bytes", "bpe", "amino_acids")
+"""Those that take text."""
 TEXT = "text"
 """Name of the field that `data.field` and `data.tokenizer` describe, and of what a model writes where there are several."""
 TARGET = "target"
@@ -41,6 +43,8 @@ class FieldConfig(Section):
 
     column: tuple[str, ...] | None = None
     """Column that holds it, one for all sources or one for each. By default the one with the field's name."""
+    begins_with: str | None = None
+    """Another column whose text comes first, and an end of a line behind it: the question before a document, say."""
     tokenizer: TokenizerName = "bytes"
     """How it becomes tokens, as data.tokenizer."""
     tokenizer_file: str | None = None
@@ -71,7 +75,7 @@ class DataConfig(Section):
     split_by: str | None = None
     """Field, column or array whose equal values keep documents in the same split (the photo a tile is of, say). By default each document is split by its own name."""
     fields: dict[str, FieldConfig] = Field(default_factory=dict)
-    """Fields of a record by name, where there are several, instead of data.field and data.tokenizer: each with column, tokenizer, tokenizer_file, bpe_vocab_size, vocabulary_of and aligned_with, such as {"source": {"column": "en", "tokenizer": "bpe"}, "text": {"column": "de", "vocabulary_of": "source"}}."""
+    """Fields of a record by name, where there are several, instead of data.field and data.tokenizer: each with column, begins_with, tokenizer, tokenizer_file, bpe_vocab_size, vocabulary_of and aligned_with, such as {"source": {"column": "en", "tokenizer": "bpe"}, "text": {"column": "de", "vocabulary_of": "source"}}."""
     tokenizer: TokenizerName = "bytes"
     """How a document becomes tokens: bytes (vocabulary 256), amino_acids (29), rgb subpixels or grey levels of images (257), or bpe (trained on the corpus, or data.tokenizer_file)."""
     tokenizer_file: str | None = None
@@ -159,6 +163,14 @@ class DataConfig(Section):
             return field if self.fields else None
         return columns[source] if len(columns) > 1 else columns[0]
 
+    @property
+    def source_columns(self) -> tuple[str, ...]:
+        """Columns of the text of which a source is put together, first to last; none where there is no source."""
+        if SOURCE not in self.fields:
+            return ()
+        beginning, column = self.fields[SOURCE].begins_with, self.column_of(SOURCE, 0)
+        return tuple(name for name in (beginning, column) if name is not None)
+
     def setting_of(self, field: str, setting: str) -> str:
         """The name under which the user finds a setting of a field: "data.fields.source.column", or "data.field"."""
         if self.fields:
@@ -202,6 +214,10 @@ class DataConfig(Section):
             yield f"{given} = {field.tokenizer_file} goes with {goes} = bpe, not {field.tokenizer}"
         if field.column is not None and len(field.column) not in (1, len(self.sources)):
             yield f"{self.setting_of(name, 'column')} = {','.join(field.column)} has {len(field.column)} entries for {len(self.sources)} data.sources; one for all works, or one for each"
+        if field.begins_with is not None and field.tokenizer not in TEXT_TOKENIZERS:
+            yield f"data.fields.{name}.begins_with = {field.begins_with} goes with texts, not with {self.setting_of(name, 'tokenizer')} = {field.tokenizer}; {' or '.join(TEXT_TOKENIZERS)} works"
+        if field.begins_with is not None and field.aligned_with is not None:
+            yield f"data.fields.{name}.begins_with = {field.begins_with} does not go with aligned_with = {field.aligned_with}; leave one of them out"
         leaders = [each for each, other in self.fields.items() if other.aligned_with is None]
         if field.aligned_with is not None and field.aligned_with not in leaders:
             works = f"{leaders[0]} works" if leaders else "one field must stand by itself"

@@ -71,6 +71,8 @@ class ModelConfig(Section):
     """Base of the rotary wave lengths, 2 pi to about 2 pi times this many tokens."""
     lsh_rotary: bool = False
     """With rotary: turn LSH's queries-keys too, after they were hashed. Otherwise what is alike matches at any distance."""
+    cross_rotary: bool = False
+    """Turn queries and keys of cross-attention by their positions in target and source, so that what lies at a like place is found, as in translation. LSH hashes them turned."""
     axial_shape: tuple[PositiveInt, ...] | None = None
     """Factors whose product covers max_length, such as 64,64. By default two powers of two, as equal as can be."""
     axial_dims: tuple[PositiveInt, ...] | None = None

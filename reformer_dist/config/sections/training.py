@@ -45,6 +45,8 @@ class TrainConfig(Section):
     """Times that lost workers are replaced and training goes on from the last checkpoint."""
     resume: str = "auto"
     """auto continues the run's own last checkpoint if there is one, none starts anew, a path starts from that checkpoint."""
+    weights_from: str | None = None
+    """Checkpoint, or a run's folder, whose weights a new training begins with where names and shapes agree (of the same vocabulary); an encoder may begin with a language model's. By default weights are drawn from model.seed."""
     allow_changes: tuple[str, ...] = ()
     """Fields that may be others than a run began with when it goes on, such as train.batch_size,optimizer,model.num_hashes; without it, what would change the curve is refused."""
     storage: str = "runs"

@@ -220,6 +220,8 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
     relevant = data.model_dump(include=set(MADE_FROM))
     if data.split_lines:  # else corpora keep the names that they had before there was this setting
         relevant["split_lines"] = True
+    if beginnings := {name: field.begins_with for name, field in data.fields.items() if field.begins_with is not None}:
+        relevant["begins_with"] = beginnings
     made_with: str | list[object]
     if schema == TEXT_SCHEMA:
         relevant["field"], made_with = data.record_fields[TEXT].column, definitions[TEXT]

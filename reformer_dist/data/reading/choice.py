@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from reformer_dist.config.sections.data import DataConfig, FormatName
+from reformer_dist.data.reading.beginnings import with_beginnings
 from reformer_dist.data.reading.blanks import without_blanks
 from reformer_dist.data.reading.columns import Wanted
 from reformer_dist.data.reading.files import StoreError, read_head
@@ -154,8 +155,11 @@ def slices_of(whole: FileSlice) -> Iterator[FileSlice]:
 
 
 def read_records(piece: FileSlice, wanted: Wanted) -> Iterator[Record | Records]:
-    """The records that begin in a slice, cut into lines if that is wanted; see `Reader.read` for what is raised."""
+    """The records that begin in a slice, cut into lines if that is wanted, with a content for each field.
+
+    See `Reader.read` for what is raised.
+    """
     records = READERS[piece.format].read(piece, wanted)
     if wanted.split_lines:
         records = cut_records(records, wanted)
-    return without_blanks(records, wanted) if len(wanted.columns) > 1 else records
+    return with_beginnings(without_blanks(records, wanted), wanted) if len(wanted.columns) > 1 else records

@@ -19,6 +19,7 @@ class Column(NamedTuple):
         setting: the setting that named it, for messages.
         field: the field that it holds, for messages.
         is_needed: whether a record of several fields is bad where this one is blank; a prefix, say, may be empty.
+        is_beginning: whether its text is the beginning of the column behind it.
     """
 
     name: str | None
@@ -26,6 +27,7 @@ class Column(NamedTuple):
     setting: str = "data.field"
     field: str = TEXT
     is_needed: bool = False
+    is_beginning: bool = False
 
     @property
     def key(self) -> str:
@@ -37,7 +39,7 @@ class Wanted(NamedTuple):
     """What a reader looks for in a file.
 
     Attributes:
-        columns: one for each field.
+        columns: one for each field, and before it one that its text begins with, if it does with any.
         split_by: column whose equal values keep documents in one split.
         split_lines: whether each line of a document is a record of its own.
     """
@@ -70,16 +72,15 @@ def wanted_of(data: DataConfig, source: int, takes: Mapping[str, Content]) -> Wa
         source: index of the source.
         takes: the fields that are wanted, and what the tokenizer of each takes.
     """
-    columns = (
-        Column(
-            data.column_of(field, source),
-            content,
-            data.setting_of(field, "column"),
-            field,
-            is_needed=field in (SOURCE, TEXT, TARGET),
+    columns = []
+    for field, content in takes.items():
+        is_needed = field in (SOURCE, TEXT, TARGET)
+        if (beginning := data.record_fields[field].begins_with) is not None:
+            setting = data.setting_of(field, "begins_with")
+            columns.append(Column(beginning, content, setting, beginning, is_needed, is_beginning=True))
+        columns.append(
+            Column(data.column_of(field, source), content, data.setting_of(field, "column"), field, is_needed)
         )
-        for field, content in takes.items()
-    )
     return Wanted(tuple(columns), data.split_by, data.split_lines)
 
 

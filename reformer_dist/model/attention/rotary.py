@@ -36,6 +36,17 @@ def turn(x_BTHD: Tensor, first_position: int, base: float, at_a_time: int = 1 <<
     return _Turn.apply(x_BTHD, first_position, base, at_a_time)
 
 
+def turn_each(x_BTHD: Tensor, positions_BT: Tensor, base: float) -> Tensor:
+    """Turn each vector by a position of its own, [B, T] int64, as `turn` does; differentiable."""
+    width = x_BTHD.shape[-1] // 2 * 2
+    dtype = torch.promote_types(x_BTHD.dtype, torch.float32)
+    angles_BTF = positions_BT[..., None] * _table(width, base, 1, positions_BT.device)[0]
+    cos, sin = (x.to(dtype)[:, :, None] for x in (angles_BTF.cos(), angles_BTF.sin()))
+    first, second = x_BTHD[..., 0:width:2], x_BTHD[..., 1:width:2]
+    turned = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2)
+    return torch.cat([turned.to(x_BTHD.dtype), x_BTHD[..., width:]], dim=-1)
+
+
 def waves(positions_B: Tensor, width: int, base: float, dtype: torch.dtype) -> Tensor:
     """What turns vectors [B, ..., width] of these positions: a complex number for each pair of features, [B, F]."""
     angles_BF = positions_B[:, None] * _table(width // 2 * 2, base, 1, positions_B.device)[0]

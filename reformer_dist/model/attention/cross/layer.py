@@ -21,6 +21,7 @@ from reformer_dist.model.attention.cross.exchange import SourceExchange
 from reformer_dist.model.attention.cross.kind import SourceHeads
 from reformer_dist.model.attention.cross.kinds import CROSS_KINDS
 from reformer_dist.model.attention.layer import at_temperature
+from reformer_dist.model.attention.rotary import turn_each
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context, Source
 from reformer_dist.model.layers.norm import norm_parameters, normalise
@@ -55,7 +56,7 @@ class CrossAttention(Layer):
     def answer(self, x_BTE: Tensor, heads: SourceHeads, index: Any, context: Context) -> Tensor:
         """The contribution to some tokens [B, T, E], from all heads of `heads_of` and what their kind knows of the keys."""
         parameters, group = self._by_name(list(self.parameters())), slice(0, self.config.num_heads)
-        q_BTHD = self._queries(x_BTE, group, parameters)
+        q_BTHD = self._queries(x_BTE, context, group, parameters)
         found = self.kind.find(q_BTHD, context, False)
         attended_BTHD = self.kind.attend(q_BTHD, heads, index, found, context, False)
         return self._join(attended_BTHD, context, group, parameters)
@@ -71,7 +72,7 @@ class CrossAttention(Layer):
             with torch.no_grad():
                 index = self.kind.index(heads, here, self.training)
             if torch.is_grad_enabled():  # at once, for plain autograd
-                q_BTHD = self._queries(x_BTE, group, parameters)
+                q_BTHD = self._queries(x_BTE, here, group, parameters)
                 known = self.kind.find(q_BTHD, here, self.training) if known is None else known
                 attended_BTHD = self.kind.attend(q_BTHD, heads, index, known, here, self.training)
                 out_BTE = out_BTE + self._join(attended_BTHD, here, group, parameters)
@@ -80,7 +81,7 @@ class CrossAttention(Layer):
             of_pieces = []
             for number, piece in enumerate(self._pieces(x_BTE, heads)):
                 there = here.of_tokens(piece)
-                q_BTHD = self._queries(x_BTE[:, piece], group, parameters)
+                q_BTHD = self._queries(x_BTE[:, piece], there, group, parameters)
                 known_here = self.kind.find(q_BTHD, there, self.training) if known is None else known[number]
                 attended_BTHD = self.kind.attend(q_BTHD, heads, index, known_here, there, self.training)
                 out_BTE[:, piece] += self._join(attended_BTHD, there, group, parameters)
@@ -99,7 +100,7 @@ class CrossAttention(Layer):
             for known_here, piece in zip(known, self._pieces(x_BTE, heads), strict=True):
                 there, x = here.of_tokens(piece), x_BTE[:, piece].detach().requires_grad_()
                 with torch.enable_grad():
-                    q_BTHD = self._queries(x, group, parameters)
+                    q_BTHD = self._queries(x, there, group, parameters)
                     attended_BTHD = self.kind.attend(q_BTHD, heads, index, known_here, there, self.training)
                     contribution = self._join(attended_BTHD, there, group, parameters)
                 addition.stream_BTE[:, piece] -= contribution.detach()
@@ -124,7 +125,7 @@ class CrossAttention(Layer):
         for piece in pieces(source.memory_BSE.shape[1], self.budget.projected_tokens):
             memory = source.memory_BSE[:, piece].detach().requires_grad_()
             with torch.enable_grad():
-                projected = self._keys_and_values(memory, group, parameters)
+                projected = self._keys_and_values(memory, source.positions_of(piece), group, parameters)
             (gradient,) = leaves.pull(projected, [grad[:, piece] for grad in grads], [memory])
             source.grad_BSE[:, piece] += gradient
 
@@ -142,10 +143,11 @@ class CrossAttention(Layer):
         """Some heads' keys and values of the whole source."""
         memory_BSE = source.memory_BSE
         if torch.is_grad_enabled():
-            k, v = self._keys_and_values(memory_BSE, group, parameters)
+            whole = slice(0, memory_BSE.shape[1])
+            k, v = self._keys_and_values(memory_BSE, source.positions_of(whole), group, parameters)
         else:
             parts = [
-                self._keys_and_values(memory_BSE[:, piece], group, parameters)
+                self._keys_and_values(memory_BSE[:, piece], source.positions_of(piece), group, parameters)
                 for piece in pieces(memory_BSE.shape[1], self.budget.projected_tokens)
             ]
             k, v = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
@@ -157,16 +159,23 @@ class CrossAttention(Layer):
             None if positions is None else self.exchange.gather(positions),
         )
 
-    def _queries(self, x_BTE: Tensor, group: slice, parameters: dict[str, Tensor]) -> Tensor:
+    def _queries(self, x_BTE: Tensor, context: Context, group: slice, parameters: dict[str, Tensor]) -> Tensor:
         normalised = normalise(x_BTE, parameters, self.config)
         q_BTHD = self._project(normalised, "query", group, parameters)
-        return at_temperature(q_BTHD, parameters["temperature"][group, None]) if self.config.query_key_norm else q_BTHD
+        if self.config.query_key_norm:
+            q_BTHD = at_temperature(q_BTHD, parameters["temperature"][group, None])
+        return self._turned(q_BTHD, context.positions_like(x_BTE)) if self.config.cross_rotary else q_BTHD
 
     def _keys_and_values(
-        self, memory_BSE: Tensor, group: slice, parameters: dict[str, Tensor]
+        self, memory_BSE: Tensor, positions_BS: Tensor, group: slice, parameters: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         k_BSHD, v_BSHD = (self._project(memory_BSE, name, group, parameters) for name in ("key", "value"))
-        return at_temperature(k_BSHD, None) if self.config.query_key_norm else k_BSHD, v_BSHD
+        if self.config.query_key_norm:
+            k_BSHD = at_temperature(k_BSHD, None)
+        return self._turned(k_BSHD, positions_BS) if self.config.cross_rotary else k_BSHD, v_BSHD
+
+    def _turned(self, x_BTHD: Tensor, positions_BT: Tensor) -> Tensor:
+        return turn_each(x_BTHD, positions_BT, self.config.rotary_base)
 
     def _project(self, x: Tensor, name: str, group: slice, parameters: dict[str, Tensor]) -> Tensor:
         """A projection of some heads, [B, T, H, D]."""
