@@ -9,10 +9,12 @@ import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from xdist.scheduler import LoadScopeScheduling
 
 if not torch.cuda.is_available():
@@ -47,6 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 1 if item.path.parent.name in {"jobs", "benchmarks"} else 2
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def one_worker() -> Iterator[None]:
+    """A process group of one, for what writes checkpoints."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ from reformer_dist.checkpoints.writing import Writer
 from reformer_dist.config import Config, load_config
 from reformer_dist.data.tokenizers.single_bytes import BytesTokenizer
 from reformer_dist.data.tokenizers.tokenizer import Tokenizer
+from reformer_dist.model.choice import make_model
 from reformer_dist.model.reformer import ReformerLM
 from reformer_dist.training.worker import Work, _Keeper
 
@@ -27,7 +28,7 @@ def write(
     name = tokenizer.name if tokenizer else "bytes"
     fields = {"tokenizer": name, "corpus_hash": "c", "run_id": "r", "workers": 1, "zero_stage": 1, **changes}
     writer = Writer(folder, keep, tokenizer or BytesTokenizer(), keep_best=True, timeout=60.0)
-    weights = {name: value.clone() for name, value in ReformerLM(config.model).state_dict().items()}
+    weights = {name: value.clone() for name, value in make_model(config.model).state_dict().items()}
     path = writer.save(
         checkpoints.State(step=step, config=config, **fields), weights, {"a": torch.full((9,), step)}, METRICS
     )

@@ -2,12 +2,11 @@
 
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from reformer_dist import checkpoints
 from reformer_dist.config import Config, load_config
@@ -24,13 +23,6 @@ from tests.corpora import prepare_here, random_documents, write_documents
 def place(tmp_path: Path) -> Path:
     write_documents(tmp_path / "text", random_documents({f"{i}.txt": 500 for i in range(9)}))
     return tmp_path
-
-
-@pytest.fixture
-def one_worker() -> Iterator[None]:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
 
 
 def make_config(place: Path, **fields: object) -> Config:

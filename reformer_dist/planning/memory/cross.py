@@ -65,27 +65,23 @@ def found_by_cross(work: Work) -> Parts:
 def undo_cross(work: Work) -> list[Parts]:
     """When the next heads' keys are made, when queries are differentiated, and when keys and values are.
 
-    Keys, values and the sums of their gradients are there, and from the second piece on those of the piece before beside a
-    piece's own.
+    Keys, values and the sums of their gradients are there, beside what a piece has of its own.
     """
     model, group = work.model, cross_group(work)
     E, inner = model.embed_dim, model.num_heads * model.head_width
     matrix, sums = inner * E * work.element, cross_weights(model) * work.element
-    has_pieces = group.tokens < work.tokens
-    before = 2 if has_pieces else 0
     narrow = work.of_tokens(group.tokens, E)
     index = Parts(lists=_key_order(work, group))
-    # the contribution and, of the piece before, the input's gradient
-    held = index + Parts(weight_gradients=sums, pieces=(2 if has_pieces else 1) * narrow)
+    held = index + Parts(weight_gradients=sums, pieces=narrow)  # the contribution
     moments = [
-        held + Parts(weight_gradients=matrix, heads=(4 + before) * group.tensor, pieces=narrow) + part
+        held + Parts(weight_gradients=matrix, heads=4 * group.tensor, pieces=narrow) + part
         for part in _attention(work, group)
     ]
     # both of a piece's gradients, and of the norm the output, its gradient and the input's
-    moments.append(held + Parts(weight_gradients=2 * matrix, heads=(6 + before) * group.tensor, pieces=3 * narrow))
-    moments.append(index + _undo_keys(work, group))
+    moments.append(held + Parts(weight_gradients=2 * matrix, heads=6 * group.tensor, pieces=3 * narrow))
+    moments.append(_undo_keys(work, group))
     if group.others:
-        moments.append(index + Parts(weight_gradients=sums) + _next_keys(work, group))
+        moments.append(Parts(weight_gradients=sums) + _next_keys(work, group))
     return moments
 
 
@@ -151,15 +147,12 @@ def _lsh(work: Work, group: Group, queries: int) -> list[Parts]:
 
 
 def _undo_keys(work: Work, group: Group) -> Parts:
-    """While the projections of keys and values are differentiated, or gradients of the whole source are given back.
-
-    Keys, values and the last piece's gradients of them are still there.
-    """
+    """While the projections of keys and values are differentiated, or gradients of the whole source are given back."""
     model = work.model
     matrix = model.num_heads * model.head_width * model.embed_dim * work.element
     tokens = min(work.budget.projected_tokens, work.source_tokens)
     piece, projected = work.of_tokens(tokens, model.embed_dim), work.of_tokens(tokens, model.head_width * group.heads)
-    sums = Parts(weight_gradients=cross_weights(model) * work.element, heads=6 * group.tensor)
+    sums = Parts(weight_gradients=cross_weights(model) * work.element, heads=2 * group.tensor)
     if work.num_shards > 1:
         sent = group.tensor if work.rows > 1 else 0
         return sums + Parts(exchanged=group.tensor + sent + group.tensor // work.num_shards)
@@ -167,14 +160,9 @@ def _undo_keys(work: Work, group: Group) -> Parts:
 
 
 def _next_keys(work: Work, group: Group) -> Parts:
-    """While the next heads' keys and values are made by pieces and joined, or ordered, beside all that was of these."""
-    own, new = group.tensor, math.ceil(group.others * group.tensor)
+    """While the next heads' keys and values are made by pieces and joined, or ordered."""
+    new = math.ceil(group.others * group.tensor)
     if work.num_shards > 1:
-        shard = own // work.num_shards
-        return Parts(
-            heads=4 * own + 2 * shard, exchanged=2 * new + 4 * math.ceil(new / work.num_shards) + (work.rows > 1) * new
-        )
+        return Parts(exchanged=2 * new + 4 * math.ceil(new / work.num_shards) + (work.rows > 1) * new)
     ordering = math.ceil(_HASHING / 2 * group.others * _key_order(work, group))
-    return max(
-        Parts(heads=6 * own + 4 * new), Parts(heads=6 * own + 2 * new, lists=ordering), key=lambda parts: parts.total
-    )
+    return max(Parts(heads=4 * new), Parts(heads=2 * new, lists=ordering), key=lambda parts: parts.total)

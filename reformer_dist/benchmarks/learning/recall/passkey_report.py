@@ -37,7 +37,7 @@ class Found:
 PasskeyRow = Row[Asked, Found]
 
 
-def tables(rows: Sequence[PasskeyRow]) -> str:
+def tables(rows: Sequence[PasskeyRow], unit: str = "tokens") -> str:
     """Text: for each model a table of passkeys found in percent, a line for each length, a column for each depth."""
     lines: list[str] = []
     depths = sorted({row.cell.depth for row in rows})
@@ -46,11 +46,11 @@ def tables(rows: Sequence[PasskeyRow]) -> str:
         for length in _lengths(rows, model):
             shares = (_share(rows, model, length, depth) for depth in depths)
             entries = ("-" if math.isnan(share) else f"{share:.0%}" for share in shares)
-            lines.append(f"{length:>16,} tokens " + "".join(f"{entry:>12}" for entry in entries))
+            lines.append(f"{length:>16,} {unit:<7}" + "".join(f"{entry:>12}" for entry in entries))
     return "\n".join(lines)
 
 
-def figure(rows: Sequence[PasskeyRow], trained: int) -> Figure:
+def figure(rows: Sequence[PasskeyRow], trained: int, what: str = "passkey", unit: str = "tokens") -> Figure:
     """A heat map for each model, length from left to right and depth from above; a line ends the lengths of training."""
     models = [*dict.fromkeys(row.cell.model for row in rows)]
     depths = sorted({row.cell.depth for row in rows})
@@ -65,9 +65,9 @@ def figure(rows: Sequence[PasskeyRow], trained: int) -> Figure:
         axes.set_xticks(range(len(lengths)), [f"{length:,}" for length in lengths], rotation=45)
         axes.set_yticks(range(len(depths)), [f"{depth:.0%}" for depth in depths])
         axes.set_title(model, loc="left", fontweight="bold", fontsize=11)
-        axes.set_xlabel("tokens")
-    panels[0].set_ylabel("depth of the passkey")
-    drawn.colorbar(image, ax=panels.tolist(), label="passkeys found", shrink=0.8)
+        axes.set_xlabel(unit)
+    panels[0].set_ylabel(f"depth of the {what}")
+    drawn.colorbar(image, ax=panels.tolist(), label=f"{what}s found", shrink=0.8)
     return drawn
 
 

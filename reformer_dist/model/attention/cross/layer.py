@@ -108,9 +108,12 @@ class CrossAttention(Layer):
                 for total, gradient in zip((addition.grad_input_BTE[:, piece], grad_k, grad_v), grads, strict=True):
                     if gradient is not None:
                         total += gradient
-            del heads, k, v
+                # Else the next piece, the projections' gradients and the next heads would be made beside all this.
+                del grads, gradient, total, x, q_BTHD, attended_BTHD, contribution
+            del heads, index, k, v
             grad_k, grad_v = self.exchange.give_back(grad_k), self.exchange.give_back(grad_v)
             self._undo_keys(source, group, (grad_k, grad_v), leaves, parameters)
+            del grad_k, grad_v
 
     def _undo_keys(
         self,
