@@ -53,11 +53,15 @@ def test_a_run_goes_on_where_its_file_ended(tmp_path: Path, monkeypatch: pytest.
     main()
     path = tmp_path / "out" / "answers.csv"
     first = path.read_text()
+    command[1:2] = ["reader", "reader:cross_attention=lsh,num_hashes=2"]
     monkeypatch.setattr("sys.argv", [*command, "--depths", "0", "1", "--lengths", "1024", "2048"])
     main()
     rows = list(csv.DictReader(path.open()))
     assert path.read_text().startswith(first)
     assert [(row["model"], row["length"], row["depth"]) for row in rows] == [
-        ("reader", length, depth) for length in ("1024", "2048") for depth in ("0.0", "1.0")
+        (model, length, depth)
+        for model in ("reader", "reader, cross_attention lsh, num_hashes 2")
+        for length in ("1024", "2048")
+        for depth in ("0.0", "1.0")
     ]
     assert (tmp_path / "out" / "answers.png").stat().st_size > 1000

@@ -212,7 +212,9 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
     """Of all that decides what is prepared; it names the corpus's folder."""
     schema = schema_of(tokenizers)
     definitions = {
-        name: tokenizer.to_json() if tokenizer else f"bpe trained to {data.record_fields[name].bpe_vocab_size}"
+        name: tokenizer.to_json()
+        if tokenizer
+        else f"bpe trained to {data.record_fields[name].bpe_vocab_size}, digit by digit"
         for name, tokenizer in tokenizers.items()
     }
     shared = {name: data.vocabulary_field(name) for name in tokenizers if data.vocabulary_field(name) != name}

@@ -94,9 +94,14 @@ class BPETokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> BPETokenizer:
-    """Learn a byte-level BPE: any text can be encoded, and decodes to itself; fewer tokens if the texts hold no more."""
+    """Learn a byte-level BPE: any text can be encoded, and decodes to itself; fewer tokens if the texts hold no more.
+
+    Every digit is a token of its own, as in LLaMA (Touvron et al. 2023), so that a number has the same tokens wherever it
+    stands and can be copied.
+    """
     tokenizer = LibraryTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits, words = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

@@ -83,6 +83,13 @@ def test_tokens_stand_for_the_bytes_of_their_text(bpe: BPETokenizer) -> None:
         assert sum(tokenizer.num_bytes(np.array([token])) for token in ids) == size + 2
 
 
+def test_a_number_has_the_same_tokens_wherever_it_stands() -> None:
+    bpe = train_bpe(["the code is 48213.", "48213 of 48,213"] * 50, 300)
+    digits = bpe.encode("48213").tolist()
+    assert len(digits) == 5
+    assert bpe.encode("is 48213.").tolist()[-6:-1] == digits
+
+
 def test_bpe_takes_utf8_alone(bpe: BPETokenizer) -> None:
     for document in (b"\xff\xfe", "\ud800"):
         with pytest.raises(BadDocument, match="no UTF-8"):

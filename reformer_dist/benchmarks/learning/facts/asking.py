@@ -2,7 +2,8 @@
 
 Each model answers the same questions at every length and depth, longer documents than it was trained on among them. Answers
 go to answers.csv, a row for each length and depth as soon as it is there, so that the same command goes on where it ended;
-answers.png shows them as heat maps. LSH has as many buckets as each length asks for.
+answers.png shows them as heat maps. LSH has as many buckets as each length asks for. A run may be asked with other settings
+of its model behind a colon, such as RUN:cross_attention=lsh,num_hashes=8.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("runs", nargs="+", help="runs under --storage, or paths of checkpoints")
+    add("runs", nargs="+", help="runs under --storage, or paths of checkpoints, with other settings behind a colon")
     add("--storage", default=None, help="folder or URL of the runs (that of train.storage)")
     add("--output", type=Path, required=True, help="folder")
     add("--lengths", type=int, nargs="+", default=LENGTHS, help="bytes of a document (%(default)s)")
@@ -54,13 +55,15 @@ def main() -> None:
 def _ask_all(options: argparse.Namespace) -> None:
     book = Book(options.output / "answers.csv", Asked, Found)
     for run in options.runs:
-        model = load_model(run, options.storage)
-        name = run.rstrip("/").rpartition("/")[2]
+        path, _, changes = run.partition(":") if "://" not in run else (run, "", "")
+        model, name = load_model(path, options.storage), path.rstrip("/").rpartition("/")[2]
+        settings = dict(change.split("=", 1) for change in changes.split(",") if "=" in change)
+        name = ", ".join([name, *(f"{field} {value}" for field, value in settings.items())])
         for length in options.lengths:
             for depth in options.depths:
                 cell = Asked(name, model.config.seed, length, depth)
                 if not book.has(cell):
-                    book.add(cell, ask(model, questions(length, depth, options.questions)))
+                    book.add(cell, ask(model, questions(length, depth, options.questions), **settings))
                     print(
                         f"{name}: {length:,} bytes, depth {depth:.0%}: {book.rows[-1].outcome.passkeys:.0%}", flush=True
                     )
@@ -77,20 +80,25 @@ def questions(length: int, depth: float, number: int) -> list[Question]:
     return [make_question(HELD_OUT_SEED, first + index, length, depth) for index in range(number)]
 
 
-def ask(model: ReformerLM | EncoderDecoder, asked: Sequence[Question]) -> Found:
+def ask(model: ReformerLM | EncoderDecoder, asked: Sequence[Question], **settings: str) -> Found:
     """What a model answers to questions about documents of one length; the share that is right, and the mean F1.
 
+    Args:
+        model: a trained one.
+        asked: the questions.
+        settings: other fields of its model section, as in `with_settings`.
+
     Raises:
-        ConfigError: a model without an encoder, or whose positions end before the documents.
+        ConfigError: a model without an encoder, whose positions end before the documents, or settings that it cannot have.
     """
     if not isinstance(model, EncoderDecoder):
         raise ConfigError(f"a {type(model).__name__} reads no document; a run with model.encoder_layers works")
     texts = [joined(question.question, question.document) for question in asked]
     longest = max(len(source_of(model.tokenizer, text)) for text in texts)
     try:
-        reader = model.with_settings(max_source_length=longest)
+        reader = model.with_settings(max_source_length=longest, **settings)
     except ValueError as error:
-        raise ConfigError(f"model.max_source_length = {longest:,}: {error}") from None
+        raise ConfigError(f"model.max_source_length = {longest:,}: {' '.join(str(error).split())}") from None
     reader.tokenizer = model.tokenizer
     answers = translate(reader.eval(), texts, num_tokens=min(model.config.max_length, 32), batch_size=1)
     references = [[question.answer] for question in asked]
