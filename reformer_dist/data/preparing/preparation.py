@@ -214,7 +214,7 @@ def _fingerprint(data: DataConfig, tokenizers: Mapping[str, Tokenizer | None], f
     definitions = {
         name: tokenizer.to_json()
         if tokenizer
-        else f"bpe trained to {data.record_fields[name].bpe_vocab_size}, digit by digit"
+        else f"bpe of digits trained to {data.record_fields[name].bpe_vocab_size}"
         for name, tokenizer in tokenizers.items()
     }
     shared = {name: data.vocabulary_field(name) for name in tokenizers if data.vocabulary_field(name) != name}
