@@ -57,6 +57,17 @@ def test_the_question_has_one_answer_among_many_facts() -> None:
     assert min(kinds.values()) > 40, "every kind is asked for"
 
 
+def test_a_short_document_has_as_many_facts_as_fit() -> None:
+    for index in range(100):
+        made = make_question(0, index, 320, num_distractors=8)
+        facts = facts_of(made.document)
+        assert 3 <= len(facts) <= 6
+        ((kind, place),) = ((kind, place) for kind, place, value in facts if value == made.answer)
+        assert any(other == kind and there != place for other, there, _ in facts), "the same of another place"
+        assert any(other != kind and there == place for other, there, _ in facts), "another fact of the place"
+        assert len(make_question(0, index, 2048).document) > 2048 - LONGEST_SENTENCE
+
+
 def test_fillers_have_no_words_of_the_facts() -> None:
     text = " ".join([*filler.TEMPLATES, *filler.WORDS.values()]).lower()
     assert not re.search(r"\d", text)
@@ -80,7 +91,7 @@ def test_depths_are_drawn_evenly() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({"length": 100}, r"length = 100 has no room for 9 facts; 2048 works"),
+        ({"length": 100}, r"length = 100 has no room for 3 facts; 512 works"),
         ({"depth": 1.5}, r"depth = 1\.5 must be from 0 to 1; 0\.5 works"),
         ({"num_distractors": 21}, r"num_distractors = 21 must be from 0 to 20; 8 works"),
     ],

@@ -35,7 +35,12 @@ def main() -> None:
     add("--questions", type=int, default=10, help="held-out questions of each length and depth (%(default)s)")
     add("--lengths", type=int, nargs="+", default=LENGTHS, help="bytes of a document (%(default)s)")
     add("--depths", type=float, nargs="+", default=DEPTHS, help="where held-out facts lie, from 0 to 1 (%(default)s)")
-    add("--distractors", type=int, default=8, help=f"other facts in a document, up to {MOST_DISTRACTORS} (%(default)s)")
+    add(
+        "--distractors",
+        type=int,
+        default=8,
+        help=f"other facts in a document, up to {MOST_DISTRACTORS}, fewer in one that is too short (%(default)s)",
+    )
     add("--seed", type=int, default=0, help="of all draws (%(default)s)")
     answer(partial(_write, parser.parse_args()))
 

@@ -11,6 +11,8 @@ from itertools import accumulate
 from reformer_dist.benchmarks.learning.facts.filler import sentence
 from reformer_dist.benchmarks.learning.facts.kinds import MOST_DISTRACTORS, draw_facts
 
+LEAST_DISTRACTORS = 2
+"""Facts beside the one that is asked for in the shortest documents."""
 SHARE_OF_LINE_ENDS = 1 / 6
 """Probability that a sentence ends its paragraph."""
 
@@ -44,10 +46,10 @@ def make_question(seed: int, index: int, length: int, depth: float | None = None
         index: which one of the set; those of other indices have draws of their own.
         length: characters of the document, which are as many bytes.
         depth: where the fact lies, from 0 to 1; drawn evenly if None.
-        num_distractors: facts beside it.
+        num_distractors: facts beside it; in a document without room for them as many as there is room for.
 
     Raises:
-        ValueError: a length without room for the facts, or a depth or number out of range.
+        ValueError: a length without room for LEAST_DISTRACTORS of them, or a depth or number out of range.
     """
     if depth is not None and not 0 <= depth <= 1:
         raise ValueError(f"depth = {depth} must be from 0 to 1; 0.5 works")
@@ -56,10 +58,11 @@ def make_question(seed: int, index: int, length: int, depth: float | None = None
     draws = random.Random(f"{seed} {index}")  # text is hashed, so neighbouring seeds share nothing
     depth = round(draws.random(), 3) if depth is None else depth
     asked, *others = draw_facts(draws, num_distractors)
-    statements = [fact.statement for fact in (asked, *others)]
-    needed = sum(map(len, statements)) + num_distractors
+    needed = sum(len(fact.statement) + 1 for fact in (asked, *others)) - 1
+    while needed > length and len(others) > LEAST_DISTRACTORS:
+        needed -= len(others.pop().statement) + 1
     if needed > length:
-        raise ValueError(f"length = {length} has no room for {len(statements)} facts; {max(2048, needed)} works")
+        raise ValueError(f"length = {length} has no room for {len(others) + 1} facts; {max(512, needed)} works")
     sentences = _filler(draws, length - needed)
     for fact in others:
         sentences.insert(draws.randint(0, len(sentences)), fact.statement)
