@@ -22,8 +22,8 @@ from reformer_dist.planning.memory.parts import Parts, Work
 from reformer_dist.planning.memory.weights import matrix_weights, num_weights
 from reformer_dist.training.engine.optimizer import _is_layer_matrix
 
-SLOW = ("8 layers", "1,024 to 16,384")
-"""Ends of the names of shapes that take minutes; docs/benchmarks.md has them."""
+TOLD_APART = ("full, heads by turns", "full, dropout", "lsh, 4 rows", "lsh, dropout", "lsh, 2 layers")
+"""Shapes of encoder-decoders whose largest moments differ; docs/benchmarks.md has all, which take minutes."""
 TOLERANCE = 0.15
 """Of the measured peak. What is counted is exact; not counted are pages of the heap that are part free."""
 
@@ -49,14 +49,13 @@ def test_the_formula_predicts_what_steps_take() -> None:
 
 
 def test_the_formula_predicts_what_steps_of_encoder_decoders_take() -> None:
-    """Both kinds of cross-attention, long sources, long targets, depth, heads by turns, rows, dropout, workers."""
-    named = encoder_decoder_shapes().items()
-    assert_predicted(measure_peaks({name: config for name, config in named if not any(map(name.endswith, SLOW))}))
+    """Both kinds of cross-attention, heads by turns, rows, dropout."""
+    named = encoder_decoder_shapes()
+    assert_predicted(measure_peaks({name: named[name] for name in TOLD_APART}))
 
 
 def assert_predicted(peaks: list[Peak]) -> None:
     print(table(peaks))
-    assert len(peaks) >= 10
     assert {peak.name: round(peak.error, 3) for peak in peaks if abs(peak.error) > TOLERANCE} == {}
 
 
