@@ -57,7 +57,8 @@ def check(config: Config) -> None:
             f"train.allow_changes = {','.join(config.train.allow_changes)}: {unknown[0]} is none that it is about;"
             f" {', '.join(sections)} or a field such as {ALLOWABLE[0]} works"
         )
-    first_weights.check(config)
+    if not _is_begun(config):
+        first_weights.check(config)
     path = config.train.resume
     if path in ("auto", "none"):
         return
@@ -67,6 +68,12 @@ def check(config: Config) -> None:
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
     _raise(_model_problem(config, path, state), _optimizer_problem(config, path, state))
+
+
+def _is_begun(config: Config) -> bool:
+    """Whether training goes on from a checkpoint of its own, whatever has become of the weights that it began with."""
+    folder = checkpoints.current_folder(config.train.storage, config.train.run_name)
+    return config.train.resume == "auto" and folder is not None and checkpoints.newest_step(folder) > 0
 
 
 def decide(config: Config, corpus: Corpus) -> Place:

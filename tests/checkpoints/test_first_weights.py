@@ -77,6 +77,7 @@ def test_a_new_training_takes_them_and_one_that_goes_on_does_not(tmp_path: Path)
     own = write(checkpoints.new_folder(lm.storage, "new"), 2, config, corpus_hash=lm.corpus.hash)
     going_on = lm.decide()
     assert (going_on.start, going_on.weights) == (own, None)
+    starting_point.check(make_config(lm.storage, **{"train.run_name": "new", "train.weights_from": "removed/since"}))
     assert lm.decide(**{"train.resume": "none"}).weights == lm.path
 
 

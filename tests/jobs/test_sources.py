@@ -66,7 +66,9 @@ def test_pairs_train_go_on_and_are_written_from(pairs: Path) -> None:
     assert result.loss == pytest.approx(expected["validation/loss"][-1][1], rel=1e-9)
 
     begun = run_job(pairs, train__run_name="begun", train__steps=4, train__weights_from="runs/whole", **PAIRS)
-    assert re.search(r"^(\d+) of \1 tensors begin as those of \S*runs/whole/1/step_00000008;", begun.output), begun.output
+    assert re.search(r"^(\d+) of \1 tensors begin as those of \S*runs/whole/1/step_00000008;", begun.output), (
+        begun.output
+    )
     started = points(pairs, begun)["train/loss"]
     assert started[0][0] == 1
     assert started[0][1] < expected["train/loss"][0][1] - 0.3, "it knows what the other one learned"
