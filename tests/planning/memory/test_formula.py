@@ -129,7 +129,7 @@ def test_cross_attention_works_on_the_groups_and_pieces_of_the_layer() -> None:
     ("limit", "changes"),
     [
         ("head_elements", {"source": 1 << 16, "embed_dim": 64, "num_heads": 8, "head_dim": 64}),
-        ("cross_gathered", {"cross_attention": "lsh", "source": 4096, "lsh_window": 256}),
+        ("cross_gathered", {"cross_attention": "lsh", "source": 4096, "embed_dim": 128}),
         ("cross_scores", {"attention_dropout": 0.1, "source": 4096}),
     ],
 )
