@@ -102,7 +102,7 @@ def ask(model: ReformerLM | EncoderDecoder, asked: Sequence[Question], **setting
     reader.tokenizer = model.tokenizer
     answers = translate(reader.eval(), texts, num_tokens=min(model.config.max_length, 32), batch_size=1)
     references = [[question.answer] for question in asked]
-    figures = exact_match(answers, references).figures | f1(answers, references).figures
+    figures = {**exact_match(answers, references).figures, **f1(answers, references).figures}
     return Found(figures["exact_match"] / 100, figures["f1"] / 100)
 
 
