@@ -7,6 +7,7 @@ Legend: B batch, T tokens, S tokens of the longest source, E model dimension.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ class DecodingCrossAttention:
         self._layer = layer
         self._heads = layer.heads_of(source)
         self._index = self._indexed()
+        self._sources_B = torch.arange(len(source.memory_BSE), device=source.memory_BSE.device)
+        """Number of each row's source: the beams of a source have the same keys and values."""
 
     def begin(self, nothing_B0E: Tensor) -> None:
         """Begin with rows that have read nothing: their sources are known."""
@@ -42,7 +45,11 @@ class DecodingCrossAttention:
 
     def extend(self, others: Sequence["DecodingCrossAttention"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""
-        whole = [each._heads for each in (self, *others)]
+        everyone = (self, *others)
+        whole = [each._heads for each in everyone]
+        firsts = accumulate((int(each._sources_B.max()) + 1 for each in everyone), initial=0)
+        numbers = [each._sources_B + first for each, first in zip(everyone, firsts, strict=False)]
+        self._sources_B = torch.cat(numbers)
         longest = max(heads.k_BSHD.shape[1] for heads in whole)
         self._heads = SourceHeads(
             torch.cat([_padded(heads.k_BSHD, longest, 0) for heads in whole]),
@@ -52,7 +59,10 @@ class DecodingCrossAttention:
         self._index = self._indexed()
 
     def take(self, rows_N: Tensor) -> None:
-        """Go on with these rows, any number of times each."""
+        """Go on with these rows, any number of times each; beams of one source that change places move nothing."""
+        before_B, self._sources_B = self._sources_B, self._sources_B.index_select(0, rows_N)
+        if torch.equal(before_B, self._sources_B):
+            return
         heads, documents_BS = self._heads, self._heads.documents_BS
         k, v = heads.k_BSHD.index_select(0, rows_N), heads.v_BSHD.index_select(0, rows_N)
         self._heads = SourceHeads(k, v, None if documents_BS is None else documents_BS.index_select(0, rows_N))
