@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.conftest import one_worker
 from tests.checkpoints.untrained import make_config, write
-
-__all__ = ["one_worker"]
 
 
 @pytest.fixture
