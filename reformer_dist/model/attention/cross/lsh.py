@@ -64,7 +64,7 @@ class LSHCross(CrossKind):
     ) -> Tensor:
         """See `CrossKind`."""
         (B, _, H, D), S = q_BTHD.shape, heads.k_BSHD.shape[1]
-        keys_NTK, visible_NTK = self._seen(index, found, context, S)
+        keys_NTK, visible_NTK = self._seen(index, found, context.documents_BT, context.positions_like(q_BTHD), S)
         rows_NTK = keys_NTK + torch.arange(B * H, device=keys_NTK.device)[:, None, None] * S
         k, v = (
             x.transpose(1, 2).reshape(-1, D).index_select(0, rows_NTK.flatten()).view(*rows_NTK.shape, D)
@@ -80,19 +80,16 @@ class LSHCross(CrossKind):
         out_NTD = (weights_NTK[:, :, None] @ v)[:, :, 0] * seen_NT1
         return out_NTD.unflatten(0, (B, H)).transpose(1, 2)
 
-    def _seen(self, index: KeyOrder, found: Tensor, context: Context, num_keys: int) -> tuple[Tensor, Tensor]:
+    def _seen(
+        self, index: KeyOrder, found: Tensor, documents_BT: Tensor | None, positions_BT: Tensor, num_keys: int
+    ) -> tuple[Tensor, Tensor]:
         """The keys that each query may see, [N, T, K], and whether it sees them."""
-        B, T = found.shape[0], found.shape[3]
-        positions_BT = context.positions_BT
-        if positions_BT is None:
-            first = context.first_position
-            positions_BT = torch.arange(first, first + T, device=found.device).expand(B, -1)
         own, begin, end = (
             torch.searchsorted(index.values_NRS, values_BHRT.flatten(0, 1))
             for values_BHRT in (
-                self._values(found, context.documents_BT, positions_BT, -1),
-                self._values(found, context.documents_BT, torch.zeros_like(positions_BT), -1),
-                self._values(found, context.documents_BT, torch.full_like(positions_BT, self._most_positions), -1),
+                self._values(found, documents_BT, positions_BT, -1),
+                self._values(found, documents_BT, torch.zeros_like(positions_BT), -1),
+                self._values(found, documents_BT, torch.full_like(positions_BT, self._most_positions), -1),
             )
         )
         W = min(self.config.lsh_window, num_keys)
