@@ -74,7 +74,7 @@ def test_buckets_follow_the_length_and_weights_stay() -> None:
         name: x.shape for name, x in long.state_dict().items()
     }
     assert [x.config.bucket_factors for x in (short, long)] == [(4,), (16, 16)]
-    assert 0 <= ask(short, Asked("local,lsh", 0, 300, 0.5), 2).symbols <= 1
+    assert 0 <= ask(short, Asked("local,lsh", 0, 300, 0.5), 2).part <= 1
 
 
 def test_full_attention_is_asked_less() -> None:

@@ -81,7 +81,7 @@ def run(size_name: Literal["small", "paper"], output: Path) -> None:
                 model = train(size, name, seed)
             for cell in missing:
                 book.add(cell, ask(model, cell, size.questions))
-                print(f"  {cell.length} tokens, depth {cell.depth:.0%}: {book.rows[-1].outcome.passkeys:.0%}")
+                print(f"  {cell.length} tokens, depth {cell.depth:.0%}: {book.rows[-1].outcome.whole:.0%}")
     print(
         f"\nPasskeys found, trained on up to {size.trained:,} tokens, {size.questions} of each length and depth, in percent"
     )

@@ -28,10 +28,10 @@ class Asked:
 class Found:
     """How many were answered."""
 
-    passkeys: float
-    """Share of the passkeys of which all symbols were right."""
-    symbols: float
-    """Share of the symbols that were right."""
+    whole: float
+    """Share of the answers that were right as a whole: all symbols of a passkey, or an exact match."""
+    part: float
+    """Share of their parts that were right: symbols of a passkey, or the F1 of words."""
 
 
 PasskeyRow = Row[Asked, Found]
@@ -78,8 +78,6 @@ def _lengths(rows: Sequence[PasskeyRow], model: str) -> list[int]:
 def _share(rows: Sequence[PasskeyRow], model: str, length: int, depth: float) -> float:
     """Mean over the seeds; nan where nothing was asked."""
     found = [
-        row.outcome.passkeys
-        for row in rows
-        if (row.cell.model, row.cell.length, row.cell.depth) == (model, length, depth)
+        row.outcome.whole for row in rows if (row.cell.model, row.cell.length, row.cell.depth) == (model, length, depth)
     ]
     return fmean(found) if found else math.nan
