@@ -77,8 +77,7 @@ def check(config: Config) -> None:
         ConfigError: it is none, nothing of it fits, or training goes on from another.
     """
     given = config.train.weights_from
-    if given is None:
-        return
+    assert given is not None
     if config.train.resume not in ("auto", "none"):
         raise ConfigError(
             f"train.weights_from = {given} is for a new training, train.resume = {config.train.resume} goes on with one;"

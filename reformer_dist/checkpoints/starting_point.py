@@ -57,8 +57,6 @@ def check(config: Config) -> None:
             f"train.allow_changes = {','.join(config.train.allow_changes)}: {unknown[0]} is none that it is about;"
             f" {', '.join(sections)} or a field such as {ALLOWABLE[0]} works"
         )
-    if not _is_begun(config):
-        first_weights.check(config)
     path = config.train.resume
     if path in ("auto", "none"):
         return
@@ -68,6 +66,16 @@ def check(config: Config) -> None:
     except (ValueError, OSError) as error:
         raise ConfigError(f"train.resume = {path}: {error}") from None
     _raise(_model_problem(config, path, state), _optimizer_problem(config, path, state))
+
+
+def check_first_weights(config: Config) -> None:
+    """Whether `train.weights_from` is a checkpoint that this model can begin with, unless training goes on from its own.
+
+    Raises:
+        ConfigError: it is none, nothing of it fits, or `train.resume` names another.
+    """
+    if config.train.weights_from is not None and not _is_begun(config):
+        first_weights.check(config)
 
 
 def _is_begun(config: Config) -> bool:

@@ -73,6 +73,12 @@ def resumed_checkpoint(config: Config, known: Known) -> None:
     starting_point.check(config)
 
 
+def first_weights(config: Config, known: Known) -> None:
+    """Whether `train.weights_from` is a checkpoint; whether it is needed shows at `train.storage`, told by its own check."""
+    if storage not in known.failed:
+        starting_point.check_first_weights(config)
+
+
 def start(config: Config, known: Known) -> None:
     """Whether the checkpoint to start from is whole, and of this model and corpus."""
     assert known.corpus is not None

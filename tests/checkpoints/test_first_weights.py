@@ -77,7 +77,8 @@ def test_a_new_training_takes_them_and_one_that_goes_on_does_not(tmp_path: Path)
     own = write(checkpoints.new_folder(lm.storage, "new"), 2, config, corpus_hash=lm.corpus.hash)
     going_on = lm.decide()
     assert (going_on.start, going_on.weights) == (own, None)
-    starting_point.check(make_config(lm.storage, **{"train.run_name": "new", "train.weights_from": "removed/since"}))
+    removed = {"train.run_name": "new", "train.weights_from": "removed/since"}
+    starting_point.check_first_weights(make_config(lm.storage, **removed))
     assert lm.decide(**{"train.resume": "none"}).weights == lm.path
 
 
@@ -87,7 +88,7 @@ def test_what_cannot_be_begun_with_is_told(tmp_path: Path) -> None:
     def refused(line: str, **changes: object) -> None:
         config = make_config(lm.storage, **{"train.weights_from": lm.path, **changes})
         with pytest.raises(ConfigError, match=line):
-            starting_point.check(config)
+            starting_point.check_first_weights(config)
 
     refused(f"^train.weights_from = {lm.storage}: .*no ", **{"train.weights_from": lm.storage})
     refused(

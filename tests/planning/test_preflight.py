@@ -42,6 +42,11 @@ ONE_MISTAKE: Mapping[str, tuple[dict[str, object], str]] = {
     "storage's scheme": ({"train__storage": "no://x"}, "train.storage = no://x cannot be written: "),
     "tracking": ({"tracking__uri": "http://127.0.0.1:9"}, "tracking.uri = http://127.0.0.1:9 does not answer"),
     "resume": ({"train__resume": "/nowhere"}, "train.resume = /nowhere: checkpoint /nowhere: no manifest.json"),
+    "first weights": ({"train__weights_from": "/nowhere"}, "train.weights_from = /nowhere: .*no "),
+    "first weights, no storage": (
+        {"train__weights_from": "/nowhere", "train__storage": "no://x"},
+        "train.storage = no://x cannot be written: ",
+    ),
     "tokenizer": ({"data__tokenizer": "bpe", "data__tokenizer_file": "/no"}, "data.tokenizer_file = /no cannot be"),
     "prepared": ({"data__prepared": "/nowhere"}, ".*/nowhere"),
     "vocabulary": (
