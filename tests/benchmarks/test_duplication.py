@@ -100,20 +100,19 @@ def test_keys_seen_counts_predecessors_up_to_the_window() -> None:
 
 
 def test_training_learns_and_other_rounds_evaluate_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the ordinary trainer, in both modes; Ray is started once."""
+    """By the ordinary trainer."""
     monkeypatch.setattr(duplication_task, "NUM_DOCUMENTS", 2000)
     size = replace(TINY, batch_size=32, learning_rate=2e-2, steps=40, evaluate_every=10)
     with prepared(size) as folder:
-        for mode in ("window", "chunked"):
-            checkpoint, curve = train(folder, size, mode, rounds=2, seed=0)
-            (_, first_loss, first_accuracy), *_, (last_step, last_loss, last_accuracy) = curve
-            assert [step for step, _, _ in curve] == [10, 20, 30, 40]
-            assert last_step == size.steps
-            assert last_loss < first_loss - 1
-            assert last_accuracy > first_accuracy + 0.3
-            scores = dict(evaluate(folder, size, mode, checkpoint))
-            assert list(scores) == [0, 8, 4, 2, 1]
-            assert scores[8] > scores[1]
+        checkpoint, curve = train(folder, size, "chunked", rounds=2, seed=0)
+        (_, first_loss, first_accuracy), *_, (last_step, last_loss, last_accuracy) = curve
+        assert [step for step, _, _ in curve] == [10, 20, 30, 40]
+        assert last_step == size.steps
+        assert last_loss < first_loss - 1
+        assert last_accuracy > first_accuracy + 0.3
+        scores = dict(evaluate(folder, size, "chunked", checkpoint))
+        assert list(scores) == [0, 8, 4, 2, 1]
+        assert scores[8] > scores[1]
 
 
 def test_the_tables_average_seeds_and_name_what_did_not_learn() -> None:

@@ -32,14 +32,12 @@ SMALL = {
 }
 
 
-def test_enwik8_scaled_down_trains_and_goes_on(tmp_path: Path) -> None:
+def test_enwik8_scaled_down_trains(tmp_path: Path) -> None:
     words = np.random.default_rng(0).choice([b"[[alpha]]", b"<page>", b"''beta''", b"gamma"], 8000)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "enwik8").write_bytes(b" ".join(words))
-    for steps in (2, 4):
-        job = run_job(tmp_path, config=ENWIK8, train__steps=steps, **SMALL)
-        assert (job.status, job.errors) == (0, "")
-    assert "continuing from step 2" in job.output
+    job = run_job(tmp_path, config=ENWIK8, train__steps=4, **SMALL)
+    assert (job.status, job.errors) == (0, "")
     curves = points(tmp_path, job)
     assert [step for step, _ in curves["train/loss"]] == [1, 2, 3, 4]
     assert [step for step, _ in curves["validation/loss"]] == [2, 4]

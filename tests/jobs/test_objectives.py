@@ -26,14 +26,13 @@ def test_masked_trains_goes_on_and_is_evaluated(place: Path) -> None:
     assert [step for step, _ in expected["baseline/bits_per_token"]] == [0]
     assert {"baseline/loss", "baseline/accuracy"} < expected.keys()
 
-    first = run_job(place, train__run_name="masked_twice", train__steps=4, **MASKED)
-    assert (first.status, first.errors) == (0, "")
-    rest = run_job(place, train__run_name="masked_twice", train__steps=8, **MASKED)
+    half = str(place / "runs/masked/1/step_00000004")
+    rest = run_job(place, train__run_name="masked_rest", train__resume=half, train__steps=8, **MASKED)
     assert "continuing from step 4" in rest.output
     found = points(place, rest)
     for metric in ("train/loss", "train/grad_norm", "validation/loss", "validation/accuracy"):
-        assert found[metric] == expected[metric], metric
-    assert [step for step, _ in found["baseline/bits_per_token"]] == [0], "once in a run"
+        assert found[metric] == [(step, value) for step, value in expected[metric] if step > 4], metric
+    assert len(found["baseline/bits_per_token"]) == 1, "once in a run"
 
     fields = {"train.storage": str(place / "runs"), "train.run_name": "masked", "evaluation.max_sequences": 4}
     result = evaluate(load_config(None, fields))
