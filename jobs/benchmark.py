@@ -9,7 +9,7 @@ from reformer_dist.cli import answer
 
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
-    **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer")},
+    **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer", "keep")},
     **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties", "compressors")},
     "quality": "learning.quality.suite",
     **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},

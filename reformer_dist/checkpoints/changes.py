@@ -7,7 +7,7 @@ import torch
 from reformer_dist.config import Config, ModelConfig, OptimizerConfig
 from reformer_dist.model.choice import make_model
 
-SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "attention_kernel"}
+SPEED_ONLY = {"feed_forward_chunk", "loss_chunk", "reversible", "keep", "attention_kernel"}
 """Fields of the model section that change its memory and speed but not what it is."""
 START_ONLY = {"embedding_std", "output_scale"}
 """Those that change only the weights that a training begins with."""

@@ -33,6 +33,7 @@ BEFORE_RAY: Mapping[Check, tuple[str, ...]] = {
     corpora.sources: ("data", "train.storage"),
     workers.machine: ("train.workers", "train.use_gpu"),
     workers.memory: ("data", "model", "parallel", "train"),
+    workers.keep: ("data", "model", "parallel", "train"),
 }
 """Checks, and the sections or fields that each reads, which must be right for themselves."""
 ON_CLUSTER: tuple[Check, ...] = (workers.cluster,)
@@ -57,6 +58,7 @@ OF_TRIAL: tuple[Check, ...] = (
     corpora.vocabulary,
     workers.machine,
     workers.memory,
+    workers.keep,
 )
 
 

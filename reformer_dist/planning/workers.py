@@ -6,6 +6,7 @@ import psutil
 import torch
 
 from reformer_dist.config import Config
+from reformer_dist.config.sections.model import KEEP_LEVELS
 from reformer_dist.errors import ConfigError
 from reformer_dist.planning.known import Known
 from reformer_dist.planning.memory.formula import held_memory, step_memory, update_memory
@@ -55,6 +56,16 @@ def memory(config: Config, known: Known) -> None:
         f" {needed / 2**30:,.1f} GiB of memory, and this machine has {available / 2**30:,.1f}; {works},"
         " or join a cluster with RAY_ADDRESS"
     )
+
+
+def keep(config: Config, known: Known) -> None:
+    """Whether the formula counts the model, if it is to choose what layers keep."""
+    if "auto" not in config.model.keep:
+        return
+    try:
+        step_memory(Work.of(config.with_workers(config.train.min_workers)))
+    except ValueError as error:
+        raise ConfigError(f"model.keep = auto: {error}, or one of {', '.join(KEEP_LEVELS)}") from None
 
 
 def _least_memory(config: Config) -> int | None:

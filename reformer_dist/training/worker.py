@@ -24,6 +24,7 @@ from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import Topology, make_topology
 from reformer_dist.storage.stores import is_below
 from reformer_dist.training.engine.engine import Engine
+from reformer_dist.training.engine.memory import with_keep
 from reformer_dist.training.loop import train
 from reformer_dist.training.watch import Diverged, Wish
 
@@ -89,10 +90,14 @@ def work(
     config = job.config.with_workers(dist.get_world_size())
     topology = make_topology(config)
     tell = send if topology.rank == 0 else _discard
+    wanted = config
+    config, kept = with_keep(config, device)
     engine, traffic, path, step, offset = _begin(job, config, topology, device)
-    if config != job.config:
+    if wanted != job.config:
         tell(f"workers: {topology.world_size}, as {topology.data_groups} x {topology.sequence_shards} sequence shards")
     tell(explain_model(config.model, device, DTYPES[config.train.dtype]))
+    if kept is not None:
+        tell(kept)
     if path is not None:
         tell(f"continuing from step {step} of {path}")
     tell(step)

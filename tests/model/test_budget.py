@@ -15,6 +15,7 @@ from tests.model.models import draw_tokens, make_model
 PACKAGE = Path(__file__).parents[2] / "reformer_dist"
 NO_LIMITS = {
     "model/attention/lsh/hash_health.py": {"NUM_QUERIES"},  # of a statistic
+    "model/backends/products.py": {"LEAST_MULTIPLICATIONS"},  # of the processor
     "model/backends/triton/launch.py": {"MAX_HEAD_DIM", "MIN_BLOCK"},  # of the hardware
     "model/randomness.py": {"_MASK_64", "_GOLDEN", "_LANES"},  # of the arithmetic
     "parallel/buckets/routing.py": {"_NEVER"},  # larger than what they are compared with

@@ -53,7 +53,15 @@ def _assert_same(ours: EncoderDecoder, plain: EncoderDecoder) -> None:
 @pytest.mark.parametrize("limits", [{}, {"head_elements": 1, "projected_tokens": 7, "cross_scores": 500}], ids=str)
 @pytest.mark.parametrize("cross", ["full", "lsh"])
 @pytest.mark.parametrize(
-    "changes", [{}, {"tie_embeddings": True, "positions": "learned", "cross_rotary": False}, OPTIONS], ids=str
+    "changes",
+    [
+        {},
+        {"tie_embeddings": True, "positions": "learned", "cross_rotary": False},
+        OPTIONS,
+        {"keep": ("products",)},
+        {"keep": ("streams", "products", "nothing", "projections", "streams"), **OPTIONS},
+    ],
+    ids=str,
 )
 def test_gradients_equal_plain_autograd_with_dropout(
     changes: dict[str, Any], cross: str, limits: dict[str, int]

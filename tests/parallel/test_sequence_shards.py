@@ -124,9 +124,15 @@ def test_both_equal_one_process(length: int, head_shards: int, causal: bool) -> 
     _check(4, length, {"attention": "both", "head_shards": head_shards}, causal=causal)
 
 
+@pytest.mark.parametrize("keep", ["nothing", "products"])
 @pytest.mark.parametrize("attention", ["heads", "buckets"])
-def test_a_model_of_other_parts_equals_one_process(attention: str) -> None:
-    _check(3, 50, {"attention": attention}, **OPTIONS)
+def test_a_model_of_other_parts_equals_one_process(attention: str, keep: str) -> None:
+    _check(3, 50, {"attention": attention}, keep=keep, **OPTIONS)
+
+
+def test_what_is_kept_is_of_each_exchange() -> None:
+    """By both, tokens of one head are on two workers, and of the other on the other two."""
+    _check(4, 47, {"attention": "both", "head_shards": 2}, keep="products,attention,streams,nothing")
 
 
 def test_rotary_positions_of_chunked_modes_equal_one_process() -> None:

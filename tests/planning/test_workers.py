@@ -71,3 +71,12 @@ def test_a_long_source_is_told_and_halved_too(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_model_that_is_too_large_itself_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "; a smaller model works" in refusal(monkeypatch, 0.001)
+
+
+def test_what_is_to_be_chosen_must_be_counted() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model.keep = auto: train.dtype = bfloat16 is not .*, or one of nothing, streams"
+    ):
+        workers.keep(load_config(None, {"model.keep": "auto", "train.dtype": "bfloat16"}), Known())
+    workers.keep(load_config(None, {"model.keep": "auto"}), Known())
+    workers.keep(load_config(None, {"train.dtype": "bfloat16"}), Known())

@@ -6,7 +6,7 @@ hash rounds, batch 1, float32, causal, forward and backward; Reformers are rever
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from reformer_dist.benchmarks.speed import peers
 from reformer_dist.benchmarks.speed.attention import EXACT, HUGGING_FACE, LUCIDRAINS
@@ -51,8 +51,12 @@ def our_model(
     layers: tuple[Kind, ...],
     mode: Literal["window", "chunked"] = "window",
     embed_dim: int = peers.EMBED_DIM,
+    **others: Any,
 ) -> Step:
-    """A step of our language model; heads are 64 wide and the feed-forward layers four times as wide as the model."""
+    """A step of our language model; heads are 64 wide and the feed-forward layers four times as wide as the model.
+
+    `others` are fields of the model section.
+    """
     config = ModelConfig(
         vocab_size=peers.VOCAB_SIZE,
         embed_dim=embed_dim,
@@ -66,6 +70,7 @@ def our_model(
         lsh_window=peers.CHUNK,
         activation="gelu",
         **peers.WHAT_THEY_LACK,
+        **others,
     )
     model = ReformerLM(config).train()
     return peers.model_step(model, lambda tokens, labels: model.loss(tokens, labels)[0], length)

@@ -97,6 +97,15 @@ def shapes() -> dict[str, Config]:
         "vocabulary of 8,192": _config(4096, {"vocab_size": 8192, "layers": "local"}),
         "dropout, tied embeddings": _config(8192, {**wide, "hidden_dropout": 0.1, "tie_embeddings": True}),
         "float64": _config(8192, {}, dtype="float64"),
+        "streams kept": _config(16384, {"keep": "streams"}),
+        "attention kept": _config(16384, {"keep": "attention"}),
+        "projections kept, 2 workers": _config(
+            16384, {**wide, "keep": "projections"}, workers=2, exchange={"attention": "heads"}
+        ),
+        "products kept of half the layers": _config(16384, {"keep": "products,nothing"}),
+        "products kept, 2 workers": _config(
+            16384, {**wide, "keep": "products"}, workers=2, exchange={"attention": "buckets"}
+        ),
         "2 workers, heads": _config(16384, wide, workers=2, exchange={"attention": "heads"}),
         "2 workers, buckets": _config(16384, wide, workers=2, exchange={"attention": "buckets"}),
         "4 workers, heads": _config(16384, wide, workers=4, exchange={"attention": "heads"}),
@@ -118,6 +127,7 @@ def encoder_decoder_shapes() -> dict[str, Config]:
             f"{cross}, 8 layers": _config(4096, {**model, "layers": deep, "encoder_layers": deep}, source=4096),
             f"{cross}, heads by turns": _config(1024, {**model, **wide, "encoder_layers": "local"}, source=65536),
             f"{cross}, 4 rows": _config(1024, model, rows=4, source=2048),
+            f"{cross}, products kept": _config(4096, {**model, "keep": "products"}, source=8192),
             f"{cross}, dropout": _config(2048, {**model, "attention_dropout": 0.1, "hidden_dropout": 0.1}, source=8192),
             f"{cross}, 2 workers": _config(8192, model, workers=2, exchange={"attention": "buckets"}, source=16384),
         }

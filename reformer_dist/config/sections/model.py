@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -10,6 +10,9 @@ from reformer_dist.config.sections.section import Section
 
 LayerName = Literal["local", "lsh", "full"]
 """Kinds of attention, as model/attention/kinds.py has them."""
+KeepLevel = Literal["nothing", "streams", "attention", "projections", "products"]
+"""What a layer keeps from the forward pass, by the time that a byte saves: each keeps what those before it keep."""
+KEEP_LEVELS: tuple[KeepLevel, ...] = get_args(KeepLevel)
 ENCODER_SEED = 1_000_003
 """Added to the seed of a model for its encoder, whose layers would else draw as the decoder's do."""
 
@@ -111,6 +114,8 @@ class ModelConfig(Section):
     """Tokens whose logits exist at a time in the loss; smaller saves memory."""
     reversible: bool = True
     """Rebuild activations in the backward pass instead of keeping them; false is the plain reference for debugging."""
+    keep: tuple[KeepLevel | Literal["auto"], ...] = Field(("nothing",), min_length=1)
+    """What layers keep from the forward pass instead of making it again in the backward pass, which takes memory and saves time: nothing; streams (each layer's input); attention (its results too); projections (queries, keys, values); products (the feed-forward layers' too). One for all layers, or one for each, the encoder's first. auto trains with as much as fits into train.memory_gib."""
     attention_kernel: Literal["auto", "plain"] = "auto"
     """auto picks the fastest attention code for the device; plain is the readable reference, for debugging."""
     layer_norm_eps: PositiveFloat = 1e-5
@@ -162,9 +167,17 @@ class ModelConfig(Section):
         return (can and not self.is_published) if self.lsh_values is None else self.lsh_values == "next"
 
     @property
+    def kept_by_layers(self) -> tuple[KeepLevel, ...]:
+        """What each of `layers` keeps; nothing where that is still to be chosen."""
+        given: tuple[KeepLevel, ...] = tuple("nothing" if level == "auto" else level for level in self.keep)
+        return given * len(self.layers) if len(given) == 1 else given[len(self.encoder_layers) :]
+
+    @property
     def encoder(self) -> "ModelConfig":
         """The encoder's own configuration: the same, but for its layers, which see both sides, and its longest source."""
         changes: dict[str, Any] = {"layers": self.encoder_layers or self.layers, "encoder_layers": (), "causal": False}
+        if len(self.keep) > 1:
+            changes["keep"] = self.keep[: len(self.encoder_layers)]
         if self.max_source_length not in (None, self.max_length):
             changes |= {"max_length": self.max_source_length, "axial_shape": None}
         if self.lsh_values == "next":
@@ -216,6 +229,11 @@ class ModelConfig(Section):
         if self.lsh_values == "next" and not (self.causal and self.lsh_mode == "window"):
             without = f"model.lsh_mode = {self.lsh_mode!r}" if self.causal else "model.causal = False"
             yield f"model.lsh_values = 'next' would show a token what is after it with {without}; 'own' works"
+        num_layers = len(self.encoder_layers) + len(self.layers)
+        if "auto" in self.keep and len(self.keep) > 1:
+            yield f"model.keep = {','.join(self.keep)}: auto is for all layers; auto alone works"
+        elif len(self.keep) not in (1, num_layers):
+            yield f"model.keep = {','.join(self.keep)} is for {len(self.keep)} layers, there are {num_layers}; one for all works, {self.keep[0]}"
         if self.encoder_layers and not self.causal:
             yield "model.causal = False has a decoder read what it is to write, with model.encoder_layers; True works"
         if self.max_source_length is not None and not self.encoder_layers:

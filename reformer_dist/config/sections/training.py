@@ -29,6 +29,8 @@ class TrainConfig(Section):
     """Seed of the order of the samples."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     """Arithmetic: float32, float64, or bfloat16 (autocast; weights and streams stay float32)."""
+    memory_gib: PositiveFloat | None = None
+    """With model.keep auto: GiB that a worker may take. By default its share of what the machine, or all of what its GPU, has free."""
     log_every: PositiveInt = 1
     """Steps between two points on the terminal and in MLflow."""
     validate_every: PositiveInt = 100

@@ -12,7 +12,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from reformer_dist.model.attention.layer import Attention, at_temperature
+from reformer_dist.model.attention.head_group import at_temperature
+from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.decoding import NormalisedStream

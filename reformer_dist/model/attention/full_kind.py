@@ -12,6 +12,7 @@ from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.attention.memory import NewestTokens
 from reformer_dist.model.backends.backend import Backend
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 
 
 class FullKind(Kind):
@@ -23,9 +24,15 @@ class FullKind(Kind):
         return frozenset({"heads"})
 
     def attend(
-        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool, exchange: Exchange
+        self,
+        tensors: tuple[Tensor, ...],
+        context: Context,
+        found: None,
+        training: bool,
+        exchange: Exchange,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, None]:
-        """See `Kind`."""
+        """See `Kind`. Its results are made again, whatever is kept."""
         q, k, v = tensors
         q, k = self.turned(q, context.first_position), self.turned(k, context.first_position)
         dropout = self.dropout(context, training)

@@ -21,6 +21,7 @@ from reformer_dist.model.backends.backend import Backend
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.randomness import Use, make_key
 
 
@@ -68,7 +69,13 @@ class Kind(ABC):
 
     @abstractmethod
     def attend(
-        self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool, exchange: Exchange
+        self,
+        tensors: tuple[Tensor, ...],
+        context: Context,
+        found: Any,
+        training: bool,
+        exchange: Exchange,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Any]:
         """Attend.
 
@@ -78,6 +85,7 @@ class Kind(ABC):
             found: what an earlier call with the same tensors found (LSH: buckets), to be used again; None in the first.
             training: whether dropout is on and rotations are those of the step.
             exchange: how the shards meet.
+            kept: where results are kept from the forward to the backward pass; None where none are.
 
         Returns:
             [B, T, H, D], and what was found (None where there is nothing to find).

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize, pad
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.head_group import HeadGroup
@@ -21,9 +20,9 @@ from reformer_dist.model.attention.kinds import KINDS
 from reformer_dist.model.attention.memory import Memory
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-from reformer_dist.model.layers.convolution import convolution_parameters, convolve
-from reformer_dist.model.layers.norm import norm_parameters, normalise
-from reformer_dist.model.randomness import Use, dropout, make_key
+from reformer_dist.model.keeping import Kept
+from reformer_dist.model.layers.convolution import convolution_parameters
+from reformer_dist.model.layers.norm import norm_parameters
 from reformer_dist.model.reversible.borrowed_tokens import (
     Neighbours,
     SurroundedTokens,
@@ -52,6 +51,7 @@ class Attention(Layer):
     def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
         self.config, self.layer, self.budget = config, layer, budget
+        self.keep = config.kept_by_layers[layer]
         self.head_groups = make_head_groups(config, layer, budget)
         """All heads by kind. Where they are too many for a long sequence, they are cut into smaller groups on the way."""
         E, inner = config.embed_dim, config.num_heads * config.head_width
@@ -76,7 +76,7 @@ class Attention(Layer):
     def read_first(self, x_BTE: Tensor, group: HeadGroup, memory: Memory) -> Tensor:
         """Some heads' contribution [B, T, E] to the first tokens of sequences, which their memory then keeps."""
         attended_BTHD = memory.read(self.projections(x_BTE, Context(), group))
-        return self._join(attended_BTHD, Context(), 0, group, list(self.parameters()))
+        return group.join(attended_BTHD, Context(), 0, self._own(group, list(self.parameters())), self.training)
 
     def projections(self, x_BTE: Tensor, context: Context, group: HeadGroup) -> tuple[Tensor, ...]:
         """Some heads' projections of this shard's tokens, each [B, T, H, D], as their memory takes them."""
@@ -85,11 +85,12 @@ class Attention(Layer):
 
     def weights_of(self, group: HeadGroup) -> tuple[list[Tensor], Tensor]:
         """Some heads' weights: of their kind's projections [N, E], and of the way back [E, N]."""
-        own, width = dict(self.named_parameters()), self.config.head_width
-        projections = [own[f"{name}_weight"][self._rows(name, group.heads)] for name in group.kind.projections]
-        return projections, self.output_weight[:, group.heads.start * width : group.heads.stop * width]
+        own = self._own(group, list(self.parameters()))
+        return [own[f"{name}_weight"] for name in group.kind.projections], own["output_weight"]
 
-    def _contribution(self, x_BTE: Tensor, context: Context, found: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    def _contribution(
+        self, x_BTE: Tensor, context: Context, found: list[Any] | None, kept: Kept | None
+    ) -> tuple[Tensor, list[Any]]:
         """See `Layer`. What is found is a list by head groups."""
         parameters = list(self.parameters())
         if torch.is_grad_enabled():
@@ -99,21 +100,31 @@ class Attention(Layer):
         groups = self._groups_for(x_BTE)
         near = self._surround_heads(x_BTE, context)
         for group, known in zip(groups, found or [None] * len(groups), strict=True):
+            here = _of_group(kept, group)
             if group.kind.reach is None:
-                known = self._add_heads(out_BTE, near, context, known, group, parameters)
+                known = self._add_heads(out_BTE, near, context, known, group, parameters, here)
             else:
-                self._add_pieces(out_BTE, x_BTE, context, group, parameters)
+                self._add_pieces(out_BTE, x_BTE, context, group, parameters, here)
             now_found.append(known)
         return out_BTE, now_found
 
-    def _undo(self, x_BTE: Tensor, context: Context, found: list[Any], addition: Addition, leaves: Leaves) -> None:
+    def _undo(
+        self,
+        x_BTE: Tensor,
+        context: Context,
+        found: list[Any],
+        addition: Addition,
+        kept: Kept | None,
+        leaves: Leaves,
+    ) -> None:
         near = self._surround_heads(x_BTE, context)
         grads = gradients_of(near[0], addition)
         for group, known in zip(self._groups_for(x_BTE), found, strict=True):
+            here = _of_group(kept, group)
             if group.kind.reach is None:
-                self._undo_heads(near, context, known, group, addition, grads, leaves)
+                self._undo_heads(near, context, known, group, addition, grads, leaves, here)
             else:
-                self._undo_pieces(x_BTE, context, group, addition, leaves)
+                self._undo_pieces(x_BTE, context, group, addition, leaves, here)
         if self._has_heads:
             self.neighbours.give_back(grads.own, grads.left, grads.right)
 
@@ -131,9 +142,10 @@ class Attention(Layer):
         if group.kind.reach is None:
             tokens, around = surround(x_BTE, context, self.neighbours)
             own = slice(tokens.start, tokens.end)
-            projected = self._project(tokens.whole, own, around.documents_BT, group, parameters)
+            weights = self._own(group, parameters)
+            projected = group.project(tokens.whole, own, around.documents_BT, weights)
             attended_BTHD, found = group.attend(projected, context, None, self.training)
-            return self._join(attended_BTHD, context, 0, group, parameters), found
+            return group.join(attended_BTHD, context, 0, weights, self.training), found
         tokens, around = surround(x_BTE, context, group.exchange)
         whole_BSE = tokens.whole
         cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
@@ -147,13 +159,15 @@ class Attention(Layer):
         found: Any,
         group: HeadGroup,
         parameters: Sequence[Tensor],
+        kept: Kept | None,
     ) -> Any:
         """Add some heads' contribution in place; returns what was found."""
-        attended_BTHD, found = group.attend(
-            self._project_by_pieces(near, group, parameters), context, found, self.training
-        )
+        projected = self._project_by_pieces(near, group, parameters, kept)
+        attended_BTHD, found = group.attend(projected, context, found, self.training, kept)
+        del projected
+        weights = self._own(group, parameters)
         for piece in pieces(out_BTE.shape[1], self.budget.projected_tokens):
-            out_BTE[:, piece] += self._join(attended_BTHD[:, piece], context, piece.start, group, parameters)
+            out_BTE[:, piece] += group.join(attended_BTHD[:, piece], context, piece.start, weights, self.training)
         return found
 
     def _undo_heads(
@@ -165,17 +179,20 @@ class Attention(Layer):
         addition: Addition,
         grads_of_tokens: SurroundedTokens,
         leaves: Leaves,
+        kept: Kept | None,
     ) -> None:
-        projected = self._project_by_pieces(near, group, leaves.parameters)
+        projected = self._project_by_pieces(near, group, leaves.parameters, kept)
         with torch.enable_grad():
             projected = tuple(x.requires_grad_() for x in projected)
-            attended_BTHD, _ = group.attend(projected, context, found, self.training)
+            attended_BTHD, _ = group.attend(projected, context, found, self.training, kept)
         grad_BTHD = torch.empty_like(attended_BTHD)
+        is_seen = addition.stream_BTE is not None
         for piece in pieces(attended_BTHD.shape[1], self.budget.projected_tokens):
             attended = attended_BTHD[:, piece].detach().requires_grad_()
             with torch.enable_grad():
-                contribution = self._join(attended, context, piece.start, group, leaves.parameters)
-            addition.stream_BTE[:, piece] -= contribution.detach()
+                weights = self._own(group, leaves.parameters)
+                contribution = group.join(attended, context, piece.start, weights, self.training, is_seen=is_seen)
+            addition.take_off(piece, contribution)
             (grad_BTHD[:, piece],) = leaves.pull([contribution], [addition.grad_BTE[:, piece]], [attended])
         grads = torch.autograd.grad(attended_BTHD, projected, grad_BTHD)
         del attended_BTHD, projected, grad_BTHD
@@ -183,42 +200,70 @@ class Attention(Layer):
         for own, seen in self._near_cuts(tokens):
             x = tokens.read(seen).detach().requires_grad_()
             with torch.enable_grad():
-                parts = self._project(x, _within(own, seen), around.documents_of(seen), group, leaves.parameters)
+                weights = self._own(group, leaves.parameters)
+                documents_BS, results = around.documents_of(seen), None if kept is None else kept.at(own.start)
+                parts = group.project(x, _within(own, seen), documents_BS, weights, kept=results, is_seen=False)
             here = tokens.in_shard(own)
             (gradient,) = leaves.pull(parts, [grad[:, here] for grad in grads], [x])
             grads_of_tokens.add(seen, gradient)
 
     def _add_pieces(
-        self, out_BTE: Tensor, x_BTE: Tensor, context: Context, group: HeadGroup, parameters: Sequence[Tensor]
+        self,
+        out_BTE: Tensor,
+        x_BTE: Tensor,
+        context: Context,
+        group: HeadGroup,
+        parameters: Sequence[Tensor],
+        kept: Kept | None,
     ) -> None:
         """Add the contribution of heads whose kind has a reach, in place."""
         tokens, around = surround(x_BTE, context, group.exchange)
         for cut in self._cuts(tokens, group):
             own, seen = cut
-            out_BTE[:, tokens.in_shard(own)] += self._attend_piece(group, around, tokens.read(seen), cut, parameters)
+            contribution = self._attend_piece(group, around, tokens.read(seen), cut, parameters, kept=kept)
+            out_BTE[:, tokens.in_shard(own)] += contribution
 
     def _undo_pieces(
-        self, x_BTE: Tensor, context: Context, group: HeadGroup, addition: Addition, leaves: Leaves
+        self,
+        x_BTE: Tensor,
+        context: Context,
+        group: HeadGroup,
+        addition: Addition,
+        leaves: Leaves,
+        kept: Kept | None,
     ) -> None:
         tokens, around = surround(x_BTE, context, group.exchange)
-        piece = partial(self._attend_piece, group, around)
+        piece = partial(self._attend_piece, group, around, kept=kept, is_seen=addition.stream_BTE is not None)
         grads = undo_pieces(piece, tokens, self._cuts(tokens, group), addition, leaves)
         group.exchange.give_back(grads.own, grads.left, grads.right)
 
     def _attend_piece(
-        self, group: HeadGroup, around: Context, x_BSE: Tensor, cut: Cut, parameters: Sequence[Tensor]
+        self,
+        group: HeadGroup,
+        around: Context,
+        x_BSE: Tensor,
+        cut: Cut,
+        parameters: Sequence[Tensor],
+        *,
+        kept: Kept | None = None,
+        is_seen: bool = True,
     ) -> Tensor:
-        """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is."""
+        """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is.
+
+        Where nobody looks at it, it need not be right.
+        """
         own, seen = cut
+        kept = None if kept is None else kept.at(own.start)
         assert group.kind.reach is not None
         before, after = group.kind.reach
         met = slice(max(seen.start, own.start - before), min(own.stop + after, seen.stop))
-        projected = self._project(x_BSE, _within(met, seen), around.documents_of(seen), group, parameters)
+        weights = self._own(group, parameters)
+        projected = group.project(x_BSE, _within(met, seen), around.documents_of(seen), weights, kept=kept)
         first_position = around.first_position + met.start
         here = replace(around, documents_BT=around.documents_of(met), first_position=first_position)
-        attended_BSHD, _ = group.attend(projected, here, None, self.training)
+        attended_BSHD, _ = group.attend(projected, here, None, self.training, kept)
         attended_BTHD = attended_BSHD[:, _within(own, met)]
-        return self._join(attended_BTHD, around, own.start, group, parameters)
+        return group.join(attended_BTHD, around, own.start, weights, self.training, is_seen=is_seen)
 
     def _cuts(self, tokens: SurroundedTokens, group: HeadGroup) -> Iterator[Cut]:
         assert group.kind.reach is not None
@@ -237,66 +282,38 @@ class Attention(Layer):
         """Whether some heads are of a kind without a reach."""
         return any(group.kind.reach is None for group in self.head_groups)
 
-    def _project(
+    def _project_by_pieces(
         self,
-        x_BSE: Tensor,
-        wanted: slice,
-        documents_BS: Tensor | None,
+        near: Near,
         group: HeadGroup,
         parameters: Sequence[Tensor],
+        kept: Kept | None = None,
         *,
         are_next: bool = True,
     ) -> tuple[Tensor, ...]:
-        """The kind's projections of some heads and of the wanted tokens, each [B, T, H, D]; the others stand around them.
-
-        Of a kind that brings next values they are those of the tokens after the wanted ones; but not with `are_next` false.
-        """
-        own = self._by_name(parameters)
-        x_BSE = convolve(normalise(x_BSE, own, self.config), own, documents_BS, self.config)
-        projected = {}
-        for name in group.kind.projections:
-            is_next = are_next and group.kind.brings_next and name == "value"
-            x_BTE = _after(x_BSE, wanted, documents_BS) if is_next else x_BSE[:, wanted]
-            weight = own[f"{name}_weight"][self._rows(name, group.heads)]
-            projected[name] = linear(x_BTE, weight).unflatten(-1, (-1, self.config.head_width))
-        if self.config.query_key_norm:
-            temperature_H1 = own["temperature"][group.heads, None]
-            for name in projected.keys() - {"value"}:
-                projected[name] = at_temperature(projected[name], None if name == "key" else temperature_H1)
-        return tuple(projected.values())
-
-    def _project_by_pieces(
-        self, near: Near, group: HeadGroup, parameters: Sequence[Tensor], *, are_next: bool = True
-    ) -> tuple[Tensor, ...]:
-        """The same of all tokens of the shard, without the normalised stream ever being whole."""
+        """Some heads' projections of all tokens of the shard, without the normalised stream ever being whole."""
         tokens, around = near
-        whole: list[Tensor] = []
+        weights, whole = self._own(group, parameters), list[Tensor]()
         for own, seen in self._near_cuts(tokens):
             documents_BS = around.documents_of(seen)
-            parts = self._project(
-                tokens.read(seen), _within(own, seen), documents_BS, group, parameters, are_next=are_next
-            )
+            here = None if kept is None else kept.at(own.start)
+            x_BSE, wanted = tokens.read(seen), _within(own, seen)
+            parts = group.project(x_BSE, wanted, documents_BS, weights, are_next=are_next, kept=here)
             if not whole:
                 whole = [part.new_empty(*tokens.own.shape[:2], *part.shape[2:]) for part in parts]
             for x, part in zip(whole, parts, strict=True):
                 x[:, tokens.in_shard(own)] = part
         return tuple(whole)
 
-    def _join(
-        self, attended_BTHD: Tensor, context: Context, start: int, group: HeadGroup, parameters: Sequence[Tensor]
-    ) -> Tensor:
-        """Some heads' results back to the model's width, [B, T, E]; the first token is `start` after the context's."""
-        width = self.config.head_width
-        columns = slice(group.heads.start * width, group.heads.stop * width)
-        out_BTE = linear(attended_BTHD.flatten(2), self._by_name(parameters)["output_weight"][:, columns])
-        if self.training and self.config.hidden_dropout > 0:
-            key = make_key(self.config.seed, context.step, self.layer, Use.ATTENTION_OUTPUT)
-            first_position = context.first_position + start
-            out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, first_position)
-        return out_BTE
-
-    def _by_name(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self._names, parameters, strict=True))
+    def _own(self, group: HeadGroup, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The parameters by name, of matrices and temperatures those of some heads."""
+        own, heads, width = dict(zip(self._names, parameters, strict=True)), group.heads, self.config.head_width
+        for name in group.kind.projections:
+            own[f"{name}_weight"] = own[f"{name}_weight"][self._rows(name, heads)]
+        own["output_weight"] = own["output_weight"][:, heads.start * width : heads.stop * width]
+        if self.config.query_key_norm:
+            own["temperature"] = own["temperature"][heads]
+        return own
 
     def _rows(self, name: str, heads: slice) -> slice:
         """The rows of a projection that belong to some heads."""
@@ -305,21 +322,8 @@ class Attention(Layer):
         return slice(first * self.config.head_width, last * self.config.head_width)
 
 
-def at_temperature(x_BTHD: Tensor, temperature_H1: Tensor | None) -> Tensor:
-    """Queries as long as their head's temperature, or keys so long that scores q . k / sqrt(D) are temperature x cosine."""
-    unit_BTHD = normalize(x_BTHD, dim=-1)
-    return unit_BTHD * (x_BTHD.shape[-1] ** 0.5 if temperature_H1 is None else temperature_H1)
-
-
-def _after(x_BSE: Tensor, wanted: slice, documents_BS: Tensor | None) -> Tensor:
-    """The tokens after the wanted ones; zeros where there is none, or none of the same document."""
-    after = slice(wanted.start + 1, min(wanted.stop + 1, x_BSE.shape[1]))
-    x_BTE = x_BSE[:, after]
-    if documents_BS is not None:
-        is_same_BT = documents_BS[:, after] == documents_BS[:, after.start - 1 : after.stop - 1]
-        x_BTE = x_BTE * is_same_BT[..., None]
-    missing = wanted.stop + 1 - after.stop
-    return pad(x_BTE, (0, 0, 0, missing)) if missing else x_BTE
+def _of_group(kept: Kept | None, group: HeadGroup) -> Kept | None:
+    return None if kept is None else kept.at(group.heads.start)
 
 
 def _within(part: slice, whole: slice) -> slice:

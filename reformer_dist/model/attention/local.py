@@ -18,6 +18,7 @@ from reformer_dist.model.backends.description import AttentionDropout, OrderedTo
 from reformer_dist.model.backends.rules import chunked_rule, window_rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 
 
 def local_attention(
@@ -34,6 +35,7 @@ def local_attention(
     dropout: AttentionDropout | None = None,
     kernel: KernelName = "auto",
     budget: Budget | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
     """Attend to the neighbourhood, with scores q . k / sqrt(D).
 
@@ -50,6 +52,7 @@ def local_attention(
         dropout: of attention weights; None for none.
         kernel: "auto" or "plain".
         budget: what exists at a time; by default the default limits.
+        kept: where results are kept from the forward to the backward pass; None where none are.
 
     """
     T = q_BTHD.shape[1]
@@ -57,5 +60,7 @@ def local_attention(
         rule = window_rule(window, causal, T, with_self=True)
     else:
         rule = chunked_rule(window, neighbours, T, padded_length, "up to" if causal else "any")
-    blocks = OrderedTokens(rule=rule, budget=budget or Budget(), dropout=dropout, context=context or Context())
+    blocks = OrderedTokens(
+        rule=rule, budget=budget or Budget(), dropout=dropout, context=context or Context(), kept=kept
+    )
     return choose_for(q_BTHD, blocks, kernel).attend(q_BTHD, k_BTHD, v_BTHD, blocks)

@@ -13,6 +13,7 @@ from reformer_dist.model.attention.memory import NewestTokens
 from reformer_dist.model.backends.backend import Backend, Work
 from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 
 
 class LocalKind(Kind):
@@ -43,7 +44,13 @@ class LocalKind(Kind):
         return self.config.attention_dropout if own is None else own
 
     def attend(
-        self, tensors: tuple[Tensor, ...], context: Context, found: None, training: bool, exchange: Exchange
+        self,
+        tensors: tuple[Tensor, ...],
+        context: Context,
+        found: None,
+        training: bool,
+        exchange: Exchange,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, None]:
         """See `Kind`."""
         config = self.config
@@ -61,6 +68,7 @@ class LocalKind(Kind):
             dropout=self.dropout(context, training),
             kernel=config.attention_kernel,
             budget=self.budget,
+            kept=kept,
         )
         return out, None
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from reformer_dist.model.backends.rules import Rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.randomness import keep_scale, keep_threshold
 
 PADDING = -1  # document of tokens that are only padding
@@ -63,6 +64,8 @@ class OrderedTokens(OrderedBlocks):
     """LSH buckets of every round; None for one round in the given order."""
     num_buckets: int = 1
     """Buckets of a round."""
+    kept: Kept | None = None
+    """Where results are kept from the forward to the backward pass; None where none are."""
 
     @property
     def num_rounds(self) -> int:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.functional import linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept, product, unseen_product
 from reformer_dist.model.layers.convolution import convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
@@ -65,6 +65,7 @@ class FeedForward(Layer):
     def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
         self.config, self.layer, self.budget = config, layer, budget
+        self.keep = config.kept_by_layers[layer]
         self.neighbours = Neighbours()
         """Who lends the tokens that the convolution reaches beside the shard; `parallelize` puts them in."""
         E, inner = config.embed_dim, config.feed_forward_dim
@@ -81,39 +82,63 @@ class FeedForward(Layer):
         """Tokens before and after a shard's own that `neighbours` lend."""
         return self.config.convolution_reach
 
-    def _contribution(self, x_BTE: Tensor, context: Context, found: None) -> tuple[Tensor, None]:
+    def _contribution(self, x_BTE: Tensor, context: Context, found: None, kept: Kept | None) -> tuple[Tensor, None]:
         parameters = list(self.parameters())
         tokens, around = surround(x_BTE, context, self.neighbours)
         if torch.is_grad_enabled():
             whole_BSE = tokens.whole
             cut = slice(tokens.start, tokens.end), slice(0, whole_BSE.shape[1])
             return self._piece(around, whole_BSE, cut, parameters), None
-        return self._by_pieces(tokens, around, parameters), None
+        return self._by_pieces(tokens, around, parameters, kept), None
 
-    def _undo(self, x_BTE: Tensor, context: Context, found: None, addition: Addition, leaves: Leaves) -> None:
+    def _undo(
+        self, x_BTE: Tensor, context: Context, found: None, addition: Addition, kept: Kept | None, leaves: Leaves
+    ) -> None:
         tokens, around = surround(x_BTE, context, self.neighbours)
-        grads = undo_pieces(partial(self._piece, around), tokens, self._cuts(tokens), addition, leaves)
+        piece = partial(self._piece, around, kept=kept, is_seen=addition.stream_BTE is not None)
+        grads = undo_pieces(piece, tokens, self._cuts(tokens), addition, leaves)
         self.neighbours.give_back(grads.own, grads.left, grads.right)
 
-    def _by_pieces(self, tokens: SurroundedTokens, around: Context, parameters: Sequence[Tensor]) -> Tensor:
+    def _by_pieces(
+        self, tokens: SurroundedTokens, around: Context, parameters: Sequence[Tensor], kept: Kept | None
+    ) -> Tensor:
         out_BTE = torch.empty_like(tokens.own)
         for own, seen in self._cuts(tokens):
-            out_BTE[:, tokens.in_shard(own)] = self._piece(around, tokens.read(seen), (own, seen), parameters)
+            out_BTE[:, tokens.in_shard(own)] = self._piece(
+                around, tokens.read(seen), (own, seen), parameters, kept=kept
+            )
         return out_BTE
 
     def _cuts(self, tokens: SurroundedTokens) -> Iterator[Cut]:
         return tokens.cuts(self.budget.feed_forward_tokens, *self.near_reach)
 
-    def _piece(self, around: Context, x_BSE: Tensor, cut: Cut, parameters: Sequence[Tensor]) -> Tensor:
-        """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is."""
+    def _piece(
+        self,
+        around: Context,
+        x_BSE: Tensor,
+        cut: Cut,
+        parameters: Sequence[Tensor],
+        *,
+        kept: Kept | None = None,
+        is_seen: bool = True,
+    ) -> Tensor:
+        """The contribution to the tokens `cut[0]`, from the tokens `cut[1]`; `around` is the place of the first there is.
+
+        Where nobody looks at it, it need not be right.
+        """
         weights, (own, seen) = dict(zip(self._names, parameters, strict=True)), cut
         x = convolve(normalise(x_BSE, weights, self.config), weights, around.documents_of(seen), self.config)
         x = x[:, own.start - seen.start : own.stop - seen.start]
-        inner = ACTIVATIONS[self.config.activation](linear(x, weights["inner_weight"], weights["inner_bias"]))
-        if self.config.gated:
-            inner = inner * linear(x, weights["gate_weight"], weights["gate_bias"])
+        here = None if kept is None else kept.at(own.start)
+        inner, *gates = (
+            product(x, weights[f"{name}_weight"], weights[f"{name}_bias"], kept=here, name=name)
+            for name in (("inner", "gate") if self.config.gated else ("inner",))
+        )
+        inner = ACTIVATIONS[self.config.activation](inner)
+        for gate in gates:
+            inner = inner * gate
         inner = self._dropout(inner, around, own.start, Use.FEED_FORWARD_INNER)
-        x = linear(inner, weights["output_weight"], weights["output_bias"])
+        x = (product if is_seen else unseen_product)(inner, weights["output_weight"], weights["output_bias"])
         return self._dropout(x, around, own.start, Use.FEED_FORWARD_OUTPUT)
 
     def _dropout(self, x: Tensor, context: Context, start: int, use: Use) -> Tensor:

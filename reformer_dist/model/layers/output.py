@@ -10,9 +10,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.model.backends.products import linear
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.reversible.recomputation import map_tokens, sum_tokens

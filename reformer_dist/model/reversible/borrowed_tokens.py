@@ -103,7 +103,7 @@ def undo_pieces(
         with torch.enable_grad():
             contribution = piece(x, (own, seen), leaves.parameters)
         here = tokens.in_shard(own)
-        addition.stream_BTE[:, here] -= contribution.detach()
+        addition.take_off(here, contribution)
         (gradient,) = leaves.pull([contribution], [addition.grad_BTE[:, here]], [x])
         grads.add(seen, gradient)
     return grads

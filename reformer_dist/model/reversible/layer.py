@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reformer_dist.config.sections.model import KeepLevel
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.reversible.undoing import Addition, Leaves, defer
 
 
@@ -27,22 +29,28 @@ class Layer(nn.Module, ABC):
     not those of modules inside it, and undoing is the backward pass of a scalar that a call has returned.
     """
 
-    def contribute(self, x_BTE: Tensor, context: Context, found: Any = None) -> tuple[Tensor, Any]:
+    keep: KeepLevel = "nothing"
+    """What is kept of it from the forward to the backward pass."""
+
+    def contribute(
+        self, x_BTE: Tensor, context: Context, found: Any = None, kept: Kept | None = None
+    ) -> tuple[Tensor, Any]:
         """What the layer adds to the stream.
 
         Args:
             x_BTE: the stream that the layer reads.
             context: place of the tokens.
             found: what an earlier call on the same input found, to be used again; None in the first.
+            kept: where results are kept for `undo`; None where nothing is.
 
         Returns:
             The contribution [B, T, E], and what was found on the way (None where there is nothing to find).
 
         """
-        contribution, found = self(self._contribution, x_BTE, context, found)
+        contribution, found = self(self._contribution, x_BTE, context, found, kept)
         return contribution, found
 
-    def undo(self, x_BTE: Tensor, context: Context, found: Any, addition: Addition) -> None:
+    def undo(self, x_BTE: Tensor, context: Context, found: Any, addition: Addition, kept: Kept | None = None) -> None:
         """Take the contribution off the stream again, and add gradients: the input's in place, parameters' by autograd.
 
         Args:
@@ -50,11 +58,12 @@ class Layer(nn.Module, ABC):
             context: place of the tokens.
             found: what `contribute` found.
             addition: the stream that the contribution is part of, and the gradients of both.
+            kept: what `contribute` kept.
 
         """
         anchor = torch.zeros((), device=x_BTE.device, requires_grad=True)
         with torch.enable_grad():
-            scalar = self(self._deferred_undo, x_BTE, context, found, addition, anchor)
+            scalar = self(self._deferred_undo, x_BTE, context, found, addition, kept, anchor)
         with torch.autocast(x_BTE.device.type, enabled=False):  # as backward passes run
             torch.autograd.backward(scalar)
 
@@ -63,13 +72,17 @@ class Layer(nn.Module, ABC):
         return method(*arguments)
 
     @abstractmethod
-    def _contribution(self, x_BTE: Tensor, context: Context, found: Any) -> tuple[Tensor, Any]:
+    def _contribution(self, x_BTE: Tensor, context: Context, found: Any, kept: Kept | None) -> tuple[Tensor, Any]:
         """See `contribute`."""
 
     @abstractmethod
-    def _undo(self, x_BTE: Tensor, context: Context, found: Any, addition: Addition, leaves: Leaves) -> None:
+    def _undo(
+        self, x_BTE: Tensor, context: Context, found: Any, addition: Addition, kept: Kept | None, leaves: Leaves
+    ) -> None:
         """See `undo`. Gradients are off, and parameters are those of `leaves`, which sums their gradients."""
 
-    def _deferred_undo(self, x_BTE: Tensor, context: Context, found: Any, addition: Addition, anchor: Tensor) -> Tensor:
+    def _deferred_undo(
+        self, x_BTE: Tensor, context: Context, found: Any, addition: Addition, kept: Kept | None, anchor: Tensor
+    ) -> Tensor:
         """A scalar whose backward pass undoes. `anchor` is an argument for ZeRO-3's sake: its gradient ends the pass."""
-        return defer(partial(self._undo, x_BTE, context, found, addition), anchor, list(self.parameters()))
+        return defer(partial(self._undo, x_BTE, context, found, addition, kept), anchor, list(self.parameters()))

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.recomputation import autocast_of_now
 from reformer_dist.model.reversible.undoing import Addition
@@ -85,11 +86,27 @@ def _apply(x1: Tensor, x2: Tensor, layers: Sequence[Layer], context: Context, he
 class _Streams:
     """The streams at the outputs, and after a backward pass at the inputs; held by nobody else, so memory is freed early."""
 
-    def __init__(self, first: Tensor, second: Tensor) -> None:
+    def __init__(self, first: Tensor, second: Tensor, layers: Sequence[Layer]) -> None:
         self.both = [first, second]
         self.own = False
         """Whether they may be changed in place."""
         self.at_outputs = True
+        self.before: list[Tensor | None] = [None] * len(layers)
+        """Of layers that keep it, the stream that they add to, as it was before."""
+        self.kept = [None if layer.keep == "nothing" else Kept(layer.keep) for layer in layers]
+        """What layers keep beside that."""
+
+    def put_back(self, index: int) -> bool:
+        """Take the stream that a layer adds to as it was before the layer, if it is kept; returns whether it is."""
+        before, self.before[index] = self.before[index], None
+        if before is not None:
+            self.both[index % 2] = before
+        return before is not None
+
+    def forget(self, index: int) -> None:
+        """Keep nothing of a layer any more."""
+        if (kept := self.kept[index]) is not None:
+            kept.clear()
 
 
 class _Reversible(torch.autograd.Function):
@@ -110,7 +127,7 @@ class _Reversible(torch.autograd.Function):
             context = replace(context, source=context.source.detached())
         ctx.layers, ctx.context, ctx.head, ctx.found = layers, context, head, [None] * len(layers)
         ctx.autocast = autocast_of_now(x1.device.type)
-        ctx.streams = streams = _Streams(x1, x2)
+        ctx.streams = streams = _Streams(x1, x2, layers)
         _walk_forward(ctx, streams)
         if head is not None:
             return head(*streams.both)
@@ -127,7 +144,7 @@ class _Reversible(torch.autograd.Function):
         grads_of_streams = (
             [grad.clone() for grad in grads] if ctx.head is None else _grads_of_head(ctx, streams, *grads)
         )
-        if not streams.own:
+        if not streams.own and None in streams.before:
             streams.both, streams.own = [x.clone() for x in streams.both], True
         context, grad_BSE = ctx.context, None
         if context.source is not None:
@@ -135,9 +152,12 @@ class _Reversible(torch.autograd.Function):
             context = replace(context, source=context.source.with_gradient(grad_BSE))
         for index in reversed(range(len(ctx.layers))):
             to, read = index % 2, 1 - index % 2
-            addition = Addition(streams.both[to], grads_of_streams[to], grads_of_streams[read])
+            is_kept = streams.put_back(index)
+            addition = Addition(None if is_kept else streams.both[to], grads_of_streams[to], grads_of_streams[read])
             with ctx.autocast():
-                ctx.layers[index].undo(streams.both[read], context, ctx.found[index], addition)
+                ctx.layers[index].undo(streams.both[read], context, ctx.found[index], addition, streams.kept[index])
+            streams.forget(index)
+        streams.own &= streams.kept[0] is streams.kept[1] is None  # else they are the caller's again
         streams.at_outputs = False
         return *grads_of_streams, None, grad_BSE, None, None, None
 
@@ -156,10 +176,14 @@ def _walk_forward(ctx: Any, streams: _Streams) -> None:
     """Take the streams from the inputs to the outputs, in place once they are our own."""
     for index, layer in enumerate(ctx.layers):
         to, read = index % 2, 1 - index % 2
-        contribution, ctx.found[index] = layer.contribute(streams.both[read], ctx.context, ctx.found[index])
+        kept = streams.kept[index]
+        contribution, ctx.found[index] = layer.contribute(streams.both[read], ctx.context, ctx.found[index], kept)
         # The second stream may be the very tensor that the first one is, so neither is our own before both are new.
         own = streams.own
-        streams.both[to] = streams.both[to].add_(contribution) if own else streams.both[to] + contribution
+        if kept is not None:
+            streams.before[index] = streams.both[to]
+        in_place = own and kept is None
+        streams.both[to] = streams.both[to].add_(contribution) if in_place else streams.both[to] + contribution
         del contribution
         streams.own = own or index % 2 == 1
     streams.at_outputs = True

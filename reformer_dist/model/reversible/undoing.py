@@ -20,12 +20,17 @@ from reformer_dist.model.reversible.recomputation import autocast_of_now
 class Addition:
     """The tensors of one residual addition in the backward pass; `stream` and `grad_input` are changed in place."""
 
-    stream_BTE: Tensor
-    """The sum; the layer's contribution is taken off."""
+    stream_BTE: Tensor | None
+    """The sum; the layer's contribution is taken off. None where the stream was kept, so that nobody needs to."""
     grad_BTE: Tensor
     """Gradient of the sum, and so of the contribution."""
     grad_input_BTE: Tensor
     """Gradient of the layer's input, added to."""
+
+    def take_off(self, here: slice, contribution_BTE: Tensor) -> None:
+        """Take the contribution to some tokens off the stream."""
+        if self.stream_BTE is not None:
+            self.stream_BTE[:, here] -= contribution_BTE.detach()
 
 
 class Leaves:

@@ -14,6 +14,7 @@ part of the order with its halo, M rows, C blocks, W block length, K keys a bloc
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -26,6 +27,7 @@ from reformer_dist.model.backends.choice import choose_for
 from reformer_dist.model.backends.description import AttentionDropout, OrderedBlocks, OrderedRows
 from reformer_dist.model.backends.rules import Rule
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.keeping import Kept, Results, found_or_made
 from reformer_dist.parallel.buckets.routing import Route
 from reformer_dist.parallel.collectives import Pending, Traffic, start_all_to_all
 
@@ -40,6 +42,7 @@ class Settings:
     dropout: AttentionDropout | None
     kernel: KernelName
     budget: Budget
+    kept: Kept | None = None
 
     def backend(self, v: Tensor) -> Backend:
         """The backend for values like these [..., D]."""
@@ -83,39 +86,24 @@ class _BucketAttention(torch.autograd.Function):
     def forward(
         ctx: Any, qk: Tensor, v: Tensor, routes: Sequence[Route], own_keep: Tensor | None, settings: Settings
     ) -> Tensor:
-        parts, backend = [_matrix(qk), _matrix(v)], settings.backend(v)
-        combination = backend.start_combination(parts[0].shape[0], v)
-        kept, room = [], settings.budget.kept_elements if any(ctx.needs_input_grad) else 0
-
-        def take_back(route: Route, pending: Pending) -> None:
-            combination.add_packed(route.own_rows, pending.wait())
-
-        returning: list[tuple[Route, Pending]] = []
-        for route, received in _dispatched(routes, [parts] * len(routes), settings, backend):
-            if len(returning) > 1:
-                take_back(*returning.pop(0))
-            result = backend.attend_rows(received, settings.describe(route))
-            send, receive = route.own_send, route.own_receive
-            returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
-            room -= route.order_NS.numel() * received.shape[1]  # the same on all workers, unlike what came
-            kept.append(received if room >= 0 else None)
-        for route, pending in returning:
-            take_back(route, pending)
-        out, lse, own_weight = combination.finish(_matrix(v), None if own_keep is None else own_keep.flatten())
+        received: list[Tensor | None] = [None] * len(routes)
+        room = settings.budget.kept_elements if any(ctx.needs_input_grad) else 0
+        make = partial(_attended, qk, v, routes, own_keep, settings, received, room)
+        out, lse, own_weight = found_or_made(settings.kept, "attention", "attention", make)
         ctx.save_for_backward(qk, v, out, lse, own_weight)
-        ctx.routes, ctx.settings, ctx.backend, ctx.kept = routes, settings, backend, kept
-        return out.to(v.dtype).view_as(v)
+        ctx.routes, ctx.settings, ctx.received = routes, settings, received
+        return out.detach().to(v.dtype).view_as(v)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qk, v, out, lse, own_weight = ctx.saved_tensors
         settings: Settings = ctx.settings
-        backend: Backend = ctx.backend
+        backend = settings.backend(v)
         grad_rows = _matrix(grad)
         delta = (grad_rows * out).sum(1, keepdim=True, dtype=lse.dtype)
         statistics = torch.cat([delta, lse[:, None]], dim=1).view(v.dtype)
-        kept: list[Tensor | None] = ctx.kept
+        kept: list[Tensor | None] = ctx.received
         vectors, outputs = [_matrix(qk), _matrix(v)], [grad_rows, statistics]
         parts = [outputs if x is not None else vectors + outputs for x in kept]
         total = torch.zeros(grad_rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
@@ -139,6 +127,39 @@ class _BucketAttention(torch.autograd.Function):
         dqk, dv = total.chunk(2, dim=1)
         dv = torch.addcmul(dv, grad_rows, own_weight[:, None].to(v.dtype))
         return dqk.reshape(qk.shape), dv.view_as(v), None, None, None
+
+
+def _attended(
+    qk: Tensor,
+    v: Tensor,
+    routes: Sequence[Route],
+    own_keep: Tensor | None,
+    settings: Settings,
+    came: list[Tensor | None],
+    room: int,
+) -> Results:
+    """Outputs, combined log-sum-exps and the weights of tokens' own values, a row for each token and head.
+
+    What came for the routes is put into `came`, as long as there is room for its elements.
+    """
+    parts, backend = [_matrix(qk), _matrix(v)], settings.backend(v)
+    combination = backend.start_combination(parts[0].shape[0], v)
+
+    def take_back(route: Route, pending: Pending) -> None:
+        combination.add_packed(route.own_rows, pending.wait())
+
+    returning: list[tuple[Route, Pending]] = []
+    for index, (route, received) in enumerate(_dispatched(routes, [parts] * len(routes), settings, backend)):
+        if len(returning) > 1:
+            take_back(*returning.pop(0))
+        result = backend.attend_rows(received, settings.describe(route))
+        send, receive = route.own_send, route.own_receive
+        returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
+        room -= route.order_NS.numel() * received.shape[1]  # the same on all workers, unlike what came
+        came[index] = received if room >= 0 else None
+    for route, pending in returning:
+        take_back(route, pending)
+    return combination.finish(_matrix(v), None if own_keep is None else own_keep.flatten())
 
 
 def _dispatched(

@@ -46,7 +46,13 @@ class BucketsExchange(Exchange):
             own_keep_BtH = call.v_BTHD.new_zeros(call.v_BTHD.shape[:3])
         del hashes_BtH
         settings = Settings(
-            _rule(call), self.group, self.traffic, call.dropout, call.config.attention_kernel, self.budget
+            _rule(call),
+            self.group,
+            self.traffic,
+            call.dropout,
+            call.config.attention_kernel,
+            self.budget,
+            call.kept,
         )
         return bucket_attention(call.qk_BTHD, call.v_BTHD, order, own_keep_BtH, settings)
 

@@ -10,8 +10,17 @@ import math
 from typing import NamedTuple
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.config.sections.model import KeepLevel
 from reformer_dist.model.backends.rules import window_rule
-from reformer_dist.planning.memory.layers import INDEX, attention_weights, num_convolved, num_projections, num_turned
+from reformer_dist.planning.memory.layers import (
+    INDEX,
+    attention_weights,
+    keeps,
+    num_contributions,
+    num_convolved,
+    num_projections,
+    num_turned,
+)
 from reformer_dist.planning.memory.parts import Parts, Work
 
 _ORDER = 4
@@ -41,8 +50,9 @@ def head_group(work: Work) -> Group:
     return Group(heads, work.of_tokens(work.tokens, heads * model.head_width), work.rows * work.tokens * heads)
 
 
-def undo_heads(work: Work, kind: str) -> list[Parts]:
+def undo_heads(work: Work, kind: str, level: KeepLevel = "nothing") -> list[Parts]:
     """While attention itself is differentiated, and while the projections are, piece by piece."""
+    is_kept = kind != "full" and keeps(level, "attention")
     model, group, inputs = work.model, head_group(work), num_projections(kind)
     tokens = min(work.budget.projected_tokens, work.tokens)
     piece, projected = work.of_tokens(tokens, model.embed_dim), work.of_tokens(tokens, model.head_width * group.heads)
@@ -50,22 +60,23 @@ def undo_heads(work: Work, kind: str) -> list[Parts]:
     before = piece if tokens < work.tokens else 0
     # The inputs (turned ones twice), their gradients, the result and its gradient; the last piece's contribution has not
     # gone yet.
-    tensors = 2 * inputs + 2 + num_turned(model, kind)
-    held = Parts(weight_gradients=weights, heads=tensors * group.tensor, pieces=piece)
+    tensors = 2 * inputs + (1 if is_kept else 2) + num_turned(model, kind)
+    held = Parts(weight_gradients=weights, heads=tensors * group.tensor, pieces=num_contributions(level) * piece)
     if work.head_workers > 1:
         # Beside what is this shard's: all tokens' inputs, their result as it came back, and its gradient.
         held += Parts(exchanged=(inputs + 2) * group.tensor)
     buckets = kind == "lsh" and work.bucket_workers > 1
     if buckets and work.head_workers > 1:
         held += Parts(exchanged=inputs * group.tensor)  # received side by side, copied into matrices of their own
-    attention = [held + part for part in (_undo_routes(work) if buckets else [_lists(work, kind)])]
+    attention = [held + part for part in (_undo_routes(work, is_kept) if buckets else [_lists(work, kind, is_kept)])]
     # The inputs' gradients and, by a view of its last piece, the result. A piece has its norm, what the convolution makes of
-    # it, projections, contribution, the gradients of the norm by two projections and their sum, and the gradient of the
-    # piece before.
+    # it, projections if they are normed, contribution, the gradients of the norm by two projections and their sum, and the
+    # gradient of the piece before.
+    num_projected = inputs - 1 if model.query_key_norm else 0
     projections = Parts(
         weight_gradients=2 * weights,
-        heads=(inputs + 1) * group.tensor,
-        pieces=(5 + num_convolved(model)) * piece + inputs * projected + before,
+        heads=(inputs + (0 if is_kept else 1)) * group.tensor,
+        pieces=(4 + num_contributions(level) + num_convolved(model)) * piece + num_projected * projected + before,
     )
     return [*attention, projections]
 
@@ -87,12 +98,12 @@ def bucket_bytes(model: ModelConfig) -> int:
     return 4 if math.prod(model.bucket_factors) >= _NARROW else 2
 
 
-def _lists(work: Work, kind: str) -> Parts:
+def _lists(work: Work, kind: str, is_kept: bool) -> Parts:
     """Log-sum-exps, weights on the own value and products of result and gradient; of LSH the order of every round."""
     entries = head_group(work).entries
     orders = _ORDER * entries * work.model.num_hashes if kind == "lsh" else 0
     hashes = INDEX * work.rows * work.tokens * work.head_workers if work.model.attention_dropout else 0
-    return Parts(lists=orders + 3 * entries * work.element + hashes)
+    return Parts(lists=orders + (1 if is_kept else 3) * entries * work.element + hashes)
 
 
 class _Route:
@@ -115,14 +126,14 @@ class _Route:
         """Places of a part with the blocks around it."""
 
 
-def _undo_routes(work: Work) -> list[Parts]:
-    """When most of the kept rows are there, and when none are and tokens are sent again."""
+def _undo_routes(work: Work, is_kept: bool) -> list[Parts]:
+    """When most received rows are there, and when none are and tokens are sent again: all are where results are kept."""
     model, budget, group = work.model, work.budget, head_group(work)
     route, D = _Route(work), model.head_width
     all_slices = work.rows * group.heads // work.head_workers
     slices = min(all_slices, max(1, budget.routed_entries // route.tokens))
     num_routes = math.ceil(all_slices / slices) * model.num_hashes * route.parts
-    num_kept = min(num_routes, budget.kept_elements // (slices * route.places * 2 * D))
+    num_kept = 0 if is_kept else min(num_routes, budget.kept_elements // (slices * route.places * 2 * D))
     row = slices * route.rows * work.element
     # The route that was computed last is still there beside those ahead and the one that starts.
     started = min(num_routes, budget.routes_ahead + 2)

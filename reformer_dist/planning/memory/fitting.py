@@ -1,11 +1,13 @@
-"""A budget from a limit of memory, by the formula.
+"""Settings from a limit of memory, by the formula: a budget, or what layers keep.
 
-In: a worker's `Work` and bytes. Out: the same limits where the step fits, else smaller ones.
+In: a worker's `Work` and bytes. Out: the same limits where the step fits, else smaller ones; or `model.keep`, where it fits.
 """
 
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from itertools import pairwise
 
+from reformer_dist.config.sections.model import KEEP_LEVELS, KeepLevel
 from reformer_dist.model.budget import Budget
 from reformer_dist.planning.memory.formula import moments, step_memory
 from reformer_dist.planning.memory.parts import Work
@@ -35,6 +37,25 @@ def fit_budget(work: Work, limit: int) -> Budget:
             )
         work = smaller
     return work.budget
+
+
+def fit_keep(work: Work, limit: int) -> tuple[KeepLevel, ...]:
+    """What each layer keeps, the encoder's first: by level, and within one from the last layer, what still fits.
+
+    Args:
+        work: what is worked on; what its layers keep is not looked at.
+        limit: bytes that the forward and backward pass may take above what the process held before. If nothing fits, nothing
+            is kept.
+    """
+    chosen: list[KeepLevel] = ["nothing"] * (len(work.model.encoder_layers) + len(work.model.layers))
+    for before, level in pairwise(KEEP_LEVELS):
+        for index in reversed(range(len(chosen))):
+            if chosen[index] == before:
+                more = (*chosen[:index], level, *chosen[index + 1 :])
+                keeping = replace(work, model=work.model.model_copy(update={"keep": more}))
+                if step_memory(keeping).parts.total <= limit:
+                    chosen[index] = level
+    return tuple(chosen)
 
 
 def _tokens(work: Work) -> str:

@@ -13,9 +13,11 @@ glibc otherwise keeps part of what is freed, more the more often large tensors c
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from reformer_dist.config import Config, ModelConfig
-from reformer_dist.planning.memory import attention, cross, layers
+from reformer_dist.config.sections.model import KeepLevel
+from reformer_dist.planning.memory import attention, cross, kept, layers
 from reformer_dist.planning.memory.parts import Parts, Work, largest
 from reformer_dist.planning.memory.weights import matrix_weights, num_weights
 
@@ -77,7 +79,7 @@ def moments(work: Work) -> Iterator[Moment]:
         yield from _moments_of_both(work)
         return
     always = _kept(work) + Parts(streams=_num_streams(work) * work.stream)
-    yield Moment("loss", always + largest(layers.undo_loss(work)))
+    yield Moment("loss", always + _results(work) + largest(layers.undo_loss(work)))
     yield from _undone_stack(work, always, _done_by_loss(work.model), "")
     yield Moment("embeddings", always + Parts(weight_gradients=num_weights(work.model) * work.element))
 
@@ -92,22 +94,24 @@ def _moments_of_both(work: Work) -> Iterator[Moment]:
     found = _kept(work) + _kept(encoder)
     for _ in model.layers:
         found += cross.found_by_cross(work)
+    read = _results(encoder)
     target, source, both = work.stream, encoder.stream, work.stream + encoder.stream
     dropped = source if model.hidden_dropout else 0
-    always = found + Parts(streams=3 * source + dropped + _num_streams(work) * target)
-    yield Moment("loss", always + largest(layers.undo_loss(work)))
+    always = found + read + Parts(streams=3 * source + dropped + _num_streams(work) * target)
+    yield Moment("loss", always + _results(work) + largest(layers.undo_loss(work)))
     always += Parts(streams=source)  # the memory's gradient
     done = yield from _undone_stack(work, always, _done_by_loss(model), "decoder ")
     done += layers.position_weights(model)
     # The gradient of the target's vectors is put into one of both sides' vectors.
-    here = found + Parts(streams=4 * source + dropped + 3 * target + both, weight_gradients=done * size)
+    here = found + read + Parts(streams=4 * source + dropped + 3 * target + both, weight_gradients=done * size)
     yield Moment("decoder embeddings", here)
     always = found + Parts(streams=2 * target + both + source + dropped)
-    here = always + Parts(streams=5 * source, weight_gradients=done * size)
+    here = always + read + Parts(streams=5 * source, weight_gradients=done * size)
     yield Moment("encoder norm", here + cross.undo_norm(work))
     done += layers.norm_weights(model, model.embed_dim)
     # Streams and their gradients are the graph's, until there are copies that may be changed.
-    yield Moment("encoder streams", always + Parts(streams=8 * source, weight_gradients=done * size))
+    here = always + read + Parts(streams=8 * source, weight_gradients=done * size)
+    yield Moment("encoder streams", here)
     yield from _undone_stack(encoder, always + Parts(streams=6 * source), done, "encoder ")
     streams = always + Parts(streams=3 * source + both)
     yield Moment("embeddings", streams + Parts(weight_gradients=num_weights(model) * size))
@@ -115,20 +119,54 @@ def _moments_of_both(work: Work) -> Iterator[Moment]:
 
 def _undone_stack(work: Work, always: Parts, done: int, whose: str) -> Generator[Moment, None, int]:
     """Undoing a stack's layers beside what is always there and `done` weights' gradients; returns how many are done then."""
-    model, size = work.model, work.element
-    feed_forward = largest(layers.undo_feed_forward(work))
-    for layer, kind in reversed(list(enumerate(model.layers))):
-        here = always + Parts(weight_gradients=done * size)
-        yield Moment(f"{whose}layer {layer} feed-forward", here + feed_forward)
-        done += layers.feed_forward_weights(model)
-        if model.encoder_layers:
-            here = always + Parts(weight_gradients=done * size)
-            yield Moment(f"{whose}layer {layer} cross-attention", here + largest(cross.undo_cross(work)))
-            done += cross.cross_weights(model)
-        here = always + Parts(weight_gradients=done * size)
-        yield Moment(f"{whose}layer {layer} attention", here + largest(_undo_attention(work, kind)))
-        done += layers.attention_weights(model, kind)
+    still_kept = _results(work)
+    for layer in reversed(_stack(work)):
+        still_kept = still_kept + Parts(streams=-layer.stream)
+        here = always + still_kept + Parts(weight_gradients=done * work.element)
+        yield Moment(f"{whose}{layer.name}", here + layer.undo)
+        still_kept = still_kept + Parts(results=-layer.results)
+        done += layer.weights
     return done
+
+
+class _Layer(NamedTuple):
+    """What counts of a layer of a stack."""
+
+    name: str
+    weights: int
+    """Parameters."""
+    undo: Parts
+    """The largest moment of its undoing."""
+    results: int
+    """Bytes of what it keeps."""
+    stream: int
+    """Bytes of the stream that it adds to, if that is kept."""
+
+
+def _stack(work: Work) -> list[_Layer]:
+    """The layers of a stack, in the order of the forward pass."""
+    model, found = work.model, list[_Layer]()
+    levels = [level for level in model.kept_by_layers for _ in range(3 if model.encoder_layers else 2)]
+    streams = iter(kept.streams_before(work, levels))
+    for layer, (kind, level) in enumerate(zip(model.layers, model.kept_by_layers, strict=True)):
+        attention_results = kept.attention_results(work, kind, level)
+        undo = largest(_undo_attention(work, kind, level))
+        weights = layers.attention_weights(model, kind)
+        found.append(_Layer(f"layer {layer} attention", weights, undo, attention_results, next(streams)))
+        if model.encoder_layers:
+            undo, weights = largest(cross.undo_cross(work)), cross.cross_weights(model)
+            results = kept.cross_results(work, level)
+            found.append(_Layer(f"layer {layer} cross-attention", weights, undo, results, next(streams)))
+        undo, weights = largest(layers.undo_feed_forward(work, level)), layers.feed_forward_weights(model)
+        results = kept.feed_forward_results(work, level)
+        found.append(_Layer(f"layer {layer} feed-forward", weights, undo, results, next(streams)))
+    return found
+
+
+def _results(work: Work) -> Parts:
+    """What a stack's layers keep by `model.keep`."""
+    stack = _stack(work)
+    return Parts(streams=sum(layer.stream for layer in stack), results=sum(layer.results for layer in stack))
 
 
 def _kept(work: Work) -> Parts:
@@ -185,10 +223,10 @@ def _part(config: Config, total: int) -> int:
     return -(-total // config.train.min_workers)
 
 
-def _undo_attention(work: Work, kind: str) -> list[Parts]:
+def _undo_attention(work: Work, kind: str, level: KeepLevel) -> list[Parts]:
     if kind == "local" and work.model.local_mode == "window":
-        return layers.undo_local(work)
-    return attention.undo_heads(work, kind)
+        return layers.undo_local(work, level)
+    return attention.undo_heads(work, kind, level)
 
 
 def _check(work: Work) -> None:

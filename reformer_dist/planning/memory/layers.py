@@ -7,6 +7,7 @@ counted for GELU. Legend: E model dimension, F feed-forward width, V vocabulary,
 """
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.config.sections.model import KEEP_LEVELS, KeepLevel
 from reformer_dist.model.attention.kinds import KINDS
 from reformer_dist.planning.memory.parts import Parts, Work
 
@@ -73,11 +74,11 @@ def stack_weights(model: ModelConfig) -> int:
     return sum(attention_weights(model, kind) + feed_forward_weights(model) for kind in model.layers)
 
 
-def undo_feed_forward(work: Work) -> list[Parts]:
+def undo_feed_forward(work: Work, level: KeepLevel = "nothing") -> list[Parts]:
     """While the output matrix, and while the inner matrix is differentiated.
 
     In both the piece's norm, what the convolution makes of it, its contribution and the gradient of the piece before are
-    there. A gate adds itself, the product with it, and both gradients.
+    there. A gate adds itself, the product with it, and both gradients. What is kept is not there once more.
     """
     model = work.model
     E, F = model.embed_dim, model.feed_forward_dim
@@ -88,10 +89,26 @@ def undo_feed_forward(work: Work) -> list[Parts]:
     matrix, sums = E * F * work.element, feed_forward_weights(model) * work.element
     convolved = num_convolved(model)
     num_wide = 6 if model.gated else 3  # before activation, after it, and the gradient of either
+    if keeps(level, "products"):
+        num_wide -= 2 if model.gated else 1
+    contributions = num_contributions(level)
     return [
-        Parts(weight_gradients=sums + matrix, pieces=num_wide * wide + (2 + convolved) * narrow + before + masks),
-        Parts(weight_gradients=sums + 2 * matrix, pieces=wide + (3 + convolved) * narrow + before),
+        Parts(
+            weight_gradients=sums + matrix,
+            pieces=num_wide * wide + (1 + contributions + convolved) * narrow + before + masks,
+        ),
+        Parts(weight_gradients=sums + 2 * matrix, pieces=wide + (2 + contributions + convolved) * narrow + before),
     ]
+
+
+def keeps(level: KeepLevel, what: KeepLevel) -> bool:
+    """Whether a level keeps the results of another."""
+    return KEEP_LEVELS.index(what) <= KEEP_LEVELS.index(level)
+
+
+def num_contributions(level: KeepLevel) -> int:
+    """Contributions of a piece that is undone: none where the stream before is kept."""
+    return 0 if keeps(level, "streams") else 1
 
 
 def undo_loss(work: Work) -> list[Parts]:
@@ -114,7 +131,7 @@ def undo_loss(work: Work) -> list[Parts]:
     ]
 
 
-def undo_local(work: Work) -> list[Parts]:
+def undo_local(work: Work, level: KeepLevel = "nothing") -> list[Parts]:
     """While attention, and while the projections of a stretch are differentiated."""
     model = work.model
     inner = model.num_heads * model.head_width
@@ -129,7 +146,10 @@ def undo_local(work: Work) -> list[Parts]:
     before = normed if own < work.tokens else 0
     matrix, sums = inner * model.embed_dim * work.element, attention_weights(model, "local") * work.element
     turned, convolved = num_turned(model, "local"), num_convolved(model)
-    statistics = Parts(lists=3 * work.of_tokens(seen, model.num_heads))
+    is_kept = keeps(level, "attention")
+    statistics = Parts(lists=(1 if is_kept else 3) * work.of_tokens(seen, model.num_heads))
+    num_kept = (1 if is_kept else 0) + (3 if keeps(level, "projections") else 0)
+    contribution *= num_contributions(level)
     # of the stream and of its gradient: what is borrowed, and what is sent or comes home for it
     borrowed = Parts(borrowed=4 * work.of_tokens(around, model.embed_dim))
     return [
@@ -138,7 +158,7 @@ def undo_local(work: Work) -> list[Parts]:
         + statistics
         + Parts(
             weight_gradients=sums + matrix,
-            pieces=(1 + convolved) * normed + (8 + turned) * heads + contribution + before,
+            pieces=(1 + convolved) * normed + (8 + turned - num_kept) * heads + contribution + before,
         ),
         borrowed + Parts(weight_gradients=sums + 4 * matrix, pieces=(5 + convolved) * normed + contribution + before),
     ]

@@ -86,7 +86,10 @@ class Parts:
     """Bytes that exist at one moment of a step, above what the process held before it, by what they are."""
 
     streams: int = 0
-    """The two streams and their gradients; of an encoder-decoder those of both stacks, and the encoder's memory."""
+    """The two streams and their gradients, and streams that layers keep; of an encoder-decoder those of both stacks, and the
+    encoder's memory."""
+    results: int = 0
+    """What layers keep beside their streams, by `model.keep`."""
     weight_gradients: int = 0
     """Gradients of weights: those that are done, the sums of the layer that is undone, and those of its last piece."""
     heads: int = 0

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.reversible.layer import Layer
 from reformer_dist.model.reversible.undoing import Addition, Leaves
 
@@ -17,14 +18,18 @@ class _Cubes(Layer):
         super().__init__()
         self.weight = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
 
-    def _contribution(self, x_BTE: Tensor, context: Context, found: int | None) -> tuple[Tensor, int]:
+    def _contribution(
+        self, x_BTE: Tensor, context: Context, found: int | None, kept: Kept | None
+    ) -> tuple[Tensor, int]:
         return self.weight * x_BTE**3, 3
 
-    def _undo(self, x_BTE: Tensor, context: Context, found: int, addition: Addition, leaves: Leaves) -> None:
+    def _undo(
+        self, x_BTE: Tensor, context: Context, found: int, addition: Addition, kept: Kept | None, leaves: Leaves
+    ) -> None:
         x = x_BTE.detach().requires_grad_()
         with torch.enable_grad():
             contribution = leaves.parameters[0] * x**found
-        addition.stream_BTE.sub_(contribution.detach())
+        addition.take_off(slice(None), contribution)
         (gradient,) = leaves.pull([contribution], [addition.grad_BTE], [x])
         addition.grad_input_BTE.add_(gradient)
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from reformer_dist import ReformerLM
+from reformer_dist.config.sections.model import KEEP_LEVELS, KeepLevel
+from reformer_dist.model import keeping
+from reformer_dist.model.backends.plain import sequences
 from reformer_dist.model.context import Context
 from tests.model.models import OPTIONS, draw_tokens, make_model
 
@@ -79,17 +83,63 @@ def test_head_groups_and_pieces_change_nothing(changes: dict[str, Any]) -> None:
     _assert_same(ours, plain)
 
 
-def test_streams_that_others_hold_are_left_alone() -> None:
-    model = make_model(**DROPOUT).train()
+ALTERNATING = ("streams", "nothing", "products", "nothing")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"causal": False}, {"lsh_mode": "chunked", "activation": "relu"}, OPTIONS], ids=str
+)
+@pytest.mark.parametrize("keep", [*((level,) for level in KEEP_LEVELS), ALTERNATING], ids=str)
+def test_what_is_kept_changes_no_gradient(keep: tuple[KeepLevel, ...], changes: dict[str, Any]) -> None:
+    """A second backward pass makes again what the first had kept."""
+    limits = {"head_elements": 1, "projected_tokens": 16}
+    ours, plain = _pair(limits, keep=keep, **DROPOUT, **changes)
+    for model in (ours, plain):
+        loss, _ = model.loss(draw_tokens(LENGTH), draw_tokens(LENGTH, seed=1), documents=_documents(), step=3)
+        loss.backward(retain_graph=True)
+        (2 * loss).backward()
+    _assert_same(ours, plain)
+
+
+def test_each_level_has_less_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products and attention of a step, forward and backward pass together, by level; in the end as of plain autograd."""
+    made: list[str] = []
+
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            made.append(name)
+            return function(*arguments, **named)
+
+        return call
+
+    monkeypatch.setattr(keeping, "linear", counted("product", keeping.linear))
+    monkeypatch.setattr(sequences, "_attended", counted("attention", sequences._attended))
+    counts = {}
+    for settings in (*({"keep": (level,)} for level in KEEP_LEVELS), {"reversible": False}):
+        made.clear()
+        layers = ("local", "lsh")
+        model = make_model(layers=layers, attention_kernel="plain", feed_forward_chunk=64, **settings).train()
+        model.loss(draw_tokens(LENGTH), draw_tokens(LENGTH))[0].backward()
+        counts[str(settings)] = made.count("product"), made.count("attention")
+    # Five projections, the feed-forward layers' two first products, and four that write into a stream.
+    assert list(counts.values()) == [(22, 4), (18, 4), (18, 2), (13, 2), (11, 2), (11, 2)]
+
+
+@pytest.mark.parametrize("keep", [("nothing",), ("products",), ALTERNATING, ALTERNATING[::-1]], ids=str)
+def test_streams_that_others_hold_are_left_alone(keep: tuple[KeepLevel, ...]) -> None:
+    model = make_model(keep=keep, **DROPOUT).train()
     x = torch.randn(2, LENGTH, model.config.embed_dim, dtype=torch.float64, requires_grad=True)
     first, second = model.stack(x, x, Context())
     copies = first.detach().clone(), second.detach().clone()
     grad = torch.randn_like(first)
     kept = grad.clone()
-    torch.autograd.backward((first, second), (grad, grad))
-    assert torch.equal(first, copies[0])
-    assert torch.equal(second, copies[1])
-    assert torch.equal(grad, kept)
+    before = x.detach().clone()
+    for _ in range(2):
+        torch.autograd.backward((first, second), (grad, grad), retain_graph=True)
+        assert torch.equal(first, copies[0])
+        assert torch.equal(second, copies[1])
+        assert torch.equal(grad, kept)
+        assert torch.equal(x, before)
 
 
 def test_gradients_accumulate_over_steps() -> None:

@@ -1,12 +1,13 @@
-"""A budget that fits a limit of memory."""
+"""A budget, and what layers keep, that fit a limit of memory."""
 
 from dataclasses import replace
 
 import pytest
 
 from reformer_dist.config import ModelConfig
+from reformer_dist.config.sections.model import KEEP_LEVELS
 from reformer_dist.model.budget import Budget
-from reformer_dist.planning.memory.fitting import fit_budget
+from reformer_dist.planning.memory.fitting import fit_budget, fit_keep
 from reformer_dist.planning.memory.formula import step_memory
 from reformer_dist.planning.memory.parts import Work
 
@@ -50,3 +51,23 @@ def test_less_memory_means_smaller_limits_for_an_encoder_decoder_too(cross: str)
 def test_what_never_fits_is_refused() -> None:
     with pytest.raises(ValueError, match=r"a step of 1 x 4096 tokens takes .* more parallel\.sequence_shards or"):
         fit_budget(WORK, 4 * WORK.stream)
+
+
+def _total(keep: tuple[str, ...]) -> int:
+    return step_memory(replace(WORK, model=MODEL.model_copy(update={"keep": keep}))).parts.total
+
+
+def test_as_much_is_kept_as_fits_and_no_more() -> None:
+    totals = [_total((level,)) for level in KEEP_LEVELS]
+    assert totals == sorted(set(totals)), "every level takes more"
+    assert fit_keep(WORK, totals[0] - 1) == fit_keep(WORK, totals[0]) == ("nothing", "nothing")
+    for level, total in list(zip(KEEP_LEVELS, totals, strict=True))[1:]:
+        assert fit_keep(WORK, total) == (level, level)
+        assert _total(fit_keep(WORK, total - 1)) < total
+    assert fit_keep(WORK, totals[-1] - 1) == ("projections", "products"), "the last layers first"
+
+
+def test_an_encoders_layers_are_chosen_too() -> None:
+    model = ModelConfig(layers=("lsh",), encoder_layers=("local", "lsh"), max_source_length=8192)
+    work = Work(model, Budget.of(model), 1024, source_tokens=8192)
+    assert fit_keep(work, 1 << 40) == ("products",) * 3

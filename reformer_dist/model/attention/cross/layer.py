@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.cross.exchange import SourceExchange
 from reformer_dist.model.attention.cross.kind import SourceHeads
 from reformer_dist.model.attention.cross.kinds import CROSS_KINDS
-from reformer_dist.model.attention.layer import at_temperature
+from reformer_dist.model.attention.head_group import at_temperature
 from reformer_dist.model.attention.rotary import turn_each
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context, Source
+from reformer_dist.model.keeping import Kept, Results, found_or_made, product, unseen_product
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.layer import Layer
@@ -36,6 +36,7 @@ class CrossAttention(Layer):
     def __init__(self, config: ModelConfig, layer: int, budget: Budget) -> None:
         super().__init__()
         self.config, self.layer, self.budget = config, layer, budget
+        self.keep = config.kept_by_layers[layer]
         self.kind = CROSS_KINDS[config.cross_attention](config, layer, budget)
         self.exchange = SourceExchange()
         """How the shards of a source meet; `parallelize` puts it in."""
@@ -61,13 +62,16 @@ class CrossAttention(Layer):
         attended_BTHD = self.kind.attend(q_BTHD, heads, index, found, context, False)
         return self._join(attended_BTHD, context, group, parameters)
 
-    def _contribution(self, x_BTE: Tensor, context: Context, found: list[Any] | None) -> tuple[Tensor, list[Any]]:
+    def _contribution(
+        self, x_BTE: Tensor, context: Context, found: list[Any] | None, kept: Kept | None
+    ) -> tuple[Tensor, list[Any]]:
         """See `Layer`. What is found is a list by groups of heads, of what the kind found of all queries."""
         parameters, source = self._by_name(list(self.parameters())), _source_of(context)
         groups = [slice(0, self.config.num_heads)] if torch.is_grad_enabled() else self._groups(x_BTE, source)
         out_BTE, now_found = torch.zeros_like(x_BTE), []
         for group, known in zip(groups, found or [None] * len(groups), strict=True):
-            heads = self._heads_of(source, group, parameters)
+            own = None if kept is None else kept.at(group.start)
+            heads = self._heads_of(source, group, parameters, own)
             here = replace(context, first_head=group.start)
             with torch.no_grad():
                 index = self.kind.index(heads, here, self.training)
@@ -81,7 +85,7 @@ class CrossAttention(Layer):
             of_pieces = []
             for number, piece in enumerate(self._pieces(x_BTE, heads)):
                 there = here.of_tokens(piece)
-                q_BTHD = self._queries(x_BTE[:, piece], there, group, parameters)
+                q_BTHD = self._queries(x_BTE[:, piece], there, group, parameters, _of_piece(own, piece))
                 known_here = self.kind.find(q_BTHD, there, self.training) if known is None else known[number]
                 attended_BTHD = self.kind.attend(q_BTHD, heads, index, known_here, there, self.training)
                 out_BTE[:, piece] += self._join(attended_BTHD, there, group, parameters)
@@ -89,21 +93,31 @@ class CrossAttention(Layer):
             now_found.append(of_pieces)
         return out_BTE, now_found
 
-    def _undo(self, x_BTE: Tensor, context: Context, found: list[Any], addition: Addition, leaves: Leaves) -> None:
+    def _undo(
+        self,
+        x_BTE: Tensor,
+        context: Context,
+        found: list[Any],
+        addition: Addition,
+        kept: Kept | None,
+        leaves: Leaves,
+    ) -> None:
         source, parameters = _source_of(context), self._by_name(leaves.parameters)
         assert source.grad_BSE is not None
         for group, known in zip(self._groups(x_BTE, source), found, strict=True):
-            heads, here = self._heads_of(source, group, parameters), replace(context, first_head=group.start)
+            own, here = None if kept is None else kept.at(group.start), replace(context, first_head=group.start)
+            heads = self._heads_of(source, group, parameters, own)
             index = self.kind.index(heads, here, self.training)
             k, v = heads.k_BSHD.requires_grad_(), heads.v_BSHD.requires_grad_()
             grad_k, grad_v = torch.zeros_like(k), torch.zeros_like(v)
             for known_here, piece in zip(known, self._pieces(x_BTE, heads), strict=True):
                 there, x = here.of_tokens(piece), x_BTE[:, piece].detach().requires_grad_()
                 with torch.enable_grad():
-                    q_BTHD = self._queries(x, there, group, parameters)
+                    q_BTHD = self._queries(x, there, group, parameters, _of_piece(own, piece))
                     attended_BTHD = self.kind.attend(q_BTHD, heads, index, known_here, there, self.training)
-                    contribution = self._join(attended_BTHD, there, group, parameters)
-                addition.stream_BTE[:, piece] -= contribution.detach()
+                    is_seen = addition.stream_BTE is not None
+                    contribution = self._join(attended_BTHD, there, group, parameters, is_seen=is_seen)
+                addition.take_off(piece, contribution)
                 grads = leaves.pull([contribution], [addition.grad_BTE[:, piece]], [x, k, v])
                 for total, gradient in zip((addition.grad_input_BTE[:, piece], grad_k, grad_v), grads, strict=True):
                     if gradient is not None:
@@ -128,7 +142,8 @@ class CrossAttention(Layer):
         for piece in pieces(source.memory_BSE.shape[1], self.budget.projected_tokens):
             memory = source.memory_BSE[:, piece].detach().requires_grad_()
             with torch.enable_grad():
-                projected = self._keys_and_values(memory, source.positions_of(piece), group, parameters)
+                places = source.positions_of(piece)
+                projected = self._keys_and_values(memory, places, group, parameters, is_seen=False)
             (gradient,) = leaves.pull(projected, [grad[:, piece] for grad in grads], [memory])
             source.grad_BSE[:, piece] += gradient
 
@@ -142,18 +157,24 @@ class CrossAttention(Layer):
     def _pieces(self, x_BTE: Tensor, heads: SourceHeads) -> Iterator[slice]:
         return pieces(x_BTE.shape[1], min(self.budget.projected_tokens, self.kind.tokens_at_a_time(heads)))
 
-    def _heads_of(self, source: Source, group: slice, parameters: dict[str, Tensor]) -> SourceHeads:
+    def _heads_of(
+        self, source: Source, group: slice, parameters: dict[str, Tensor], kept: Kept | None = None
+    ) -> SourceHeads:
         """Some heads' keys and values of the whole source."""
         memory_BSE = source.memory_BSE
-        if torch.is_grad_enabled():
-            whole = slice(0, memory_BSE.shape[1])
-            k, v = self._keys_and_values(memory_BSE, source.positions_of(whole), group, parameters)
-        else:
+
+        def by_pieces() -> Results:
             parts = [
                 self._keys_and_values(memory_BSE[:, piece], source.positions_of(piece), group, parameters)
                 for piece in pieces(memory_BSE.shape[1], self.budget.projected_tokens)
             ]
-            k, v = (torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+            return tuple(torch.cat(each, dim=1) for each in zip(*parts, strict=True))
+
+        if torch.is_grad_enabled():
+            whole = slice(0, memory_BSE.shape[1])
+            k, v = self._keys_and_values(memory_BSE, source.positions_of(whole), group, parameters)
+        else:
+            k, v = found_or_made(kept, "keys and values", "projections", by_pieces)
         documents, positions = source.documents_BS, source.positions_BS
         return SourceHeads(
             self.exchange.gather(k),
@@ -162,17 +183,33 @@ class CrossAttention(Layer):
             None if positions is None else self.exchange.gather(positions),
         )
 
-    def _queries(self, x_BTE: Tensor, context: Context, group: slice, parameters: dict[str, Tensor]) -> Tensor:
+    def _queries(
+        self,
+        x_BTE: Tensor,
+        context: Context,
+        group: slice,
+        parameters: dict[str, Tensor],
+        kept: Kept | None = None,
+    ) -> Tensor:
         normalised = normalise(x_BTE, parameters, self.config)
-        q_BTHD = self._project(normalised, "query", group, parameters)
+        q_BTHD = self._project(normalised, "query", group, parameters, kept)
         if self.config.query_key_norm:
             q_BTHD = at_temperature(q_BTHD, parameters["temperature"][group, None])
         return self._turned(q_BTHD, context.positions_like(x_BTE)) if self.config.cross_rotary else q_BTHD
 
     def _keys_and_values(
-        self, memory_BSE: Tensor, positions_BS: Tensor, group: slice, parameters: dict[str, Tensor]
+        self,
+        memory_BSE: Tensor,
+        positions_BS: Tensor,
+        group: slice,
+        parameters: dict[str, Tensor],
+        *,
+        is_seen: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        k_BSHD, v_BSHD = (self._project(memory_BSE, name, group, parameters) for name in ("key", "value"))
+        """Where nobody looks at them, they need not be right."""
+        is_normed = self.config.query_key_norm
+        k_BSHD = self._project(memory_BSE, "key", group, parameters, is_seen=is_seen or is_normed)
+        v_BSHD = self._project(memory_BSE, "value", group, parameters, is_seen=is_seen)
         if self.config.query_key_norm:
             k_BSHD = at_temperature(k_BSHD, None)
         return self._turned(k_BSHD, positions_BS) if self.config.cross_rotary else k_BSHD, v_BSHD
@@ -180,17 +217,38 @@ class CrossAttention(Layer):
     def _turned(self, x_BTHD: Tensor, positions_BT: Tensor) -> Tensor:
         return turn_each(x_BTHD, positions_BT, self.config.rotary_base)
 
-    def _project(self, x: Tensor, name: str, group: slice, parameters: dict[str, Tensor]) -> Tensor:
+    def _project(
+        self,
+        x: Tensor,
+        name: str,
+        group: slice,
+        parameters: dict[str, Tensor],
+        kept: Kept | None = None,
+        *,
+        is_seen: bool = True,
+    ) -> Tensor:
         """A projection of some heads, [B, T, H, D]."""
         width = self.config.head_width
         weight = parameters[f"{name}_weight"][group.start * width : group.stop * width]
-        return linear(x, weight).unflatten(-1, (-1, width))
+        if is_seen:
+            return product(x, weight, kept=kept, name=name, level="projections").unflatten(-1, (-1, width))
+        return unseen_product(x, weight).unflatten(-1, (-1, width))
 
-    def _join(self, attended_BTHD: Tensor, context: Context, group: slice, parameters: dict[str, Tensor]) -> Tensor:
+    def _join(
+        self,
+        attended_BTHD: Tensor,
+        context: Context,
+        group: slice,
+        parameters: dict[str, Tensor],
+        *,
+        is_seen: bool = True,
+    ) -> Tensor:
         """Some heads' results back to the model's width."""
         width = self.config.head_width
         columns = slice(group.start * width, group.stop * width)
-        out_BTE = linear(attended_BTHD.flatten(2), parameters["output_weight"][:, columns])
+        out_BTE = (product if is_seen else unseen_product)(
+            attended_BTHD.flatten(2), parameters["output_weight"][:, columns]
+        )
         if self.training and self.config.hidden_dropout > 0:
             key = make_key(self.config.seed, context.step, self.layer, Use.CROSS_OUTPUT)
             out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
@@ -198,6 +256,10 @@ class CrossAttention(Layer):
 
     def _by_name(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
         return dict(zip(self._names, parameters, strict=True))
+
+
+def _of_piece(kept: Kept | None, piece: slice) -> Kept | None:
+    return None if kept is None else kept.at(piece.start)
 
 
 def _source_of(context: Context) -> Source:

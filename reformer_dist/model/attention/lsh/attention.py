@@ -28,6 +28,7 @@ from reformer_dist.model.backends.description import AttentionDropout, OrderedTo
 from reformer_dist.model.backends.rules import Rule, chunked_rule, window_rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 
 Mode = Literal["window", "chunked", "paper"]
 
@@ -50,8 +51,9 @@ def lsh_attention(
     dropout: AttentionDropout | None = None,
     kernel: KernelName = "auto",
     budget: Budget | None = None,
+    kept: Kept | None = None,
 ) -> Tensor:
-    """Attend to the keys that share a hash.
+    """Attend to the keys that share a hash; results are [B, T, H, D], in the dtype of the values.
 
     Args:
         qk_BTHD: shared queries-keys, not normalised; float32, float64 or bfloat16.
@@ -70,13 +72,10 @@ def lsh_attention(
         dropout: of attention weights; None for none.
         kernel: "auto" or "plain".
         budget: what exists at a time; by default the default limits.
-
-    Returns:
-        [B, T, H, D] in the dtype of the values.
+        kept: where results are kept from the forward to the backward pass; None where none are.
 
     Raises:
         ValueError: shapes that do not fit, or an unknown mode.
-
     """
     factors, T = _check(qk_BTHD, v_BTHD, rotations, num_buckets, mode, window), qk_BTHD.shape[1]
     if buckets_BHRT is None:
@@ -84,25 +83,34 @@ def lsh_attention(
     if mode == "chunked" and max(T, padded_length or T) <= window:
         buckets_BHRT = buckets_BHRT[:, :, :1]  # every round is the same single chunk, so one round says it all
     blocks = OrderedTokens(
-        rule=replace(_rule(mode, window, neighbours, causal, T, padded_length), own_value=own_value),
+        rule=_rule(mode, window, neighbours, causal, T, padded_length, own_value),
         budget=budget or Budget(),
         dropout=dropout,
         context=context or Context(documents_BT=documents_BT),
         buckets_BHRT=buckets_BHRT,
         num_buckets=math.prod(factors),
+        kept=kept,
     )
     return choose_for(qk_BTHD, blocks, kernel).attend(qk_BTHD, None, v_BTHD, blocks)
 
 
 def _rule(
-    mode: Mode, window: int, neighbours: tuple[int, int], causal: bool, length: int, padded_length: int | None
+    mode: Mode,
+    window: int,
+    neighbours: tuple[int, int],
+    causal: bool,
+    length: int,
+    padded_length: int | None,
+    own_value: bool,
 ) -> Rule:
-    if mode == "window":
-        return window_rule(window, causal, length, with_self=False)
     compare: Literal["earlier", "other"] = "earlier" if causal else "other"
-    if mode == "paper":
-        return Rule(window, *neighbours, None, compare, once=True)
-    return chunked_rule(window, neighbours, length, padded_length, compare, masked_self_score=True)
+    if mode == "window":
+        rule = window_rule(window, causal, length, with_self=False)
+    elif mode == "paper":
+        rule = Rule(window, *neighbours, None, compare, once=True)
+    else:
+        rule = chunked_rule(window, neighbours, length, padded_length, compare, masked_self_score=True)
+    return replace(rule, own_value=own_value)
 
 
 def _check(

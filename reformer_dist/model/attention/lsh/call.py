@@ -15,6 +15,7 @@ from reformer_dist.model.attention.lsh.attention import lsh_attention
 from reformer_dist.model.backends.description import AttentionDropout
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class LSHCall:
     """What exists at a time."""
     padded_length: int
     """Length to which chunked mode pads the tokens."""
+    kept: Kept | None = None
+    """Where results are kept; None where none are."""
 
     def attend(self, buckets_BHRT: Tensor) -> Tensor:
         """Results [B, T, H, D], where these tokens are whole sequences."""
@@ -57,4 +60,5 @@ class LSHCall:
             dropout=self.dropout,
             kernel=config.attention_kernel,
             budget=self.budget,
+            kept=self.kept,
         )

@@ -25,6 +25,7 @@ from reformer_dist.model.backends.backend import Backend, Work
 from reformer_dist.model.backends.choice import explain
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
+from reformer_dist.model.keeping import Kept
 from reformer_dist.model.randomness import Use, make_key
 
 
@@ -72,14 +73,20 @@ class LSHKind(Kind):
         return self.config.lsh_brings_next
 
     def attend(
-        self, tensors: tuple[Tensor, ...], context: Context, found: Any, training: bool, exchange: Exchange
+        self,
+        tensors: tuple[Tensor, ...],
+        context: Context,
+        found: Any,
+        training: bool,
+        exchange: Exchange,
+        kept: Kept | None = None,
     ) -> tuple[Tensor, Any]:
         """See `Kind`. What is found is the order of the tokens in all rounds, as the exchange keeps it (alone: buckets)."""
         unturned_BTHD, v_BTHD = tensors
         qk_BTHD = self.turned(unturned_BTHD, context.first_position)
         rotations = self._rotations_of_heads(qk_BTHD, context, training)
         dropout, length = self.dropout(context, training), self.padded_length(qk_BTHD.shape[1])
-        call = LSHCall(qk_BTHD, v_BTHD, rotations, context, dropout, self.config, self.budget, length)
+        call = LSHCall(qk_BTHD, v_BTHD, rotations, context, dropout, self.config, self.budget, length, kept)
         if found is None:
             buckets_BHRT = hash_buckets(unturned_BTHD, rotations, self.config.bucket_factors, budget=self.budget)
             if self.observer is not None:

@@ -16,6 +16,7 @@ from reformer_dist.model.backends.backend import Backend, Combination, Work
 from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
 from reformer_dist.model.backends.native import build
 from reformer_dist.model.budget import Budget
+from reformer_dist.model.keeping import Kept, Results, found_or_made
 from reformer_dist.model.randomness import token_hash
 
 _COMPARISONS = ("any", "earlier", "up to", "other")  # in the order of the C++ enum
@@ -40,7 +41,7 @@ class Native(Backend):
 
     def attend(self, q_BTHD: Tensor, k_BTHD: Tensor | None, v_BTHD: Tensor, blocks: OrderedTokens) -> Tensor:
         """See `Backend`."""
-        return _Attention.apply(q_BTHD, k_BTHD, v_BTHD, _lists_of_tokens(blocks, q_BTHD))
+        return _Attention.apply(q_BTHD, k_BTHD, v_BTHD, _lists_of_tokens(blocks, q_BTHD), blocks.kept)
 
     def attend_rows(self, vectors: Tensor, rows: OrderedRows) -> Tensor:
         """See `Backend`."""
@@ -150,13 +151,17 @@ class _Combination:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, lists: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, lists: tuple[Any, ...], kept: Kept | None) -> Tensor:
         ctx.shared, ctx.scale, ctx.lists = k is None, q.shape[-1] ** -0.5, lists
         q, v = _with_rows(q), _with_rows(v)
         k = None if k is None else _with_rows(k)
-        out, lse, own = torch.ops.reformer_dist.attend(q, q if k is None else k, v, ctx.shared, ctx.scale, *lists)
+
+        def attend() -> Results:
+            return torch.ops.reformer_dist.attend(q, q if k is None else k, v, ctx.shared, ctx.scale, *lists)
+
+        out, lse, own = found_or_made(kept, "attention", "attention", attend)
         ctx.save_for_backward(q, k, v, out, lse, own)
-        return out
+        return out.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -165,7 +170,7 @@ class _Attention(torch.autograd.Function):
         dq, dk, dv = torch.ops.reformer_dist.attend_backward(
             _with_rows(grad), q, q if k is None else k, v, out, lse, own, ctx.shared, ctx.scale, *ctx.lists
         )
-        return dq, None if k is None else dk, dv, None
+        return dq, None if k is None else dk, dv, None, None
 
 
 def _lists_of_tokens(blocks: OrderedTokens, q_BTHD: Tensor) -> tuple[Any, ...]:

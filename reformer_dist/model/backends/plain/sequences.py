@@ -13,6 +13,7 @@ W block length, S entries of a stretch of the list with its neighbours, Q = C * 
 """
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from reformer_dist.model.backends.plain.arithmetic import Arithmetic
 from reformer_dist.model.backends.plain.blocks import Stretch
 from reformer_dist.model.backends.plain.combination import RunningCombination, masked_self_weight
 from reformer_dist.model.backends.plain.token_lists import TokenLists
+from reformer_dist.model.keeping import Kept, Results, found_or_made
 
 
 def attend_in_blocks(
@@ -43,33 +45,20 @@ def attend_in_blocks(
         [B, T, H, D] in the dtype of the values.
 
     """
-    return _BlockAttention.apply(q_BTHD, k_BTHD, v_BTHD, TokenLists(blocks, v_BTHD), arithmetic)
+    return _BlockAttention.apply(q_BTHD, k_BTHD, v_BTHD, TokenLists(blocks, v_BTHD), arithmetic, blocks.kept)
 
 
 class _BlockAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, lists: TokenLists, arithmetic: Arithmetic) -> Tensor:
+    def forward(
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, lists: TokenLists, arithmetic: Arithmetic, kept: Kept | None
+    ) -> Tensor:
         q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        B, T, H, _ = q.shape
-        out_BTHD = torch.empty_like(v)
-        lse_NT = torch.empty(B * H, T, dtype=statistics_dtype(q), device=q.device)
-        lonely_NT = torch.empty_like(lse_NT)
-        for first, last in _groups(B * H, T, lists.budget.sliced_entries):
-            rows = _Rows(first, last, q)
-            rounds = _Rounds(last - first, T, lists.num_rounds, v)
-            for index in range(lists.num_rounds):
-                for part in lists.stretches(first, last, index):
-                    rows_NS = rows.of(part.entries_NS)
-                    query_NCWD = part.blocks.queries(_take(q, rows_NS))
-                    key_NCKD, value_NCKD = (part.blocks.keys(_take(x, rows_NS)) for x in (k, v))
-                    out, lse = arithmetic.forward(query_NCWD, key_NCKD, value_NCKD, part.mask_NCWK, part.keep_NCWK)
-                    rounds.add(index, part, out, lse)
-            own_NTD = _take(v, rows.all_NT)
-            result_NTD, lse_NT[first:last], lonely_NT[first:last] = rounds.finish(own_NTD, lists.own_keep(first, last))
-            _put(out_BTHD, rows.all_NT, result_NTD.to(v.dtype))
-        ctx.save_for_backward(q, k, v, out_BTHD, lse_NT, lonely_NT)
+        make = partial(_attended, q, k, v, lists, arithmetic)
+        results = found_or_made(kept, "attention", "attention", make)
+        ctx.save_for_backward(q, k, v, *results)
         ctx.lists, ctx.arithmetic = lists, arithmetic
-        return out_BTHD
+        return results[0].detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -100,7 +89,29 @@ class _BlockAttention(torch.autograd.Function):
                     _add(dq, blocks.queries(rows_NS).flatten(1), dq_NCWD.flatten(1, 2))
                     _add(dk, rows_NS, blocks.add_keys(dk_NCKD))
                     _add(dv, rows_NS, blocks.add_keys(dv_NCKD))
-        return dq, dk, dv, None, None
+        return dq, dk, dv, None, None, None
+
+
+def _attended(q: Tensor, k: Tensor, v: Tensor, lists: TokenLists, arithmetic: Arithmetic) -> Results:
+    """Outputs, combined log-sum-exps (+inf where no key was seen), and the weights of tokens' own values."""
+    B, T, H, _ = q.shape
+    out_BTHD = torch.empty_like(v)
+    lse_NT = torch.empty(B * H, T, dtype=statistics_dtype(q), device=q.device)
+    lonely_NT = torch.empty_like(lse_NT)
+    for first, last in _groups(B * H, T, lists.budget.sliced_entries):
+        rows = _Rows(first, last, q)
+        rounds = _Rounds(last - first, T, lists.num_rounds, v)
+        for index in range(lists.num_rounds):
+            for part in lists.stretches(first, last, index):
+                rows_NS = rows.of(part.entries_NS)
+                query_NCWD = part.blocks.queries(_take(q, rows_NS))
+                key_NCKD, value_NCKD = (part.blocks.keys(_take(x, rows_NS)) for x in (k, v))
+                out, lse = arithmetic.forward(query_NCWD, key_NCKD, value_NCKD, part.mask_NCWK, part.keep_NCWK)
+                rounds.add(index, part, out, lse)
+        own_NTD = _take(v, rows.all_NT)
+        result_NTD, lse_NT[first:last], lonely_NT[first:last] = rounds.finish(own_NTD, lists.own_keep(first, last))
+        _put(out_BTHD, rows.all_NT, result_NTD.to(v.dtype))
+    return out_BTHD, lse_NT, lonely_NT
 
 
 class _Rounds:

@@ -5,6 +5,7 @@ In and out: as `Backend` says. The same sums as the plain backend, which is the 
 Legend: D head dimension, R hash rounds, M rows (batch * tokens * heads, or those that came).
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from reformer_dist.model.backends.description import OrderedRows, OrderedTokens
 from reformer_dist.model.backends.packing import pack, unpack
 from reformer_dist.model.backends.plain.combination import masked_self_weight
 from reformer_dist.model.backends.triton import launch
-from reformer_dist.model.backends.triton.launch import Vectors
+from reformer_dist.model.backends.triton.launch import Lists, Vectors
 from reformer_dist.model.backends.triton.lists import lists_of_rows, lists_of_tokens
+from reformer_dist.model.keeping import Results, found_or_made
 from reformer_dist.model.randomness import pair_keep
 
 
@@ -62,19 +64,11 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor | None, v: Tensor, blocks: OrderedTokens) -> Tensor:
         q, v = q.contiguous(), v.contiguous()
         k = None if k is None else k.contiguous()
-        lists = lists_of_tokens(blocks, q)
-        vectors = _vectors(q, k, v)
-        out_MD, lse_M, met_RM = launch.attend(vectors, lists, blocks.rule.masked_self_score)
-        lonely_M = lse_M == -torch.inf
-        own_M = lonely_M.to(lse_M.dtype) if blocks.rule.own_value else torch.zeros_like(lse_M)
-        if met_RM is not None:
-            own_M *= masked_self_weight(met_RM.clamp_(min=1).to(lse_M.dtype))
-        if lists.hashes_M is not None and blocks.dropout is not None:
-            own_M *= pair_keep(lists.hashes_M, lists.hashes_M, blocks.dropout.probability, own_M.dtype)
-        out = out_MD.addcmul_(vectors.v, own_M[:, None]).to(v.dtype).view_as(v)
-        ctx.save_for_backward(q, k, v, out, lse_M.masked_fill_(lonely_M, torch.inf), own_M)
-        ctx.lists = lists
-        return out
+        ctx.lists = lists_of_tokens(blocks, q)
+        make = partial(_attended, _vectors(q, k, v), v, blocks, ctx.lists)
+        results = found_or_made(blocks.kept, "attention", "attention", make)
+        ctx.save_for_backward(q, k, v, *results)
+        return results[0].detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -88,6 +82,19 @@ class _Attention(torch.autograd.Function):
         launch.attend_backward(vectors, grad_MD, lse_M, delta_M, ctx.lists, (dq, dk, dv))
         gradients = (dq, None if k is None else dk, dv)
         return *(None if x is None else x.to(v.dtype).view_as(v) for x in gradients), None
+
+
+def _attended(vectors: Vectors, v: Tensor, blocks: OrderedTokens, lists: Lists) -> Results:
+    """Outputs, combined log-sum-exps (+inf where no key was seen), and the weights of tokens' own values."""
+    out_MD, lse_M, met_RM = launch.attend(vectors, lists, blocks.rule.masked_self_score)
+    lonely_M = lse_M == -torch.inf
+    own_M = lonely_M.to(lse_M.dtype) if blocks.rule.own_value else torch.zeros_like(lse_M)
+    if met_RM is not None:
+        own_M *= masked_self_weight(met_RM.clamp_(min=1).to(lse_M.dtype))
+    if lists.hashes_M is not None and blocks.dropout is not None:
+        own_M *= pair_keep(lists.hashes_M, lists.hashes_M, blocks.dropout.probability, own_M.dtype)
+    out = out_MD.addcmul_(vectors.v, own_M[:, None]).to(v.dtype).view_as(v)
+    return out, lse_M.masked_fill_(lonely_M, torch.inf), own_M
 
 
 def _vectors(q: Tensor, k: Tensor | None, v: Tensor) -> Vectors:
