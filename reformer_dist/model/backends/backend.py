@@ -84,6 +84,10 @@ class Backend(ABC):
             return self.missing()
         return f"{unserved} is not served by {self.noun}"
 
+    def is_meant_for(self, work: Work) -> bool:
+        """Whether a choice that falls on another should say why it is not this one."""
+        return self.device_type == work.device.type
+
     def missing(self) -> str | None:
         """What must be built or installed first, as a sentence; None if nothing."""
         return None

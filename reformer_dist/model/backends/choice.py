@@ -12,11 +12,13 @@ from reformer_dist.model.backends.backend import Backend, KernelName, Work
 from reformer_dist.model.backends.description import OrderedBlocks
 from reformer_dist.model.backends.fused import Fused
 from reformer_dist.model.backends.native.backend import Native
+from reformer_dist.model.backends.native.widened import Widened
 from reformer_dist.model.backends.plain.backend import Plain
 from reformer_dist.model.backends.triton.backend import Triton
 
 BACKENDS: dict[str, Backend] = {
     "compiled": Native(),
+    "compiled, widened": Widened(),
     "triton": Triton(),
     "fused torch code": Fused(),
     "plain": Plain(),
@@ -49,6 +51,6 @@ def _choice(work: Work) -> tuple[str, Backend, list[str]]:
         refusal = backend.refusal(work)
         if refusal is None:
             return name, backend, reasons
-        if backend.device_type == work.device.type:
+        if backend.is_meant_for(work):
             reasons.append(refusal)
     raise AssertionError("the plain backend refuses nothing")

@@ -16,8 +16,12 @@ from tests.model.attention.test_attention import check_local, check_lsh
 from tests.model.backends.rows import check_rows, make_rows
 from tests.model.cases import CASES, Case
 
-NAMES = [name for name, backend in BACKENDS.items() if backend.device_type in (None, "cpu")]
 DOUBLE = Work(torch.device("cpu"), torch.float64, 4)
+NAMES = [
+    name
+    for name, backend in BACKENDS.items()
+    if backend.device_type in (None, "cpu") and (backend.dtypes is None or DOUBLE.dtype in backend.dtypes)
+]
 
 
 @pytest.fixture

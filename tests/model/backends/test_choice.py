@@ -35,10 +35,10 @@ def everything_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def there_are_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def there_are_five(monkeypatch: pytest.MonkeyPatch) -> None:
     """The words below are about these, whatever else there is to choose from."""
-    four = ("compiled", "triton", "fused torch code", "plain")
-    monkeypatch.setattr(choice, "BACKENDS", {name: BACKENDS[name] for name in four})
+    ours = ("compiled", "compiled, widened", "triton", "fused torch code", "plain")
+    monkeypatch.setattr(choice, "BACKENDS", {name: BACKENDS[name] for name in ours})
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,11 @@ def there_are_four(monkeypatch: pytest.MonkeyPatch) -> None:
         (replace(SINGLE, once=True, dropout=True), f"plain: {PAPER}; {NO_DROPOUT}"),
         (
             replace(SINGLE, dtype=torch.bfloat16),
-            "plain: bfloat16 is not served by the compiled operators; bfloat16 is not served by torch's fused attention",
+            "compiled, widened: bfloat16 is not served by the compiled operators",
+        ),
+        (
+            replace(SINGLE, dtype=torch.float16),
+            "plain: float16 is not served by the compiled operators; float16 is not served by torch's fused attention",
         ),
         (HALF, "triton: bfloat16 on a GPU"),
         (replace(HALF, dropout=True), "triton: bfloat16 on a GPU"),
