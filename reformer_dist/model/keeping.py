@@ -69,6 +69,7 @@ def product(
     kept: Kept | None = None,
     name: str = "",
     level: KeepLevel = "products",
+    is_seen: bool = True,
 ) -> Tensor:
     """X times a matrix, plus a bias, [..., M]: as it is kept, or made, and kept if its level is.
 
@@ -79,8 +80,11 @@ def product(
         kept: where results are; None keeps none.
         name: of this result.
         level: of this result.
+        is_seen: whether somebody looks at the result. If not, it is zeros with a product's gradients, and no arithmetic.
 
     """
+    if not is_seen:
+        return _unseen_product(x, weight_MN, bias_M)
     found = None if kept is None else kept.result(name)
     if found is not None:
         return _known_product(x, weight_MN, bias_M, found[0])
@@ -90,8 +94,7 @@ def product(
     return out
 
 
-def unseen_product(x: Tensor, weight_MN: Tensor, bias_M: Tensor | None = None) -> Tensor:
-    """The same where nobody looks at it, [..., M]: zeros with a product's gradients, and no arithmetic to make them."""
+def _unseen_product(x: Tensor, weight_MN: Tensor, bias_M: Tensor | None) -> Tensor:
     is_cast = torch.is_autocast_enabled(x.device.type)
     dtype = torch.get_autocast_dtype(x.device.type) if is_cast and x.dtype == torch.float32 else x.dtype
     zero = torch.zeros((), dtype=dtype, device=x.device)

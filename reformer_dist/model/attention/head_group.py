@@ -17,7 +17,7 @@ from reformer_dist.model.attention.exchange import Exchange, NoExchange
 from reformer_dist.model.attention.kind import Kind
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-from reformer_dist.model.keeping import Kept, product, unseen_product
+from reformer_dist.model.keeping import Kept, product
 from reformer_dist.model.layers.convolution import convolve
 from reformer_dist.model.layers.norm import normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
@@ -71,10 +71,10 @@ class HeadGroup:
         for name in self.kind.projections:
             is_next = are_next and self.kind.brings_next and name == "value"
             x_BTE = _after(x_BSE, wanted, documents_BS) if is_next else x_BSE[:, wanted]
-            if is_seen or (config.query_key_norm and name != "value"):
-                x_BTN = product(x_BTE, own[f"{name}_weight"], kept=kept, name=name, level="projections")
-            else:
-                x_BTN = unseen_product(x_BTE, own[f"{name}_weight"])
+            is_looked_at = is_seen or (config.query_key_norm and name != "value")
+            x_BTN = product(
+                x_BTE, own[f"{name}_weight"], kept=kept, name=name, level="projections", is_seen=is_looked_at
+            )
             projected[name] = x_BTN.unflatten(-1, (-1, config.head_width))
         if config.query_key_norm:
             for name in projected.keys() - {"value"}:
@@ -94,7 +94,7 @@ class HeadGroup:
     ) -> Tensor:
         """Results back to the model's width, [B, T, E]; the first token is `start` after the context's."""
         config = self.kind.config
-        out_BTE = (product if is_seen else unseen_product)(attended_BTHD.flatten(2), own["output_weight"])
+        out_BTE = product(attended_BTHD.flatten(2), own["output_weight"], is_seen=is_seen)
         if training and config.hidden_dropout > 0:
             key = make_key(config.seed, context.step, self.kind.layer, Use.ATTENTION_OUTPUT)
             out_BTE = dropout(out_BTE, config.hidden_dropout, key, context.first_row, context.first_position + start)

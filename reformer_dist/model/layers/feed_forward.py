@@ -16,7 +16,7 @@ from torch.nn import functional
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context
-from reformer_dist.model.keeping import Kept, product, unseen_product
+from reformer_dist.model.keeping import Kept, product
 from reformer_dist.model.layers.convolution import convolution_parameters, convolve
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
@@ -138,7 +138,7 @@ class FeedForward(Layer):
         for gate in gates:
             inner = inner * gate
         inner = self._dropout(inner, around, own.start, Use.FEED_FORWARD_INNER)
-        x = (product if is_seen else unseen_product)(inner, weights["output_weight"], weights["output_bias"])
+        x = product(inner, weights["output_weight"], weights["output_bias"], is_seen=is_seen)
         return self._dropout(x, around, own.start, Use.FEED_FORWARD_OUTPUT)
 
     def _dropout(self, x: Tensor, context: Context, start: int, use: Use) -> Tensor:

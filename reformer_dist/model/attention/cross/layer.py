@@ -23,7 +23,7 @@ from reformer_dist.model.attention.head_group import at_temperature
 from reformer_dist.model.attention.rotary import turn_each
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.context import Context, Source
-from reformer_dist.model.keeping import Kept, Results, found_or_made, product, unseen_product
+from reformer_dist.model.keeping import Kept, Results, found_or_made, product
 from reformer_dist.model.layers.norm import norm_parameters, normalise
 from reformer_dist.model.randomness import Use, dropout, make_key
 from reformer_dist.model.reversible.layer import Layer
@@ -230,9 +230,8 @@ class CrossAttention(Layer):
         """A projection of some heads, [B, T, H, D]."""
         width = self.config.head_width
         weight = parameters[f"{name}_weight"][group.start * width : group.stop * width]
-        if is_seen:
-            return product(x, weight, kept=kept, name=name, level="projections").unflatten(-1, (-1, width))
-        return unseen_product(x, weight).unflatten(-1, (-1, width))
+        x = product(x, weight, kept=kept, name=name, level="projections", is_seen=is_seen)
+        return x.unflatten(-1, (-1, width))
 
     def _join(
         self,
@@ -246,9 +245,7 @@ class CrossAttention(Layer):
         """Some heads' results back to the model's width."""
         width = self.config.head_width
         columns = slice(group.start * width, group.stop * width)
-        out_BTE = (product if is_seen else unseen_product)(
-            attended_BTHD.flatten(2), parameters["output_weight"][:, columns]
-        )
+        out_BTE = product(attended_BTHD.flatten(2), parameters["output_weight"][:, columns], is_seen=is_seen)
         if self.training and self.config.hidden_dropout > 0:
             key = make_key(self.config.seed, context.step, self.layer, Use.CROSS_OUTPUT)
             out_BTE = dropout(out_BTE, self.config.hidden_dropout, key, context.first_row, context.first_position)
