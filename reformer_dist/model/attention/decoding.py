@@ -15,6 +15,7 @@ from torch import Tensor
 from reformer_dist.model.attention.head_group import at_temperature
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.memory import Place
+from reformer_dist.model.backends.description import AttentionWeights
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.decoding import NormalisedStream
 
@@ -36,6 +37,7 @@ class DecodingAttention:
         weights = [layer.weights_of(group) for group in layer.head_groups]
         self._weights = [weight for projections, _ in weights for weight in projections]
         self._output_weights = [weight for _, weight in weights]
+        self._whole = None if len(weights) > 1 else self._weights_of_one_kind()
 
     def begin(self, nothing_B0E: Tensor) -> None:
         """Begin with rows that have read nothing."""
@@ -68,6 +70,8 @@ class DecodingAttention:
 
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], which is then remembered."""
+        if self._whole is not None:
+            return self._memories[0].next_layer(x_BE, self._stream.norm, self._whole, place)
         projected, backend, contributions = iter(self._stream.next(x_BE, self._weights)), self._stream.backend, []
         for group, memory, weight in zip(self._layer.head_groups, self._memories, self._output_weights, strict=True):
             names = group.kind.projections
@@ -92,6 +96,13 @@ class DecodingAttention:
     def num_bytes(self) -> int:
         """What its memories take."""
         return sum(memory.num_bytes for memory in self._memories)
+
+    def _weights_of_one_kind(self) -> AttentionWeights | None:
+        """For a backend that takes the whole layer at once; None for others."""
+        if self._stream.backend.whole_layers is None:
+            return None
+        temperature_H = self._layer.temperature if self._config.query_key_norm else None
+        return AttentionWeights(self._weights, self._output_weights[0], temperature_H)
 
     def _at_temperature(self, names: Sequence[str], heads: list[Tensor], own: slice) -> tuple[Tensor, ...]:
         """Projections [B, H, D] as they are attended."""

@@ -3,7 +3,7 @@
 In: projections of a prompt [B, T, H, D], then those of one token more of every row [B, H, D]. Out: their results, equal to
 those of the whole sequence at once.
 
-Legend: B batch, T tokens, H heads, D head dimension, F pairs of features, C capacity.
+Legend: B batch, T tokens, E model dimension, H heads, D head dimension, F pairs of features, C capacity.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from reformer_dist.model.backends.backend import Backend
+from reformer_dist.model.backends.description import AttentionWeights, StreamNorm
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Memory(Protocol):
 
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """Results [B, H, D] of one token more, which is then remembered."""
+
+    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
+        """The contribution [B, E] of a layer that has these heads alone, by a backend that has `whole_layers`."""
 
     def extend(self, others: Sequence[Self]) -> None:
         """Add the rows of other memories of the same heads, which have read as well, behind its own."""
@@ -147,6 +151,13 @@ class NewestTokens:
         q, k, v = tensors
         rows, positions_B = self._rows.with_room(place.longest), place.positions_B
         return self._backend.next_of_newest(q, k, v, rows, positions_B, self._oldest(positions_B), place.waves_BF)
+
+    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
+        """See `Memory`."""
+        assert self._backend.whole_layers is not None
+        rows, positions_B = self._rows.with_room(place.longest), place.positions_B
+        seen = rows, positions_B, self._oldest(positions_B), place.waves_BF
+        return self._backend.whole_layers.next_of_newest(x_BE, norm, weights, *seen)
 
     def extend(self, others: Sequence["NewestTokens"]) -> None:
         """See `Memory`."""

@@ -15,7 +15,14 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
+from reformer_dist.model.backends.description import (
+    AttentionWeights,
+    FeedForwardWeights,
+    FiledTokens,
+    OrderedRows,
+    OrderedTokens,
+    StreamNorm,
+)
 from reformer_dist.model.backends.plain import decoding
 from reformer_dist.model.backends.plain.combination import RunningCombination
 from reformer_dist.model.backends.plain.convolution import convolve_by_shifts, convolve_by_shifts_backward
@@ -52,6 +59,43 @@ class Combination(Protocol):
         """See `RunningCombination.finish`."""
 
 
+class WholeLayers(Protocol):
+    """One token more through a layer in one call, where a backend has code for that; see `Backend.next_projections` and on.
+
+    Each takes the stream [B, E] and gives the layer's contribution [B, E].
+    """
+
+    activations: frozenset[str]
+    """Those that it has code for."""
+
+    def next_of_buckets(
+        self,
+        x_BE: Tensor,
+        norm: StreamNorm,
+        weights: AttentionWeights,
+        hashing: tuple[Tensor, Sequence[int]],
+        filed: FiledTokens,
+        positions_B: Tensor,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """LSH attention; `hashing` are the rotations [H or 1, D, R, F] and the bucket factors."""
+
+    def next_of_newest(
+        self,
+        x_BE: Tensor,
+        norm: StreamNorm,
+        weights: AttentionWeights,
+        rows: Tensor,
+        positions_B: Tensor,
+        oldest_B: Tensor,
+        waves_BF: Tensor | None,
+    ) -> Tensor:
+        """Attention to the tokens from a position on."""
+
+    def next_feed_forward(self, x_BE: Tensor, norm: StreamNorm, weights: FeedForwardWeights) -> Tensor:
+        """A feed-forward layer."""
+
+
 class Backend(ABC):
     """Computes attention for the work that it does not refuse."""
 
@@ -67,6 +111,8 @@ class Backend(ABC):
     """Whether it can count a pair of several rounds once."""
     serves_dropout: bool = True
     """Whether it can drop attention weights."""
+    whole_layers: WholeLayers | None = None
+    """Decoding a layer at a call; None where it has only the pieces."""
 
     def refusal(self, work: Work) -> str | None:
         """Why it does not serve the work, as a sentence; None if it does."""

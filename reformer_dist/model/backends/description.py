@@ -8,6 +8,7 @@ Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, N slices (h
 order, M rows.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -119,6 +120,33 @@ class StreamNorm:
     """The convolution's weights; None for none."""
     recent_BKE: Tensor | None
     """The K - 1 normalised tokens before, the oldest first; the new one is put there."""
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """The matrices of an attention layer whose heads are all of one kind."""
+
+    projections: Sequence[Tensor]
+    """Each [N, E]: of queries, keys and values, or of queries-keys and values."""
+    output_EN: Tensor
+    """Of the results."""
+    temperature_H: Tensor | None
+    """Of each head, where queries and keys have unit length; None where they are as they come."""
+
+
+@dataclass(frozen=True)
+class FeedForwardWeights:
+    """The matrices of a feed-forward layer."""
+
+    inner: Sequence[Tensor]
+    """Each [N, E]: of what is activated, and then of the gate if there is one."""
+    inner_biases: Sequence[Tensor]
+    """Theirs, each [N]."""
+    output_EN: Tensor
+    """Of the inner activations."""
+    output_bias_E: Tensor
+    activation: str
+    """As the configuration names it."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.backends.backend import Work
 from reformer_dist.model.backends.choice import choose
-from reformer_dist.model.backends.description import StreamNorm
+from reformer_dist.model.backends.description import FeedForwardWeights, StreamNorm
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.convolution import WEIGHT
 from reformer_dist.model.layers.feed_forward import ACTIVATIONS, FeedForward
@@ -47,6 +47,11 @@ class NormalisedStream:
         """One token more as the layer reads it, times each of its matrices [N, E]: [B, N] of each."""
         return self.backend.next_projections(x_BE, self._norm, weights, biases)
 
+    @property
+    def norm(self) -> StreamNorm:
+        """What is made of the stream, by its tensors."""
+        return self._norm
+
     def extend(self, others: Sequence["NormalisedStream"]) -> None:
         """Add the rows of others behind its own."""
         recent = [stream._norm.recent_BKE for stream in (self, *others) if stream._norm.recent_BKE is not None]
@@ -68,6 +73,11 @@ class DecodingFeedForward:
 
     def __init__(self, layer: FeedForward) -> None:
         self._layer, self._stream = layer, NormalisedStream(layer, layer.config)
+        inner, biases = [layer.inner_weight], [layer.inner_bias]
+        if layer.config.gated:
+            inner, biases = [*inner, layer.gate_weight], [*biases, layer.gate_bias]
+        output = layer.output_weight, layer.output_bias
+        self._weights = FeedForwardWeights(inner, biases, *output, layer.config.activation)
 
     def begin(self, nothing_B0E: Tensor) -> None:
         """Begin with rows that have read nothing."""
@@ -84,17 +94,16 @@ class DecodingFeedForward:
 
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], wherever it stands."""
-        layer = self._layer
-        weights, biases = [layer.inner_weight], [layer.inner_bias]
-        if layer.config.gated:
-            weights, biases = [*weights, layer.gate_weight], [*biases, layer.gate_bias]
-        inner, *gates = self._stream.next(x_BE, weights, biases)
-        activate = ACTIVATIONS[layer.config.activation]
+        weights, backend = self._weights, self._stream.backend
+        if backend.whole_layers is not None and weights.activation in backend.whole_layers.activations:
+            return backend.whole_layers.next_feed_forward(x_BE, self._stream.norm, weights)
+        inner, *gates = self._stream.next(x_BE, weights.inner, weights.inner_biases)
+        activate = ACTIVATIONS[weights.activation]
         # A row at a time, as a function's last bit can depend on where in a tensor a number lies.
         inner = activate(inner) if len(inner) == 1 else torch.cat([activate(row_1N) for row_1N in inner.split(1)])
         for gate in gates:
             inner = inner * gate
-        return self._stream.backend.next_product(inner, layer.output_weight, layer.output_bias)
+        return backend.next_product(inner, weights.output_EN, weights.output_bias_E)
 
     def extend(self, others: Sequence["DecodingFeedForward"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""

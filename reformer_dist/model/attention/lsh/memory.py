@@ -3,8 +3,8 @@
 In: queries-keys and values of a prompt [B, T, H, D], then those of one token more of every row [B, H, D]. Out: their
 results, equal to those of the whole sequence at once.
 
-Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors, N buckets, W
-window.
+Legend: B batch, T tokens, E model dimension, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors,
+N buckets, W window.
 """
 
 import math
@@ -18,7 +18,7 @@ from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.attention.memory import Place, TokenRows
 from reformer_dist.model.backends.backend import Backend
-from reformer_dist.model.backends.description import FiledTokens, unit_keys
+from reformer_dist.model.backends.description import AttentionWeights, FiledTokens, StreamNorm, unit_keys
 
 
 class BucketMemory:
@@ -76,13 +76,19 @@ class BucketMemory:
 
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """See `Memory`."""
-        assert self._newest_BHRNW is not None
-        assert self._counts_BHRN is not None
         qk_BHD, v_BHD = tensors
-        rows, waves_BF = self._rows.with_room(place.longest), place.waves_BF if self._is_turned else None
-        filed = FiledTokens(rows, self._newest_BHRNW, self._counts_BHRN, self._brings_next)
+        filed, waves_BF = self._filed(place), place.waves_BF if self._is_turned else None
         buckets_BHR = self._backend.next_buckets(qk_BHD, self._rotations_HDRF, self._factors)
         return self._backend.next_of_buckets(qk_BHD, v_BHD, buckets_BHR, filed, place.positions_B, waves_BF)
+
+    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
+        """See `Memory`."""
+        assert self._backend.whole_layers is not None
+        filed, waves_BF = self._filed(place), place.waves_BF if self._is_turned else None
+        hashing = self._rotations_HDRF, self._factors
+        return self._backend.whole_layers.next_of_buckets(
+            x_BE, norm, weights, hashing, filed, place.positions_B, waves_BF
+        )
 
     def extend(self, others: Sequence["BucketMemory"]) -> None:
         """See `Memory`."""
@@ -104,6 +110,13 @@ class BucketMemory:
         """See `Memory`."""
         places = [x.nbytes for x in (self._newest_BHRNW, self._counts_BHRN) if x is not None]
         return self._rows.num_bytes + sum(places)
+
+    def _filed(self, place: Place) -> FiledTokens:
+        """The tokens so far, with room for one more."""
+        assert self._newest_BHRNW is not None
+        assert self._counts_BHRN is not None
+        rows = self._rows.with_room(place.longest)
+        return FiledTokens(rows, self._newest_BHRNW, self._counts_BHRN, self._brings_next)
 
     def _index(self, buckets_BHRT: Tensor) -> None:
         """File the positions of a whole prompt under their buckets."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from reformer_dist.model.backends.backend import Backend, Combination, Work
 from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
 from reformer_dist.model.backends.native import build
+from reformer_dist.model.backends.native.whole_layers import NativeLayers, real
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.keeping import Kept, Results, found_or_made
 from reformer_dist.model.randomness import token_hash
@@ -30,6 +31,7 @@ class Native(Backend):
     device_type = "cpu"
     dtypes = (torch.float32, torch.float64)
     serves_once = False
+    whole_layers = NativeLayers()
 
     def missing(self) -> str | None:
         """See `Backend`."""
@@ -78,7 +80,7 @@ class Native(Backend):
         waves_BF: Tensor | None,
     ) -> Tensor:
         """See `Backend`."""
-        return torch.ops.reformer_dist.next_of_newest(q_BHD, k_BHD, v_BHD, rows, positions_B, oldest_B, _real(waves_BF))
+        return torch.ops.reformer_dist.next_of_newest(q_BHD, k_BHD, v_BHD, rows, positions_B, oldest_B, real(waves_BF))
 
     def next_buckets(self, qk_BHD: Tensor, rotations_HDRF: Tensor, factors: Sequence[int]) -> Tensor:
         """See `Backend`."""
@@ -96,7 +98,7 @@ class Native(Backend):
         """See `Backend`."""
         places = filed.rows, filed.newest_BHRNW, filed.counts_BHRN
         return torch.ops.reformer_dist.next_of_buckets(
-            qk_BHD, v_BHD, buckets_BHR, *places, positions_B, filed.brings_next, _real(waves_BF)
+            qk_BHD, v_BHD, buckets_BHR, *places, positions_B, filed.brings_next, real(waves_BF)
         )
 
     def next_probabilities(self, logits_BV: Tensor) -> Tensor:
@@ -195,11 +197,6 @@ def _lists_of_tokens(blocks: OrderedTokens, q_BTHD: Tensor) -> tuple[Any, ...]:
     numbers += [int(rule.circular), int(rule.masked_self_score), int(rule.own_value)]
     same_BHRT = buckets_BHRT if rule.same_bucket else None
     return orders_BHRT, same_BHRT, documents_BT, hashes_BT, numbers, [float(context.first_head), *_dropout(blocks)]
-
-
-def _real(waves_BF: Tensor | None) -> Tensor | None:
-    """Complex numbers as pairs."""
-    return None if waves_BF is None else torch.view_as_real(waves_BF)
 
 
 def _lists_of_rows(rows: OrderedRows) -> tuple[Any, ...]:

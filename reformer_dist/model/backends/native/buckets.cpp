@@ -12,26 +12,28 @@
 #include <optional>
 #include <vector>
 
-#include "vectors.h"
+#include "products.h"
 
 namespace reformer {
 namespace {
 
 constexpr int64_t kHashedTogether = 2048;  // tokens of a task
+constexpr int kPanels = 2;                 // of tokens that meet a rotation together
+constexpr int kTokens = kPanels * kTile;
 
-// Buckets of kTile tokens and one round from their rotated vectors, [F, kTile]: argmax of [x, -x] for every factor.
+// Buckets of kTokens tokens and one round from their rotated vectors, [F, kTokens]: argmax of [x, -x] for every factor.
 template <typename T>
 void best_columns(const T* rotated, at::IntArrayRef factors, Integer<T>* buckets) {
   constexpr int L = Lanes<T>::count;
-  for (int lane = 0; lane < kTile; lane += L) {
+  for (int lane = 0; lane < kTokens; lane += L) {
     Mask<T> bucket{};
     Integer<T> scale = 1, column = 0;
     for (const auto factor : factors) {
       const auto half = static_cast<Integer<T>>(factor / 2);
-      auto high = load<T>(rotated + column * kTile + lane), low = high;
+      auto high = load<T>(rotated + column * kTokens + lane), low = high;
       Mask<T> high_at{}, low_at{};
       for (Integer<T> i = 1; i < half; ++i) {
-        const auto x = load<T>(rotated + (column + i) * kTile + lane);
+        const auto x = load<T>(rotated + (column + i) * kTokens + lane);
         high_at = x > high ? Mask<T>{} + i : high_at;
         high = x > high ? x : high;
         low_at = x < low ? Mask<T>{} + i : low_at;
@@ -49,23 +51,26 @@ void best_columns(const T* rotated, at::IntArrayRef factors, Integer<T>* buckets
 template <typename Scalar, typename Bucket>
 void hash_tokens(const Scalar* qk, int64_t stride, const at::Tensor& rotations_DRF, at::IntArrayRef factors, int64_t first,
                  int64_t last, int64_t T, Bucket* buckets) {
-  // C [columns, tokens] = rotations^T [columns, D] x qk^T [D, tokens], kTile of each at a time.
+  // C [columns, tokens] = rotations^T [columns, D] x qk^T [D, tokens], a panel of kTile columns at a time.
   const int64_t D = rotations_DRF.size(0), R = rotations_DRF.size(1), F = rotations_DRF.size(2);
   const int64_t columns = (R * F + kTile - 1) / kTile * kTile;
-  std::vector<Scalar> left(D * columns), right(D * kTile), rotated(columns * kTile);
+  std::vector<Scalar> left(D * columns), right(D * kTokens), rotated(columns * kTokens);
   for (int64_t d = 0; d < D; ++d)
-    std::copy_n(rotations_DRF.const_data_ptr<Scalar>() + d * R * F, R * F, left.data() + d * columns);
-  const Scalar* panel = right.data();
-  Integer<Scalar> found[kTile];
-  for (int64_t start = first; start < last; start += kTile) {
-    const int64_t count = std::min<int64_t>(kTile, last - start);
+    for (int64_t column = 0; column < R * F; ++column)
+      left[(column / kTile * D + d) * kTile + column % kTile] = rotations_DRF.const_data_ptr<Scalar>()[d * R * F + column];
+  const Scalar* panels[kPanels];
+  for (int panel = 0; panel < kPanels; ++panel) panels[panel] = right.data() + panel * D * kTile;
+  Integer<Scalar> found[kTokens];
+  for (int64_t start = first; start < last; start += kTokens) {
+    const int64_t count = std::min<int64_t>(kTokens, last - start);
     for (int64_t token = 0; token < count; ++token)
-      for (int64_t d = 0; d < D; ++d) right[d * kTile + token] = qk[(start + token) * stride + d];
+      for (int64_t d = 0; d < D; ++d)
+        right[(token / kTile * D + d) * kTile + token % kTile] = qk[(start + token) * stride + d];
     for (int64_t column = 0; column < columns; column += kTile)
-      product<Scalar, false>(left.data() + column, 0, 1, columns, &panel, kTile, 1, D, rotated.data() + column * kTile,
-                             kTile, kTile);
+      products_by_panel<Scalar>(left.data() + column * D, 1, kTile, panels, kPanels, D, rotated.data() + column * kTokens,
+                                kTokens);
     for (int64_t round = 0; round < R; ++round) {
-      best_columns<Scalar>(rotated.data() + round * F * kTile, factors, found);
+      best_columns<Scalar>(rotated.data() + round * F * kTokens, factors, found);
       for (int64_t token = 0; token < count; ++token)
         buckets[round * T + start + token] = static_cast<Bucket>(found[token]);
     }

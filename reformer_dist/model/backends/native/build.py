@@ -19,8 +19,8 @@ COMMAND = "python -m reformer_dist.model.backends.native"
 """Builds them."""
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "decoding.cpp", "routed.cpp")
-_HEADERS = ("attend.h", "panels.h", "vectors.h")
+_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "decoding.cpp", "routed.cpp", "whole_layers.cpp")
+_HEADERS = ("backward.h", "decoding.h", "forward.h", "panels.h", "products.h", "ring.h", "vectors.h")
 _FLAGS = ["-O3", "-fopenmp", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]
 _FLAGS_FOR = {
     "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=256"],

@@ -5,39 +5,25 @@
 // Legend: B batch, E width, N outputs, K taps, H heads, D head dimension, R hash rounds, F columns of a rotation, W window, C
 // capacity of a memory.
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cstring>
 #include <limits>
-#include <optional>
 #include <vector>
 
+#include "decoding.h"
 #include "vectors.h"
 
 namespace reformer {
 namespace {
-
-using OptionalTensor = std::optional<at::Tensor>;
 
 constexpr int64_t kProductsOfThread = 1 << 15;  // multiplications that are worth a thread
 constexpr int kRowsAhead = 8;                   // keys whose rows are fetched before they are read
 
 // Pieces of work that a thread takes at least, where one has so many multiplications.
 int64_t grain(int64_t products) { return std::max<int64_t>(1, kProductsOfThread / std::max<int64_t>(1, products)); }
-
-// The sum of a vector, always by halves.
-inline float sum_by_halves(Vector<float> x) {
-  typedef float Half __attribute__((vector_size(16)));
-  Half halves[2];
-  std::memcpy(halves, &x, sizeof x);
-  const Half four = halves[0] + halves[1];
-  return (four[0] + four[2]) + (four[1] + four[3]);
-}
-
-inline double sum_by_halves(Vector<double> x) { return (x[0] + x[2]) + (x[1] + x[3]); }
 
 // Products of Rows rows of x with a row of a matrix, each summed in the same order whatever Rows is. A row of the matrix at a
 // time: memory is read at its full speed in one stream alone (measured 30 GB/s, and 12 with four rows by turns).
@@ -54,8 +40,12 @@ inline void dots(const T* x, int64_t x_row, const T* weight, int64_t width, T* t
       odd[b] += load<T>(x + b * x_row + e + L) * second;
     }
   }
+  if (e + L <= width) {
+    for (int b = 0; b < Rows; ++b) even[b] += load<T>(x + b * x_row + e) * load<T>(weight + e);
+    e += L;
+  }
   for (int b = 0; b < Rows; ++b) {
-    T total = sum_by_halves(even[b] + odd[b]);
+    T total = sum<T>(even[b] + odd[b]);
     for (int64_t rest = e; rest < width; ++rest) total += x[b * x_row + rest] * weight[rest];
     to[b * to_row] += total;
   }
@@ -66,6 +56,8 @@ inline void product_of_rows(const T* x, int64_t x_row, const T* weight, int64_t 
                             int64_t last, T* to, int64_t to_row) {
   for (int64_t n = first; n < last; ++n) dots<T, Rows>(x, x_row, weight + n * weight_row, width, to + n, to_row);
 }
+
+}  // namespace
 
 // x [B, E] times a matrix [N, E], whose rows may lie apart, plus a bias [N] if there is one: [B, N].
 at::Tensor next_product(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias) {
@@ -90,12 +82,14 @@ at::Tensor next_product(const at::Tensor& x, const at::Tensor& weight, const Opt
   return out;
 }
 
+namespace {
+
 template <typename T>
 T sum_of(const T* x, int64_t size) {
   Vector<T> sums{};
   int64_t e = 0;
   for (; e + Lanes<T>::count <= size; e += Lanes<T>::count) sums += load<T>(x + e);
-  T total = sum_by_halves(sums);
+  T total = sum<T>(sums);
   for (; e < size; ++e) total += x[e];
   return total;
 }
@@ -108,7 +102,7 @@ T sum_of_squares(const T* x, T mean, int64_t size) {
     const auto difference = load<T>(x + e) - mean;
     sums += difference * difference;
   }
-  T total = sum_by_halves(sums);
+  T total = sum<T>(sums);
   for (; e < size; ++e) total += (x[e] - mean) * (x[e] - mean);
   return total;
 }
@@ -148,6 +142,8 @@ at::Tensor normalised(const at::Tensor& x, const at::Tensor& weight, const Optio
   return out;
 }
 
+}  // namespace
+
 // The normalised x [B, E] times matrices [N, E], plus their biases [N] if there are any: [B, N] of each.
 std::vector<at::Tensor> next_projections(const at::Tensor& x, const at::Tensor& norm, const OptionalTensor& norm_bias,
                                          double eps, const OptionalTensor& taps, const OptionalTensor& recent,
@@ -158,6 +154,8 @@ std::vector<at::Tensor> next_projections(const at::Tensor& x, const at::Tensor& 
     projections.push_back(next_product(normal, weights[i], i < biases.size() ? OptionalTensor(biases[i]) : std::nullopt));
   return projections;
 }
+
+namespace {
 
 // Pairs of features turned by their angles' cosine and sine, [D / 2] complex; a last one without a partner stays.
 template <typename T>
@@ -221,6 +219,8 @@ void check_memory(const at::Tensor& rows, const at::Tensor& v, const at::Tensor&
   TORCH_CHECK(positions.scalar_type() == at::kLong && positions.size(0) == v.size(0), "positions are [B] int64");
 }
 
+}  // namespace
+
 // Attention of one token more to those of positions oldest..its own, which lie at their position modulo C.
 //   q, k, v      [B, H, D]
 //   rows         [B, H, C, 2 D] keys as they are attended and values; the new ones are put there
@@ -258,6 +258,8 @@ at::Tensor next_of_newest(const at::Tensor& q, const at::Tensor& k, const at::Te
   return out;
 }
 
+namespace {
+
 // The bucket of a vector by rotated columns [F]: argmax of [x, -x] for every factor, the first counting least.
 template <typename T>
 int64_t bucket_of(const T* rotated, at::IntArrayRef factors) {
@@ -281,6 +283,8 @@ void rotate(const T* x, const T* rotations, int64_t D, int64_t columns, T* to) {
   for (int64_t d = 0; d < D; ++d) mix_rows(rotations + d * columns, x[d], T{1}, columns, to);
 }
 
+}  // namespace
+
 // Buckets [B, H, R] int32 of queries-keys [B, H, D] by rotations [H or 1, D, R, F].
 at::Tensor next_buckets(const at::Tensor& qk, const at::Tensor& rotations, at::IntArrayRef factors) {
   TORCH_CHECK(qk.is_contiguous() && rotations.is_contiguous(), "vectors and rotations must be contiguous");
@@ -300,6 +304,10 @@ at::Tensor next_buckets(const at::Tensor& qk, const at::Tensor& rotations, at::I
   });
   return buckets;
 }
+
+namespace {
+
+}  // namespace
 
 // Attention of one token more to the last W tokens of its bucket in every round.
 //   qk, v        [B, H, D] queries-keys as they are attended but for `waves`, and values
@@ -357,6 +365,8 @@ at::Tensor next_of_buckets(const at::Tensor& qk, const at::Tensor& v, const at::
   });
   return out;
 }
+
+namespace {
 
 // softmax of logits [B, V].
 at::Tensor next_probabilities(const at::Tensor& logits) {

@@ -85,6 +85,12 @@ struct Problem {
     return {std::max(low, start), std::min(high, end - 1)};
   }
 
+  // A panel that a later tile meets first: while a chunk's tiles are worked on, the next chunk's panels, one after the other.
+  int64_t panel_ahead(int64_t tile, int64_t high) const { return high + 1 + (rule.chunk > 0 ? tile % tiles_of_chunk() : 0); }
+
+  // A panel that is given up before a later tile: of a chunk that no later chunk meets, likewise one after the other.
+  int64_t panel_behind(int64_t tile, int64_t low) const { return low + (rule.chunk > 0 ? tile % tiles_of_chunk() : 0); }
+
   // Where the list of a panel's round begins, the panel's first place in it, and how many entries it has (none below 1).
   struct Entries {
     int64_t list, first, count;
@@ -119,7 +125,7 @@ inline bool keeps(uint64_t hash_query, uint64_t hash_key, uint64_t threshold) {
 template <typename T>
 struct Labels {
   std::array<int32_t, kTile> token;  // -1 where the list holds none
-  alignas(32) Integer<T> document[kTile], bucket[kTile], position[kTile], place[kTile];
+  alignas(kVectorBytes) Integer<T> document[kTile], bucket[kTile], position[kTile], place[kTile];
   std::array<uint64_t, kTile> hash;
   Integer<T> document_low, document_high, bucket_low, bucket_high, position_low, position_high;
   bool empty;
@@ -127,27 +133,42 @@ struct Labels {
   void read(const Problem<T>& problem, int64_t slice, int64_t panel) {
     const int64_t b = slice / problem.H;
     const auto [list, first, count] = problem.entries(slice, panel);
-    document_low = bucket_low = position_low = std::numeric_limits<Integer<T>>::max();
-    document_high = bucket_high = position_high = std::numeric_limits<Integer<T>>::min();
-    empty = true;
-    for (int64_t i = 0; i < kTile; ++i) {
-      token[i] = i < count ? problem.token(list, first + i) : -1;
+    for (int i = 0; i < kTile; ++i) token[i] = i < count ? problem.token(list, first + i) : -1;
+    for (int i = 0; i < kTile; ++i) {
       place[i] = static_cast<Integer<T>>(panel * kTile + i);
       position[i] = token[i];
       bucket[i] = 0;
-      document[i] = token[i] < 0 ? -1 : problem.documents_BT ? problem.documents_BT[b * problem.length + token[i]] : 0;
-      if (document[i] < 0) continue;
-      if (problem.buckets_NRT)
-        bucket[i] = problem.narrow ? static_cast<const int16_t*>(problem.buckets_NRT)[list + token[i]]
-                                   : static_cast<const int32_t*>(problem.buckets_NRT)[list + token[i]];
-      empty = false;
-      document_low = std::min(document_low, document[i]), document_high = std::max(document_high, document[i]);
-      bucket_low = std::min(bucket_low, bucket[i]), bucket_high = std::max(bucket_high, bucket[i]);
-      position_low = std::min(position_low, position[i]), position_high = std::max(position_high, position[i]);
+      document[i] = token[i] < 0 ? -1 : 0;
     }
+    if (problem.documents_BT)
+      for (int i = 0; i < kTile; ++i)
+        if (token[i] >= 0) document[i] = problem.documents_BT[b * problem.length + token[i]];
+    if (problem.buckets_NRT)
+      for (int i = 0; i < kTile; ++i)
+        if (document[i] >= 0)
+          bucket[i] = problem.narrow ? static_cast<const int16_t*>(problem.buckets_NRT)[list + token[i]]
+                                     : static_cast<const int32_t*>(problem.buckets_NRT)[list + token[i]];
+    find_bounds();
     if (problem.dropout.hashes_BT)
       for (int i = 0; i < kTile; ++i)
         hash[i] = token[i] < 0 ? 0 : token_hash(problem, slice, token[i]);
+  }
+
+  // Least and greatest of what isn't padding.
+  void find_bounds() {
+    constexpr auto kLeast = std::numeric_limits<Integer<T>>::min(), kMost = std::numeric_limits<Integer<T>>::max();
+    document_low = bucket_low = position_low = kMost;
+    document_high = bucket_high = position_high = kLeast;
+    for (int i = 0; i < kTile; ++i) {
+      const bool is_there = document[i] >= 0;
+      document_low = std::min(document_low, is_there ? document[i] : kMost);
+      document_high = std::max(document_high, is_there ? document[i] : kLeast);
+      bucket_low = std::min(bucket_low, is_there ? bucket[i] : kMost);
+      bucket_high = std::max(bucket_high, is_there ? bucket[i] : kLeast);
+      position_low = std::min(position_low, is_there ? position[i] : kMost);
+      position_high = std::max(position_high, is_there ? position[i] : kLeast);
+    }
+    empty = document_high < 0;
   }
 
   static uint64_t token_hash(const Problem<T>& problem, int64_t slice, int64_t token) {
@@ -182,16 +203,11 @@ struct Sight {
     other = Mask<T>{} + (rule.compare == Compare::kOther ? position : -2);
   }
 
-  // Keys that share segment and neighbourhood, whatever their position.
-  Mask<T> near(const Labels<T>& keys, int lane) const {
-    const auto place = load_mask<T>(keys.place + lane);
-    return (load_mask<T>(keys.document + lane) == document) & (load_mask<T>(keys.bucket + lane) == bucket) &
-           (place >= place_low) & (place <= place_high);
-  }
-
-  Mask<T> sees(const Labels<T>& keys, int lane) const {
-    const auto position = load_mask<T>(keys.position + lane);
-    return near(keys, lane) & (position <= limit) & (position != other);
+  // Which of the keys from `lane` on it sees.
+  auto sees(const Labels<T>& keys, int lane) const {
+    const auto position = load_mask<T>(keys.position + lane), place = load_mask<T>(keys.place + lane);
+    return equal(load_mask<T>(keys.document + lane), document) & equal(load_mask<T>(keys.bucket + lane), bucket) &
+           at_least(place, place_low) & at_least(place_high, place) & at_least(limit, position) & different(position, other);
   }
 };
 
@@ -212,20 +228,25 @@ class Buffer {
 // Copy the rows of a panel's tokens into [kTile, width], with zeros around.
 template <typename T>
 inline void gather(const Rows<const T>& rows, const Problem<T>& problem, int64_t slice, const Labels<T>& labels, T* to) {
-  const int64_t b = slice / problem.H, h = slice % problem.H;
+  constexpr int L = Lanes<T>::count;
+  const int64_t b = slice / problem.H, h = slice % problem.H, whole = problem.D / L * L;
   for (int i = 0; i < kTile; ++i, to += problem.width) {
-    const int64_t copied = labels.token[i] < 0 ? 0 : problem.D;
-    if (copied > 0) std::memcpy(to, rows.of(b, h, labels.token[i]), copied * sizeof(T));
-    std::fill(to + copied, to + problem.width, T{0});
+    int64_t d = 0;
+    if (labels.token[i] >= 0) {
+      const T* from = rows.of(b, h, labels.token[i]);
+      for (; d < whole; d += L) store<T>(to + d, load<T>(from + d));
+      for (; d < problem.D; ++d) to[d] = from[d];
+    }
+    for (; d < problem.width; ++d) to[d] = 0;
   }
 }
 
-// Ask for the rows of the panel after this one, whose tokens lie anywhere in memory, while this one is worked on.
+// Ask for the rows of a panel, whose tokens lie anywhere in memory, while others are worked on.
 template <typename T, typename... Tensors>
-inline void prefetch_next(const Problem<T>& problem, int64_t slice, int64_t panel, const Tensors&... tensors) {
+inline void prefetch(const Problem<T>& problem, int64_t slice, int64_t panel, const Tensors&... tensors) {
   constexpr int64_t kLine = 64 / sizeof(T);
   if (problem.orders_NRT == nullptr) return;
-  const auto [list, first, count] = problem.entries(slice, panel + 1);
+  const auto [list, first, count] = problem.entries(slice, panel);
   const int64_t b = slice / problem.H, h = slice % problem.H;
   for (int64_t i = 0; i < std::min<int64_t>(count, kTile); ++i)
     for (int64_t d = 0; d < problem.D; d += kLine)
@@ -234,12 +255,12 @@ inline void prefetch_next(const Problem<T>& problem, int64_t slice, int64_t pane
 
 // [kTile, width] -> [width, kTile].
 inline void transpose(const float* from, int64_t width, float* to) {
-  using V = Vector<float>;
-  constexpr int L = Lanes<float>::count;
+  typedef float V __attribute__((vector_size(32)));
+  constexpr int L = 8;
   for (int64_t column = 0; column < width; column += L)
     for (int row = 0; row < kTile; row += L) {
       V x[L], y[L];
-      for (int i = 0; i < L; ++i) x[i] = load<float>(from + (row + i) * width + column);
+      for (int i = 0; i < L; ++i) std::memcpy(&x[i], from + (row + i) * width + column, sizeof(V));
       for (int i = 0; i < L; i += 2) {
         y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
         y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
@@ -250,9 +271,10 @@ inline void transpose(const float* from, int64_t width, float* to) {
           x[i + j + 2] = __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
         }
       for (int i = 0; i < 4; ++i) {
-        store<float>(to + (column + i) * kTile + row, __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11));
-        store<float>(to + (column + i + 4) * kTile + row,
-                     __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15));
+        const V low = __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        const V high = __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+        std::memcpy(to + (column + i) * kTile + row, &low, sizeof low);
+        std::memcpy(to + (column + i + 4) * kTile + row, &high, sizeof high);
       }
     }
 }

@@ -11,7 +11,8 @@
 
 #include <optional>
 
-#include "attend.h"
+#include "backward.h"
+#include "forward.h"
 
 namespace reformer {
 namespace {
