@@ -6,10 +6,10 @@ positions are none of these: attention turns queries and keys by them (attention
 Legend: B batch, T tokens, E model dimension.
 """
 
-import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding
 
 from reformer_dist.config import ModelConfig
 
@@ -30,10 +30,11 @@ class AxialPositions(nn.Module):
     def forward(self, positions_BT: Tensor) -> Tensor:
         """Vectors [B, T, E] of int64 positions."""
         parts = []
-        for axis, length in enumerate(self.lengths):
-            behind = math.prod(self.lengths[axis + 1 :])
-            parts.append(self.get_parameter(f"axis_{axis}")[positions_BT // behind % length])
-        return torch.cat(parts, dim=-1)
+        for axis in reversed(range(len(self.lengths))):
+            length = self.lengths[axis]
+            parts.append(embedding(positions_BT % length, getattr(self, f"axis_{axis}")))
+            positions_BT = positions_BT // length
+        return torch.cat(parts[::-1], dim=-1)
 
 
 class LearnedPositions(nn.Module):
