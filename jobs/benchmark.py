@@ -10,13 +10,12 @@ from reformer_dist.cli import answer
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer", "keep")},
-    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties", "compressors")},
-    "quality": "learning.quality.suite",
+    **{name: f"learning.{name}" for name in ("duplication", "duplication_peers", "duplication_corpus", "buckets")},
+    **{name: f"learning.{name}" for name in ("ties", "compressors")},
+    **{name: f"learning.{name}.suite" for name in ("quality", "listops", "hashing")},
     **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
-    "listops": "learning.listops.suite",
-    "hashing": "learning.hashing.suite",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
