@@ -23,10 +23,10 @@ SUITES = {
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
 OPTIONS = {
     "text": ("quality", "ablation", "rates", "hashing", "compressors"),
-    "seeds": ("quality", "ablation", "rates", "hashing"),
+    "seeds": ("quality", "ablation", "rates", "hashing", "duplication_peers"),
     "seconds": ("quality", "ablation", "rates"),
     "only": ("quality", "ablation", "rates", "recall"),
-    "lengths": ("quality",),
+    "lengths": ("quality", "duplication_peers"),
 }
 """Options of some suites alone, and which."""
 

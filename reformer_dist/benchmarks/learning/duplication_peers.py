@@ -12,6 +12,7 @@ import csv
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any, Literal, NamedTuple
@@ -49,6 +50,7 @@ _HELD_OUT = 2**31
 class Point(NamedTuple):
     """A point of a learning curve; the loss is the last step's, in nats a scored token."""
 
+    length: int
     variant: str
     seed: int
     step: int
@@ -57,21 +59,34 @@ class Point(NamedTuple):
     cpu_seconds: float
 
 
-def run(size_name: Literal["small", "paper"], output: Path) -> None:
-    """Print the table; write duplication_peers-SIZE.csv and duplication_peers-SIZE-curves.csv into `output`."""
+def run(
+    size_name: Literal["small", "paper"],
+    output: Path,
+    *,
+    lengths: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> None:
+    """Print the table; write duplication_peers-SIZE.csv and duplication_peers-SIZE-curves.csv into `output`.
+
+    Args:
+        size_name: which size.
+        output: a folder, made if need be.
+        lengths: tokens of a sequence instead of the size's, even; the window stays, and buckets are as many more.
+        seeds: instead of the size's.
+
+    """
     torch.set_num_threads(1)
-    size, points, weights = SIZES[size_name], list[Point](), dict[str, int]()
-    for seed in size.seeds:
-        for variant in VARIANTS:
-            model = make_model(size, variant, seed)
-            weights[variant] = sum(weight.numel() for weight in model.parameters())
-            points += train(model, size, variant, seed)
-            last = points[-1]
-            print(
-                f"seed {seed}, {variant}: accuracy {last.accuracy:.1%} after {last.cpu_seconds:.0f} CPU-s", flush=True
-            )
-    rows = summary(points, weights)
-    print(f"\nDuplication, length {size.length}, {size.steps} steps, {len(size.seeds)} seed(s)\n{table(rows)}")
+    size, points = SIZES[size_name], list[Point]()
+    size = replace(size, seeds=tuple(seeds or size.seeds))
+    for length in lengths or (size.length,):
+        for seed in size.seeds:
+            for variant in VARIANTS:
+                points += train(replace(size, length=length), variant, seed)
+                last = points[-1]
+                told = f"{length} tokens, seed {seed}, {variant}: accuracy {last.accuracy:.1%}"
+                print(f"{told} after {last.cpu_seconds:.0f} CPU-s", flush=True)
+    rows = summary(points)
+    print(f"\nDuplication, {size.steps} steps, {len(size.seeds)} seed(s)\n{table(rows)}")
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, tuple[type[NamedTuple], Sequence[Any]]] = {"": (Row, rows), "-curves": (Point, points)}
     for name, (kind, values) in found.items():
@@ -118,8 +133,9 @@ def make_model(size: Size, variant: str, seed: int) -> ReformerLM:
     return model
 
 
-def train(model: ReformerLM, size: Size, variant: str, seed: int) -> list[Point]:
-    """Train for the steps of a size; returns the curve. Its CPU-seconds are those of the steps alone."""
+def train(size: Size, variant: str, seed: int) -> list[Point]:
+    """Train a variant for the steps of a size; returns the curve. Its CPU-seconds are those of the steps alone."""
+    model = make_model(size, variant, seed)
     config = OptimizerConfig(**optimizer_fields(size))
     optimizer = make_optimizer_of(model, config)
     draws, held_out = np.random.default_rng(seed), words(size.test_sequences, size, np.random.default_rng(_HELD_OUT))
@@ -136,7 +152,8 @@ def train(model: ReformerLM, size: Size, variant: str, seed: int) -> list[Point]
         cpu_seconds += time.process_time() - start
         if (step + 1) % size.evaluate_every == 0:
             loss = float(loss_sum.detach() / num_tokens)
-            points.append(Point(variant, seed, step + 1, loss, accuracy_of(model, *held_out), cpu_seconds))
+            accuracy = accuracy_of(model, *held_out)
+            points.append(Point(size.length, variant, seed, step + 1, loss, accuracy, cpu_seconds))
     return points
 
 
@@ -165,35 +182,32 @@ def accuracy_of(model: ReformerLM, tokens_BT: Tensor, labels_BT: Tensor) -> floa
 class Row(NamedTuple):
     """A line of the table: over the seeds, means, and the median of steps."""
 
+    length: int
     variant: str
     accuracy: float
     steps: float
     """Until `LEARNED` of the held-out symbols are right; infinite where the median seed did not get there."""
     cpu_seconds: float
-    weights: int
 
 
-def summary(points: Iterable[Point], weights: Mapping[str, int]) -> list[Row]:
-    """A row for each variant, of the curves of all seeds."""
+def summary(points: Iterable[Point]) -> list[Row]:
+    """A row for each length and variant, of the curves of all seeds."""
+    curves: dict[tuple[int, str], dict[int, list[Point]]] = {}
+    for point in points:
+        curves.setdefault((point.length, point.variant), {}).setdefault(point.seed, []).append(point)
     rows = []
-    for variant in weights:
-        curves: dict[int, list[Point]] = {}
-        for point in points:
-            if point.variant == variant:
-                curves.setdefault(point.seed, []).append(point)
-        steps = [next((p.step for p in curve if p.accuracy >= LEARNED), math.inf) for curve in curves.values()]
-        accuracy = fmean(curve[-1].accuracy for curve in curves.values())
-        cpu_seconds = fmean(curve[-1].cpu_seconds for curve in curves.values())
-        rows.append(Row(variant, accuracy, median(steps), cpu_seconds, weights[variant]))
+    for (length, variant), by_seed in curves.items():
+        steps = [next((p.step for p in curve if p.accuracy >= LEARNED), math.inf) for curve in by_seed.values()]
+        last = [curve[-1] for curve in by_seed.values()]
+        accuracy, cpu_seconds = fmean(p.accuracy for p in last), fmean(p.cpu_seconds for p in last)
+        rows.append(Row(length, variant, accuracy, median(steps), cpu_seconds))
     return rows
 
 
 def table(rows: Iterable[Row]) -> str:
     """Lines of text."""
-    lines = [f"{'':<24}{'accuracy':>10}{f'steps to {LEARNED:.0%}':>14}{'CPU-s':>8}{'weights':>10}"]
+    lines = [f"{'tokens':>6}  {'':<24}{'accuracy':>10}{f'steps to {LEARNED:.0%}':>14}{'CPU-s':>8}"]
     for row in rows:
         steps = "-" if row.steps == math.inf else f"{row.steps:.0f}"
-        lines.append(
-            f"{row.variant:<24}{row.accuracy * 100:>9.1f}%{steps:>14}{row.cpu_seconds:>8.1f}{row.weights:>10,}"
-        )
+        lines.append(f"{row.length:>6}  {row.variant:<24}{row.accuracy:>10.1%}{steps:>14}{row.cpu_seconds:>8.1f}")
     return "\n".join(lines)
