@@ -10,13 +10,12 @@ from reformer_dist.cli import answer
 SPEED = ("attention", "model", "memory", "scaling")
 SUITES = {
     **{name: f"speed.{name}" for name in (*SPEED, "decoding", "kernels", "peaks", "optimizer", "keep")},
-    **{name: f"learning.{name}" for name in ("duplication", "duplication_corpus", "buckets", "ties", "compressors")},
-    "quality": "learning.quality.suite",
+    **{name: f"learning.{name}" for name in ("duplication", "duplication_peers", "duplication_corpus", "buckets")},
+    **{name: f"learning.{name}" for name in ("ties", "compressors")},
+    **{name: f"learning.{name}.suite" for name in ("quality", "listops", "hashing")},
     **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
-    "listops": "learning.listops.suite",
-    "hashing": "learning.hashing.suite",
     **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
@@ -24,10 +23,10 @@ SUITES = {
 """Modules of reformer_dist.benchmarks by suite, each with `run(size, output)`."""
 OPTIONS = {
     "text": ("quality", "ablation", "rates", "hashing", "compressors"),
-    "seeds": ("quality", "ablation", "rates", "hashing"),
+    "seeds": ("quality", "ablation", "rates", "hashing", "duplication_peers"),
     "seconds": ("quality", "ablation", "rates"),
     "only": ("quality", "ablation", "rates", "recall"),
-    "lengths": ("quality",),
+    "lengths": ("quality", "duplication_peers"),
 }
 """Options of some suites alone, and which."""
 

@@ -93,6 +93,8 @@ def gradients(step: Step) -> list[Tensor]:
     [
         (peers.exact_layer, 4),
         (peers.hugging_face_layer, 3),
+        (partial(peers.race_layer, num_tables=4, num_planes=4, keeps=True), 4),
+        (partial(peers.race_layer, num_tables=2, num_planes=2, keeps=False), 4),
         (partial(attention.our_layer, mode="window", window=64), 3),
         (partial(attention.our_layer, mode="chunked", window=64), 3),
     ],
@@ -134,6 +136,27 @@ def test_crossover_lies_between_the_lengths_where_the_order_turns() -> None:
     exact = [measurement(scaling.EXACT, length, length**2 / 3e6) for length in (1000, 2000, 4000)]
     assert scaling.crossover([*ours, *exact]) == pytest.approx(3000)
     assert scaling.crossover([*ours, *(measurement(scaling.EXACT, length, 9.0) for length in (1000, 2000))]) is None
+
+
+def test_scaling_leaves_out_what_would_not_fit_or_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exact attention ends first, then RACE that keeps; ours and RACE that does not keep go on."""
+
+    def measured(cases: list[Case], turns: int) -> list[Measurement]:
+        return [measurement(case.name, case.length, case.length / 1000) for case in cases]
+
+    monkeypatch.setattr(scaling, "measure", measured)
+    monkeypatch.setattr(scaling, "LENGTHS", {"small": [2**14, 2**18, 2**19]})
+    scaling.run("small", tmp_path)
+    with (tmp_path / "scaling-small.csv").open(encoding="utf-8") as file:
+        longest = {row["name"]: int(row["length"]) for row in csv.DictReader(file)}
+    kept = [name for name, (_, _, keeps) in scaling.RACE.items() if keeps]
+    made_twice = [name for name in scaling.RACE if name not in kept]
+    assert longest == {scaling.EXACT: 2**14, scaling.OURS: 2**19} | dict.fromkeys(kept, 2**18) | dict.fromkeys(
+        made_twice, 2**19
+    )
+    assert "ours is" in capsys.readouterr().out
 
 
 def test_files_and_tables(tmp_path: Path) -> None:

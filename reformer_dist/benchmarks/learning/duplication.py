@@ -113,6 +113,32 @@ def evaluate(folder: Path, size: Size, mode: str, checkpoint: str) -> Iterator[t
         yield rounds, evaluation.evaluate(load_config(None, fields)).metrics["accuracy"]
 
 
+def model_fields(size: Size, seed: int, kind: dict[str, Any]) -> dict[str, Any]:
+    """ModelConfig fields of the paper's model at a size, with the fields that say which attention it has."""
+    return {
+        "embed_dim": size.embed_dim,
+        "num_heads": size.num_heads,
+        "feed_forward_dim": size.embed_dim,
+        "layers": ("lsh",),
+        "max_length": size.length,
+        "positions": "learned",
+        "seed": seed,
+        **THE_PAPERS,
+        **kind,
+    }
+
+
+def optimizer_fields(size: Size) -> dict[str, Any]:
+    """OptimizerConfig fields of all trainings of a size."""
+    return {
+        "name": "adamw",
+        "learning_rate": size.learning_rate,
+        "warmup_steps": size.warm_up,
+        "final_fraction": 0.05,
+        "weight_decay": 0.0,
+    }
+
+
 def _settings(
     folder: Path, size: Size, mode: str, rounds: int, seed: int, num_buckets: int | None
 ) -> dict[str, dict[str, Any]]:
@@ -120,24 +146,8 @@ def _settings(
     return {
         "data": {"sources": (str(folder / "documents.jsonl"),), "sequence_length": size.length},
         "objective": {"name": "copy"},
-        "model": {
-            "embed_dim": size.embed_dim,
-            "num_heads": size.num_heads,
-            "feed_forward_dim": size.embed_dim,
-            "layers": ("lsh",),
-            "max_length": size.length,
-            "positions": "learned",
-            "seed": seed,
-            **THE_PAPERS,
-            **attention(size, mode, rounds, num_buckets),
-        },
-        "optimizer": {
-            "name": "adamw",
-            "learning_rate": size.learning_rate,
-            "warmup_steps": size.warm_up,
-            "final_fraction": 0.05,
-            "weight_decay": 0.0,
-        },
+        "model": model_fields(size, seed, attention(size, mode, rounds, num_buckets)),
+        "optimizer": optimizer_fields(size),
         "train": {
             "use_gpu": torch.cuda.is_available(),
             "steps": size.steps,

@@ -1,4 +1,4 @@
-"""What the Reformer is measured against: other implementations, and exact attention by torch's fused operator.
+"""What the Reformer is measured against: other implementations, exact attention by torch's fused operator, RACE attention.
 
 In: a number of tokens. Out: a training step on them, forward and backward, batch 1, float32; `sizes` below are all the
 same. Hugging Face's and lucidrains' packages are imported only where a step is made (extra `bench`).
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, gelu, scaled_dot_product_attention
 
+from reformer_dist.benchmarks.race import RaceAttention
 from reformer_dist.benchmarks.speed.measuring import Case, Step
 
 EMBED_DIM, NUM_HEADS, HEAD_DIM, FEED_FORWARD_DIM, VOCAB_SIZE = 256, 4, 64, 1024, 256
@@ -114,6 +115,12 @@ class ExactTransformer(nn.Module):
 def exact_layer(length: int) -> Step:
     """An exact attention layer."""
     return layer_step(ExactAttention(), length)
+
+
+def race_layer(length: int, num_tables: int, num_planes: int, keeps: bool) -> Step:
+    """A layer of RACE attention; see `RaceAttention`."""
+    sizes = {"num_tables": num_tables, "num_planes": num_planes}
+    return layer_step(RaceAttention(EMBED_DIM, NUM_HEADS, **sizes, seed=0, keeps=keeps), length)
 
 
 def exact_model(length: int) -> Step:

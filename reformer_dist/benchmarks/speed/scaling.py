@@ -1,6 +1,6 @@
-"""Time and memory of one attention layer from a thousand to a million tokens, ours and exact, and where they cross.
+"""Time and memory of one attention layer from a thousand to a million tokens: ours, exact and RACE.
 
-In: a size. Out: a table, a CSV file and a log-log picture with the crossover.
+In: a size. Out: a table, a CSV file and a log-log picture with the length from which ours is faster than exact attention.
 """
 
 import math
@@ -14,9 +14,17 @@ from reformer_dist.benchmarks.speed.attention import EXACT, our_layer
 from reformer_dist.benchmarks.speed.measuring import Case, Measurement, measure
 
 OURS = "ours, window 64"
+RACE: dict[str, tuple[int, int, bool]] = {
+    "RACE, 4 tables of 16": (4, 4, True),
+    "RACE, 2 tables of 4": (2, 2, True),
+    "RACE, 4 tables of 16, made twice": (4, 4, False),
+}
+"""Tables, hyperplanes of each (the paper's most and fewest), and whether what the backward pass reads is kept."""
 LENGTHS = {"small": [2**power for power in range(10, 16)], "paper": [2**power for power in range(10, 21)]}
 LONGEST_EXACT = {"small": 2**14, "paper": 2**16}
 """Exact attention's time is known beyond these: four times as much for twice the tokens."""
+LONGEST_KEPT = 2**18
+"""Beyond this, what RACE keeps is more than a machine of 16 GiB has."""
 
 
 def run(size: Literal["small", "paper"], output: Path) -> None:
@@ -26,6 +34,10 @@ def run(size: Literal["small", "paper"], output: Path) -> None:
         cases.append(Case(OURS, length, partial(our_layer, mode="window", window=peers.CHUNK)))
         if length <= LONGEST_EXACT[size]:
             cases.append(Case(EXACT, length, peers.exact_layer))
+        for name, (num_tables, num_planes, keeps) in RACE.items():
+            if length <= LONGEST_KEPT or not keeps:
+                make = partial(peers.race_layer, num_tables=num_tables, num_planes=num_planes, keeps=keeps)
+                cases.append(Case(name, length, make))
     measurements = measure(cases, turns=1)
     title = "One attention layer, forward and backward"
     print(f"\n{title}; ratios are to {EXACT}")
