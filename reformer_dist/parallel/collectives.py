@@ -1,7 +1,8 @@
 """Exchanges between the workers of a group, with their traffic counted.
 
 In and out: tensors. Differentiable ones have the reverse exchange as their gradient. Every worker of the group makes the
-same calls, and waits for what they start, in the same order; a worker that is gone ends them with an error after the group's timeout.
+same calls, and waits for what they start, in the same order; a worker that is gone ends them with an error after the
+group's timeout. Workers of one machine exchange through memory (`mailbox.py`), others by their group's backend.
 
 Legend: P workers of the group.
 """

@@ -4,8 +4,8 @@ In: a tensor's rows for each worker of a group. Out: the rows that came, read wh
 rows into a segment of its own and tells each receiver over a local socket where they lie; sockets carry nothing else. So
 waiting burns no processor time, a worker that is gone is noticed at once, and one that hangs after the timeout.
 
-A sender's bytes are free once all have read them. Nobody has to say so: workers start exchanges and read what came in the same
-order, so a worker that has started an exchange has read all that came before it in that order.
+A sender's bytes are free once all have read them. Nobody has to say so: all workers start exchanges, and read what came, in
+the same order, so whoever has started an exchange has read all that one reads before that.
 
 Legend: P workers of the group.
 """
@@ -62,7 +62,7 @@ class Mailbox:
             connection.settimeout(self._timeout)
         self._places = Places()
         self._num_started = 0
-        self._partial = {peer: b"" for peer in others}
+        self._partial = dict.fromkeys(others, b"")
         self._heard = dict.fromkeys(others, 0)  # notes that came from each worker
         self._notes: dict[int, dict[int, int]] = {}  # by exchange and worker: where rows that were not read yet begin
 

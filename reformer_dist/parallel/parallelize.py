@@ -52,15 +52,13 @@ class _Groups:
 
 def _connect(topology: Topology, traffic: Traffic) -> _Groups:
     """Connect the workers of each group; through shared memory if they have some and the tensors are on CPUs."""
-    connected: dict[dist.ProcessGroup, Peers] = {}
-    for group in (topology.head_group, topology.bucket_group, topology.sequence_group):
+    connected: dict[dist.ProcessGroup | None, Peers | None] = {None: None}
+    groups = (topology.sequence_group, topology.head_group, topology.bucket_group)
+    for group in groups:
         if group is not None and group not in connected:
             on_cpus = dist.get_backend(group) == dist.Backend.GLOO
             connected[group] = Peers(group, traffic, open_mailbox(group, topology.timeout) if on_cpus else None)
-    found = (
-        group and connected[group] for group in (topology.sequence_group, topology.head_group, topology.bucket_group)
-    )
-    return _Groups(*found)
+    return _Groups(*(connected[group] for group in groups))
 
 
 def _put_exchanges(stack: ReversibleStack, topology: Topology, groups: _Groups, budget: Budget) -> None:

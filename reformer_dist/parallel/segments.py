@@ -79,15 +79,14 @@ class Places:
     def take(self, num_bytes: int, all_started: int) -> Place:
         """The first gap that is wide enough, of what is free when all workers have started `all_started` exchanges."""
         self._taken = [place for place in self._taken if place.read_before is None or place.read_before >= all_started]
-        start, index = 0, 0
-        for index, place in enumerate(self._taken):  # in the order of their bytes
+        start = 0
+        for place in self._taken:  # in the order of their bytes
             if place.start - start >= num_bytes:
                 break
             start = padded(place.end)
-        else:
-            index = len(self._taken)
         taken = Place(start, start + num_bytes)
-        self._taken.insert(index, taken)
+        if num_bytes:  # places in the list must follow one another
+            self._taken = sorted([*self._taken, taken], key=lambda place: place.start)
         return taken
 
 
