@@ -51,13 +51,13 @@ class _Groups:
 
 
 def _connect(topology: Topology, traffic: Traffic) -> _Groups:
-    """Connect the workers of each group; through shared memory if they have some and the tensors are on CPUs."""
+    """Connect the workers of each group; by buckets, which send most, through memory if they share it and are on CPUs."""
     connected: dict[dist.ProcessGroup | None, Peers | None] = {None: None}
     groups = (topology.sequence_group, topology.head_group, topology.bucket_group)
     for group in groups:
         if group is not None and group not in connected:
-            on_cpus = dist.get_backend(group) == dist.Backend.GLOO
-            connected[group] = Peers(group, traffic, open_mailbox(group, topology.timeout) if on_cpus else None)
+            by_memory = group == topology.bucket_group and dist.get_backend(group) == dist.Backend.GLOO
+            connected[group] = Peers(group, traffic, open_mailbox(group, topology.timeout) if by_memory else None)
     return _Groups(*(connected[group] for group in groups))
 
 

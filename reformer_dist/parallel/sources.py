@@ -7,6 +7,7 @@ uses. What a worker holds of the whole source is as much as `Budget.head_element
 Legend: B batch, s tokens of this shard of the source, S of all its shards, P workers.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ class GatheredSources(SourceExchange):
 
     def __init__(self, peers: Peers) -> None:
         """Share sources with these workers, in the order of their shards."""
-        self.peers = peers
+        self.peers = replace(peers, mailbox=None)  # shared memory would come to hold whole sources
         self.num_shards = peers.num_workers
 
     def gather(self, x_Bs: Tensor) -> Tensor:
