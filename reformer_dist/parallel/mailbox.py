@@ -167,7 +167,9 @@ def open_mailbox(group: dist.ProcessGroup, timeout: timedelta) -> Mailbox | None
         dist.all_reduce(everyone, dist.ReduceOp.MIN, group=group)
         if not everyone or called is None:
             if rank == 0:
-                logging.getLogger(__name__).info("workers do not share a machine's memory: they exchange over sockets")
+                logging.getLogger(__name__).warning(
+                    "workers do not share a machine's memory: they exchange over sockets"
+                )
             return None
         connections = {**dict(enumerate(called)), **_answer(listener, secret, num_workers - 1 - rank)}
         for connection in connections.values():
