@@ -9,21 +9,20 @@ Legend: B batch, t tokens of a shard, P workers.
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.attention.exchange import Exchange
-from reformer_dist.parallel.collectives import Traffic, start_all_to_all
+from reformer_dist.parallel.collectives import Peers, start_all_to_all
 
 
 class NeighboursExchange(Exchange):
     """Workers lend one another the tokens that their neighbours' windows reach."""
 
-    def __init__(self, before: int, after: int, group: dist.ProcessGroup, traffic: Traffic) -> None:
+    def __init__(self, before: int, after: int, peers: Peers) -> None:
         """Borrow up to `before` tokens from the left and `after` from the right, in a group in the order of its shards."""
         self._before, self._after = before, after
-        self._group, self._traffic = group, traffic
-        self._rank, self._num_workers = dist.get_rank(group), dist.get_world_size(group)
+        self._peers = peers
+        self._rank, self._num_workers = peers.rank, peers.num_workers
 
     def borrow(self, x_BT: Tensor) -> tuple[Tensor, Tensor]:
         """See `Exchange`."""
@@ -64,7 +63,7 @@ class NeighboursExchange(Exchange):
     def _swap(self, parts: list[Tensor], send: list[int], receive: list[int]) -> Tensor:
         """Send tokens, side by side in `parts`, to each worker; what came from all of them [B, sum(receive), ...]."""
         rows = torch.cat(parts, dim=1).transpose(0, 1)
-        return start_all_to_all(rows, send, receive, self._group, self._traffic).wait().transpose(0, 1)
+        return start_all_to_all(rows, send, receive, self._peers).wait().transpose(0, 1)
 
 
 class _Borrow(torch.autograd.Function):

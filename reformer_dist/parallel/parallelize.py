@@ -5,7 +5,9 @@ convolutions borrow from the neighbours in it. All else (embeddings, norms, loss
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+
+import torch.distributed as dist
 
 from reformer_dist.model.attention.cross.layer import CrossAttention
 from reformer_dist.model.attention.exchange import Exchange, NoExchange
@@ -17,8 +19,9 @@ from reformer_dist.model.layers.feed_forward import FeedForward
 from reformer_dist.model.reversible.stack import ReversibleStack
 from reformer_dist.model.token_model import TokenModel
 from reformer_dist.parallel.buckets.exchange import BucketsExchange
-from reformer_dist.parallel.collectives import Traffic
+from reformer_dist.parallel.collectives import Peers, Traffic
 from reformer_dist.parallel.heads import HeadsExchange
+from reformer_dist.parallel.mailbox import open_mailbox
 from reformer_dist.parallel.neighbours import NeighboursExchange
 from reformer_dist.parallel.sources import GatheredSources
 from reformer_dist.parallel.topology import Topology
@@ -30,65 +33,86 @@ def parallelize(model: TokenModel, topology: Topology) -> Traffic:
     `config.Config` has refused what cannot work: heads that do not divide, modes that need the whole sequence.
     """
     traffic = Traffic()
-    _put_exchanges(model.stack, topology, traffic, model.budget)
+    peers = _connect(topology, traffic)
+    _put_exchanges(model.stack, topology, peers, model.budget)
     if isinstance(model, EncoderDecoder):
         of_source = replace(topology, sequence_length=topology.source_length)
-        _put_exchanges(model.encoder.stack, of_source, traffic, model.budget)
+        _put_exchanges(model.encoder.stack, of_source, peers, model.budget)
     return traffic
 
 
-def _put_exchanges(stack: ReversibleStack, topology: Topology, traffic: Traffic, budget: Budget) -> None:
+@dataclass(frozen=True)
+class _Groups:
+    """A topology's groups, connected."""
+
+    sequence: Peers | None
+    heads: Peers | None
+    buckets: Peers | None
+
+
+def _connect(topology: Topology, traffic: Traffic) -> _Groups:
+    """Connect the workers of each group; by buckets, which send most, through memory if they share it and are on CPUs."""
+    connected: dict[dist.ProcessGroup | None, Peers | None] = {None: None}
+    groups = (topology.sequence_group, topology.head_group, topology.bucket_group)
+    for group in groups:
+        if group is not None and group not in connected:
+            by_memory = group == topology.bucket_group and dist.get_backend(group) == dist.Backend.GLOO
+            connected[group] = Peers(group, traffic, open_mailbox(group, topology.timeout) if by_memory else None)
+    return _Groups(*(connected[group] for group in groups))
+
+
+def _put_exchanges(stack: ReversibleStack, topology: Topology, groups: _Groups, budget: Budget) -> None:
     """Into the layers of a stack whose sequences are as long as the topology says."""
-    group = topology.sequence_group
+    peers = groups.sequence
     for layer in stack.layers:
-        if isinstance(layer, Attention | FeedForward) and any(layer.near_reach) and group is not None:
-            layer.neighbours = NeighboursExchange(*layer.near_reach, group, traffic)
-        if isinstance(layer, CrossAttention) and group is not None:
-            layer.exchange = GatheredSources(group, traffic)
+        if isinstance(layer, Attention | FeedForward) and any(layer.near_reach) and peers is not None:
+            layer.neighbours = NeighboursExchange(*layer.near_reach, peers)
+        if isinstance(layer, CrossAttention) and peers is not None:
+            layer.exchange = GatheredSources(peers)
         if isinstance(layer, Attention):
             layer.head_groups = [
-                replace(heads, exchange=_make_exchange(heads.kind, topology, traffic, budget))
+                replace(heads, exchange=_make_exchange(heads.kind, topology, groups, budget))
                 for heads in layer.head_groups
             ]
 
 
-def _make_exchange(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget) -> Exchange:
+def _make_exchange(kind: Kind, topology: Topology, groups: _Groups, budget: Budget) -> Exchange:
     exchange: Exchange = NoExchange()
-    for name in _exchanges_between(topology, kind):
+    for name in _exchanges_between(groups, kind):
         assert name in kind.exchanges, f"{name} cannot serve {type(kind).__name__}"
-        exchange = EXCHANGES[name](kind, topology, traffic, budget, exchange)
+        exchange = EXCHANGES[name](kind, topology, groups, budget, exchange)
     return exchange
 
 
-def _exchanges_between(topology: Topology, kind: Kind) -> list[str]:
+def _exchanges_between(groups: _Groups, kind: Kind) -> list[str]:
     """Names of the exchanges that a kind uses, from the inside out."""
-    if topology.sequence_group is None:
+    if groups.sequence is None:
         return []
     if "neighbours" in kind.exchanges:
         return ["neighbours"]
-    groups = {"buckets": topology.bucket_group, "heads": topology.head_group}
-    return [name for name, group in groups.items() if group is not None]
+    named = {"buckets": groups.buckets, "heads": groups.heads}
+    return [name for name, peers in named.items() if peers is not None]
 
 
-def _neighbours(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
-    assert topology.sequence_group is not None
+def _neighbours(kind: Kind, topology: Topology, groups: _Groups, budget: Budget, within: Exchange) -> Exchange:
+    assert groups.sequence is not None
     assert kind.reach is not None
     before, after = (own + near for own, near in zip(kind.reach, kind.config.convolution_reach, strict=True))
-    return NeighboursExchange(before, after, topology.sequence_group, traffic)
+    return NeighboursExchange(before, after, groups.sequence)
 
 
-def _buckets(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
-    assert topology.bucket_group is not None
-    return BucketsExchange(topology.bucket_group, traffic, budget)
+def _buckets(kind: Kind, topology: Topology, groups: _Groups, budget: Budget, within: Exchange) -> Exchange:
+    assert groups.buckets is not None
+    return BucketsExchange(groups.buckets, budget)
 
 
-def _heads(kind: Kind, topology: Topology, traffic: Traffic, budget: Budget, within: Exchange) -> Exchange:
-    assert topology.head_group is not None
-    length = topology.sequence_length if topology.bucket_group is None else None
-    return HeadsExchange(topology.head_group, traffic, length, within)
+def _heads(kind: Kind, topology: Topology, groups: _Groups, budget: Budget, within: Exchange) -> Exchange:
+    assert groups.heads is not None
+    length = topology.sequence_length if groups.buckets is None else None
+    return HeadsExchange(groups.heads, length, within)
 
 
-EXCHANGES: dict[str, Callable[[Kind, Topology, Traffic, Budget, Exchange], Exchange]] = {
+EXCHANGES: dict[str, Callable[[Kind, Topology, _Groups, Budget, Exchange], Exchange]] = {
     "neighbours": _neighbours,
     "buckets": _buckets,
     "heads": _heads,

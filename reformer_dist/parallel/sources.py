@@ -7,23 +7,23 @@ uses. What a worker holds of the whole source is as much as `Budget.head_element
 Legend: B batch, s tokens of this shard of the source, S of all its shards, P workers.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.attention.cross.exchange import SourceExchange
-from reformer_dist.parallel.collectives import Traffic, all_gather, all_to_all
+from reformer_dist.parallel.collectives import Peers, all_gather, all_to_all
 
 
 class GatheredSources(SourceExchange):
     """Workers that share a source give each other their shards."""
 
-    def __init__(self, group: dist.ProcessGroup, traffic: Traffic) -> None:
-        """Share sources with the workers of `group`, in the order of their shards; count in `traffic`."""
-        self.group, self.traffic = group, traffic
-        self.num_shards = dist.get_world_size(group)
+    def __init__(self, peers: Peers) -> None:
+        """Share sources with these workers, in the order of their shards."""
+        self.peers = replace(peers, mailbox=None)  # shared memory would come to hold whole sources
+        self.num_shards = peers.num_workers
 
     def gather(self, x_Bs: Tensor) -> Tensor:
         """See `SourceExchange`."""
@@ -32,11 +32,11 @@ class GatheredSources(SourceExchange):
     def give_back(self, grad_BS: Tensor) -> Tensor:
         """See `SourceExchange`."""
         by_shard = grad_BS.unflatten(1, (self.num_shards, -1)).movedim(1, 0)
-        return all_to_all(by_shard, self.group, self.traffic).sum(0)
+        return all_to_all(by_shard, self.peers).sum(0)
 
     def fetch(self, x_Bs: Tensor) -> Tensor:
         """`gather` without a gradient."""
-        return all_gather(x_Bs, self.group, self.traffic).movedim(0, 1).flatten(1, 2)
+        return all_gather(x_Bs, self.peers).movedim(0, 1).flatten(1, 2)
 
 
 class _Gather(torch.autograd.Function):

@@ -33,6 +33,8 @@ class Topology:
     """The workers that divide the heads of the same tokens among them; None without."""
     bucket_group: dist.ProcessGroup | None
     """The workers that send tokens to their sorted place among them; None without."""
+    timeout: timedelta
+    """How long a worker of a group waits for another one."""
 
     @property
     def data_groups(self) -> int:
@@ -71,7 +73,7 @@ def make_topology(config: Config) -> Topology:
     if head_group is not None and bucket_group is not None:
         sequence_group = _own_group(sequence_groups, rank, timeout)
     lengths = config.data.sequence_length, config.data.longest_source
-    return Topology(world_size, rank, shards, *lengths, sequence_group, head_group, bucket_group)
+    return Topology(world_size, rank, shards, *lengths, sequence_group, head_group, bucket_group, timeout)
 
 
 def _own_group(groups: Iterable[range], rank: int, timeout: timedelta) -> dist.ProcessGroup | None:

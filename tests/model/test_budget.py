@@ -19,6 +19,7 @@ NO_LIMITS = {
     "model/backends/triton/launch.py": {"MAX_HEAD_DIM", "MIN_BLOCK"},  # of the hardware
     "model/randomness.py": {"_MASK_64", "_GOLDEN", "_LANES"},  # of the arithmetic
     "parallel/buckets/routing.py": {"_NEVER"},  # larger than what they are compared with
+    "parallel/segments.py": {"ALIGNMENT"},  # of the processor
     "model/backends/orders.py": {"LAST"},
 }
 """Integers in model/ and parallel/ that say nothing of how much exists at a time, by file."""

@@ -14,7 +14,7 @@ from reformer_dist.model.attention.lsh import hash_health
 from reformer_dist.model.backends.rules import window_rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.parallel.buckets.routing import Router
-from reformer_dist.parallel.collectives import Traffic
+from reformer_dist.parallel.collectives import Peers, Traffic
 from reformer_dist.parallel.parallelize import parallelize
 from reformer_dist.parallel.topology import make_topology
 from tests.model.models import OPTIONS
@@ -254,7 +254,7 @@ def _own_tokens(config: Config) -> tuple[list[int], int]:
     topology = make_topology(config)
     assert topology.bucket_group is not None
     rule = window_rule(config.model.lsh_window, True, 16, with_self=False)
-    router = Router(rule, topology.bucket_group, Traffic(), Budget(routed_entries=16))
+    router = Router(rule, Peers(topology.bucket_group, Traffic()), Budget(routed_entries=16))
     routes = router.routes(torch.zeros(1, 2, 3, 16, dtype=torch.int16), None, 8, None)
     return [len(route.own) for route in routes], 16
 

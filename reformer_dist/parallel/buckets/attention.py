@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.backends.backend import Backend, KernelName
@@ -29,7 +28,7 @@ from reformer_dist.model.backends.rules import Rule
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.keeping import Kept, Results, found_or_made
 from reformer_dist.parallel.buckets.routing import Route
-from reformer_dist.parallel.collectives import Pending, Traffic, start_all_to_all
+from reformer_dist.parallel.collectives import Peers, Pending, start_all_to_all
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ class Settings:
     """What all routes share."""
 
     rule: Rule
-    group: dist.ProcessGroup
-    traffic: Traffic
+    peers: Peers
     dropout: AttentionDropout | None
     kernel: KernelName
     budget: Budget
@@ -109,7 +107,10 @@ class _BucketAttention(torch.autograd.Function):
         total = torch.zeros(grad_rows.shape[0], 2 * v.shape[-1], dtype=v.dtype, device=v.device)
 
         def take_back(route: Route, pending: Pending) -> None:
-            backend.add_rows(total, route.rows, pending.wait(), route.send)
+            def add(first: int, rows: Tensor) -> None:
+                backend.add_rows(total, route.rows[first : first + len(rows)], rows, [len(rows)])
+
+            pending.read(add)
 
         returning: list[tuple[Route, Pending]] = []
         for index, (route, received) in enumerate(_dispatched(ctx.routes, parts, settings, backend)):
@@ -121,7 +122,7 @@ class _BucketAttention(torch.autograd.Function):
             result = backend.attend_rows_backward(came, received, settings.describe(route))
             del came, received
             send, receive = route.receive, route.send
-            returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
+            returning.append((route, start_all_to_all(result, send, receive, settings.peers)))
         for route, pending in returning:
             take_back(route, pending)
         dqk, dv = total.chunk(2, dim=1)
@@ -146,7 +147,7 @@ def _attended(
     combination = backend.start_combination(parts[0].shape[0], v)
 
     def take_back(route: Route, pending: Pending) -> None:
-        combination.add_packed(route.own_rows, pending.wait())
+        pending.read(lambda first, rows: combination.add_packed(route.own_rows[first : first + len(rows)], rows))
 
     returning: list[tuple[Route, Pending]] = []
     for index, (route, received) in enumerate(_dispatched(routes, [parts] * len(routes), settings, backend)):
@@ -154,7 +155,7 @@ def _attended(
             take_back(*returning.pop(0))
         result = backend.attend_rows(received, settings.describe(route))
         send, receive = route.own_send, route.own_receive
-        returning.append((route, start_all_to_all(result, send, receive, settings.group, settings.traffic)))
+        returning.append((route, start_all_to_all(result, send, receive, settings.peers)))
         room -= route.order_NS.numel() * received.shape[1]  # the same on all workers, unlike what came
         came[index] = received if room >= 0 else None
     for route, pending in returning:
@@ -172,7 +173,7 @@ def _dispatched(
     def start(count: int) -> None:
         for route, matrices in islice(waiting, count):
             rows = backend.take_rows(matrices, route.rows)
-            pending = start_all_to_all(rows, route.send, route.receive, settings.group, settings.traffic)
+            pending = start_all_to_all(rows, route.send, route.receive, settings.peers)
             under_way.append((route, pending))
 
     start(settings.budget.routes_ahead)

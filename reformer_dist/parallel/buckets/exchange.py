@@ -9,7 +9,6 @@ Legend: B batch, t tokens of this shard, H heads, R hash rounds, N slices (heads
 import math
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from reformer_dist.model.attention.exchange import Exchange
@@ -19,21 +18,21 @@ from reformer_dist.model.budget import Budget
 from reformer_dist.model.randomness import pair_keep, scramble, token_hash
 from reformer_dist.parallel.buckets.attention import Settings, bucket_attention
 from reformer_dist.parallel.buckets.routing import Route, Router
-from reformer_dist.parallel.collectives import Traffic, all_gather
+from reformer_dist.parallel.collectives import Peers, all_gather
 
 
 class BucketsExchange(Exchange):
     """A worker attends its share of the sorted tokens of every round. The order that it finds are routes."""
 
-    def __init__(self, group: dist.ProcessGroup, traffic: Traffic, budget: Budget) -> None:
-        """Share sequences with the workers of `group`, in the order of their shards; count in `traffic`."""
-        self.group, self.traffic, self.budget = group, traffic, budget
+    def __init__(self, peers: Peers, budget: Budget) -> None:
+        """Share sequences with these workers, in the order of their shards."""
+        self.peers, self.budget = peers, budget
 
     def find_order(self, call: LSHCall, buckets_BHRT: Tensor) -> list[Route]:
         """See `Exchange`."""
         hashes_BtH = _head_hashes(call)
         hashes_Nt = None if hashes_BtH is None else hashes_BtH.transpose(1, 2).flatten(0, 1)
-        router = Router(_rule(call), self.group, self.traffic, self.budget)
+        router = Router(_rule(call), self.peers, self.budget)
         return router.routes(buckets_BHRT, call.context.documents_BT, math.prod(call.config.bucket_factors), hashes_Nt)
 
     def attend_in_order(self, call: LSHCall, order: list[Route]) -> Tensor:
@@ -47,8 +46,7 @@ class BucketsExchange(Exchange):
         del hashes_BtH
         settings = Settings(
             _rule(call),
-            self.group,
-            self.traffic,
+            self.peers,
             call.dropout,
             call.config.attention_kernel,
             self.budget,
@@ -58,7 +56,7 @@ class BucketsExchange(Exchange):
 
     def gather(self, x: Tensor) -> Tensor:
         """See `Exchange`."""
-        return all_gather(x, self.group, self.traffic)
+        return all_gather(x, self.peers)
 
 
 def _rule(call: LSHCall) -> Rule:

@@ -21,7 +21,7 @@ from reformer_dist.model.backends.description import NO_KEY, NO_ROW, PADDING
 from reformer_dist.model.backends.orders import LAST
 from reformer_dist.model.backends.rules import Rule
 from reformer_dist.model.budget import Budget
-from reformer_dist.parallel.collectives import Traffic, start_all_to_all
+from reformer_dist.parallel.collectives import Peers, start_all_to_all
 
 _NEVER = 1 << 62
 
@@ -59,19 +59,18 @@ class Route:
 class Router:
     """Makes the routes of one attention layer."""
 
-    def __init__(self, rule: Rule, group: dist.ProcessGroup, traffic: Traffic, budget: Budget) -> None:
-        """Route by a window rule over the workers of `group`.
+    def __init__(self, rule: Rule, peers: Peers, budget: Budget) -> None:
+        """Route by a window rule over the workers of a group.
 
         Args:
             rule: says how many places of halo a worker needs.
-            group: the workers that share the sequence, in the order of their shards.
-            traffic: where to count.
+            peers: the workers that share the sequence, in the order of their shards.
             budget: says how long a route is.
 
         """
         assert rule.reach is not None
-        self.rule, self.group, self.traffic = rule, group, traffic
-        self.num_workers, self.rank = dist.get_world_size(group), dist.get_rank(group)
+        self.rule, self.peers = rule, peers
+        self.num_workers, self.rank = peers.num_workers, peers.rank
         self.halo_before, self.halo_after = max(0, rule.reach[1]), max(0, -rule.reach[0])
         self.budget = budget
 
@@ -136,7 +135,7 @@ class Router:
         starts[:, 1:] = flat[:, 1:] != flat[:, :-1]
         run = starts.cumsum(-1) - 1
         num_runs = run[:, -1].max() + 1
-        dist.all_reduce(num_runs, dist.ReduceOp.MAX, group=self.group)
+        dist.all_reduce(num_runs, dist.ReduceOp.MAX, group=self.peers.group)
         width = int(num_runs)
         values = torch.full((flat.shape[0], width), _NEVER, device=flat.device).scatter_(1, run, flat)
         counts = torch.zeros_like(values).scatter_add_(1, run, torch.ones_like(run))
@@ -144,9 +143,9 @@ class Router:
         places = torch.arange(t, device=flat.device).expand_as(flat).clone()
         for peer in range(self.num_workers):
             theirs = mine.clone() if peer == self.rank else torch.empty_like(mine)
-            dist.broadcast(theirs, dist.get_global_rank(self.group, peer), group=self.group)
+            dist.broadcast(theirs, dist.get_global_rank(self.peers.group, peer), group=self.peers.group)
             if peer == self.rank:
-                self.traffic.bytes_sent += mine.nbytes * (self.num_workers - 1)
+                self.peers.traffic.bytes_sent += mine.nbytes * (self.num_workers - 1)
                 continue
             # Of an earlier shard all tokens up to this segment come before; of a later one those of smaller segments.
             runs = torch.searchsorted(theirs[0], flat, right=peer < self.rank)
@@ -157,7 +156,7 @@ class Router:
         """What the others send to this worker, in the layout of what it sends."""
         ones = [1] * self.num_workers
         by_worker = sent_RN2PX.movedim(-2, 0)
-        return start_all_to_all(by_worker, ones, ones, self.group, self.traffic).wait().movedim(0, -2)
+        return start_all_to_all(by_worker, ones, ones, self.peers).wait().movedim(0, -2)
 
     def _begin_route(
         self,
@@ -184,7 +183,7 @@ class Router:
             hashes = hashes_Nt[slices[0] : slices[1]].gather(1, order_Nt).flatten()[at]
             columns.extend(hashes.view(torch.int32).unflatten(0, (-1, 2)).unbind(1))
         send, receive = sent_N2P[:, 0].sum(0).tolist(), received_N2P[:, 0].sum(0).tolist()
-        pending = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.group, self.traffic)
+        pending = start_all_to_all(torch.stack(columns, dim=1), send, receive, self.peers)
         own_entries, _, own_slice = _spans(lows[1], sent_N2P[:, 1])
         rows_Nt = _matrix_rows(slices, order_Nt, num_heads)
         rows, own_rows = rows_Nt.flatten()[at].int(), rows_Nt.flatten()[own_slice * t + own_entries].int()

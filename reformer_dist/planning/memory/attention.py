@@ -128,20 +128,41 @@ class _Route:
 
 def _undo_routes(work: Work, is_kept: bool) -> list[Parts]:
     """When most received rows are there, and when none are and tokens are sent again: all are where results are kept."""
-    model, budget, group = work.model, work.budget, head_group(work)
-    route, D = _Route(work), model.head_width
-    all_slices = work.rows * group.heads // work.head_workers
-    slices = min(all_slices, max(1, budget.routed_entries // route.tokens))
-    num_routes = math.ceil(all_slices / slices) * model.num_hashes * route.parts
+    budget, group = work.budget, head_group(work)
+    route, D = _Route(work), work.model.head_width
+    slices, num_routes = _slices(work, route)
     num_kept = 0 if is_kept else min(num_routes, budget.kept_elements // (slices * route.places * 2 * D))
     row = slices * route.rows * work.element
-    # The route that was computed last is still there beside those ahead and the one that starts.
-    started = min(num_routes, budget.routes_ahead + 2)
-    returning = min(num_routes, 2) * 2 * row * 2 * D
+    # Of rows sent those of routes ahead and of the one that starts, of rows received those of this route and the last.
+    rows = (min(num_routes, budget.routes_ahead + 1) + min(num_routes, 2)) * row
+    returning = min(num_routes, 2) * row * 2 * D
     statistics = Parts(lists=5 * group.entries * work.element + INDEX * slices * route.rows)
-    moments = [
-        statistics + Parts(kept=max(0, num_kept - 2) * row * 2 * D, under_way=returning + started * 2 * row * (D + 2))
-    ]
+    moments = [statistics + Parts(kept=max(0, num_kept - 2) * row * 2 * D, under_way=returning + rows * (D + 2))]
     if num_kept < num_routes:
-        moments.append(statistics + Parts(under_way=returning + started * 2 * row * (3 * D + 2)))
+        moments.append(statistics + Parts(under_way=returning + rows * (3 * D + 2)))
     return moments
+
+
+def segment(work: Work) -> Parts:
+    """What a worker's segment comes to hold, for other workers of its machine to read, and does not give back.
+
+    Bytes are free once all workers are known to have started an exchange after they had read them. For tokens of a route
+    that is two routes after it was computed, when routes ahead are started and one starts; for its results two routes after
+    they were read. A gap that is too narrow for tokens is left between results.
+    """
+    if work.bucket_workers == 1 or "lsh" not in work.model.layers:
+        return Parts()
+    route, D = _Route(work), work.model.head_width
+    slices, num_routes = _slices(work, route)
+    row = slices * route.rows * work.element * (work.bucket_workers - 1) // work.bucket_workers
+    tokens, results = min(num_routes, work.budget.routes_ahead + 4), min(num_routes, 4)
+    num_kept = work.budget.kept_elements // (slices * route.places * 2 * D)
+    backward = D + 2 if num_kept >= num_routes else 3 * D + 2
+    return Parts(segment=row * max(tokens * 2 * D + results * (D + 1), tokens * backward + results * 2 * D))
+
+
+def _slices(work: Work, route: _Route) -> tuple[int, int]:
+    """Slices of a route, and routes of a group of heads."""
+    of_group = work.rows * head_group(work).heads // work.head_workers
+    slices = min(of_group, max(1, work.budget.routed_entries // route.tokens))
+    return slices, math.ceil(of_group / slices) * work.model.num_hashes * route.parts

@@ -78,7 +78,7 @@ def moments(work: Work) -> Iterator[Moment]:
     if work.model.encoder_layers:
         yield from _moments_of_both(work)
         return
-    always = _kept(work) + Parts(streams=_num_streams(work) * work.stream)
+    always = _kept(work) + attention.segment(work) + Parts(streams=_num_streams(work) * work.stream)
     yield Moment("loss", always + _results(work) + largest(layers.undo_loss(work)))
     yield from _undone_stack(work, always, _done_by_loss(work.model), "")
     yield Moment("embeddings", always + Parts(weight_gradients=num_weights(work.model) * work.element))
@@ -91,7 +91,7 @@ def _moments_of_both(work: Work) -> Iterator[Moment]:
     decoder the encoder's memory.
     """
     model, size, encoder = work.model, work.element, work.of_encoder
-    found = _kept(work) + _kept(encoder)
+    found = _kept(work) + _kept(encoder) + largest((attention.segment(work), attention.segment(encoder)))
     for _ in model.layers:
         found += cross.found_by_cross(work)
     read = _results(encoder)

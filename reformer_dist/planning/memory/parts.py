@@ -103,6 +103,8 @@ class Parts:
     """What workers that exchange heads have received, or give back."""
     under_way: int = 0
     """Rows of routes that are sent, received or computed."""
+    segment: int = 0
+    """Memory that other workers of the machine read, from the first LSH layer on."""
     kept: int = 0
     """Received rows that are kept for an undo's backward half."""
     found: int = 0

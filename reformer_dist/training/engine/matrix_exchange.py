@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reformer_dist.parallel.collectives import Traffic, start_all_to_all
+from reformer_dist.parallel.collectives import Peers, Traffic, start_all_to_all
 
 Stretch = tuple[int, int]
 """First element of a flattened matrix that a worker holds, and how many."""
@@ -98,7 +98,7 @@ class MatrixExchange:
         if dist.group.WORLD is not None:
             send = [sum(part.numel() for part in parts) for parts in outgoing]
             receive = [sum(each) for each in sizes]
-            flat = start_all_to_all(flat, send, receive, dist.group.WORLD, self.traffic).wait()
+            flat = start_all_to_all(flat, send, receive, Peers(dist.group.WORLD, self.traffic)).wait()
         arrived = iter(flat.split([size for each in sizes for size in each]))
         return [tuple(next(arrived) for _ in each) for each in sizes]
 
