@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable
 from types import FunctionType
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,12 +66,21 @@ def make_optimizer(
         else:
             (decayed if parameter.ndim == 2 and "position" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+    adamw = _AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
     for group in adamw.param_groups:
         group["peak_lr"] = config.learning_rate
     if config.name == "adamw":
         return adamw
     return Muon(matrices, adamw, held, config.matrix_learning_rate, config.momentum, config.weight_decay)
+
+
+class _AdamW(torch.optim.AdamW):
+    """Torch's, without the marks for torch's compiler around its step; see `_spare_compiler`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step."""
+        return inspect.unwrap(torch.optim.Adam.step)(self, closure)
 
 
 def _spare_compiler() -> None:
