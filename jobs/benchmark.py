@@ -17,7 +17,7 @@ SUITES = {
     "passkey": "learning.recall.passkey",
     "listops": "learning.listops.suite",
     "hashing": "learning.hashing.suite",
-    **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
+    **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint", "overhead")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
 }

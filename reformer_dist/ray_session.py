@@ -40,9 +40,9 @@ _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
 
 _HELPERS = ("start_monitor", "start_log_monitor", "start_api_server")
-"""What Ray starts beside a node, one after the other, and `ray.init` has no switch for: the autoscaler, which a machine of its
-own cannot use, what brings workers' output to the driver, which is not wanted, and the dashboard's server, which serves nothing
-without a dashboard."""
+"""What Ray starts beside a node, one after the other, and `ray.init` has no switch for: the autoscaler, which a machine of
+its own cannot use; what brings workers' output to the driver, which is not wanted; the dashboard's server, which serves
+nothing without a dashboard."""
 
 _SECONDS_TO_ANSWER = 10.0
 """For a cluster's port."""

@@ -32,7 +32,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "reformer_dist/tracking/client.py",
         "reformer_dist/tracking/registry.py",
     ),
-    "ray.train": ("reformer_dist/training/ray_trainer.py",),
+    "ray.train": ("reformer_dist/training/ray_train/trainer.py", "reformer_dist/training/ray_train/controller.py"),
     "optuna": ("reformer_dist/tuning/search.py",),
     "constriction": ("reformer_dist/compression/coding.py",),
     "ray.tune": ("reformer_dist/tuning/ray_tune.py",),

@@ -13,9 +13,9 @@ from reformer_dist import checkpoints
 from reformer_dist.errors import JobFailed, JobStopped
 from reformer_dist.tracking import runs
 from reformer_dist.training import failures
-from reformer_dist.training.mailbox import Mailbox
 from reformer_dist.training.progress import Terminal
-from reformer_dist.training.ray_trainer import POLL_SECONDS, Fit, Reserved
+from reformer_dist.training.ray_train.mailbox import Mailbox
+from reformer_dist.training.ray_train.trainer import POLL_SECONDS, Fit, Reserved
 from reformer_dist.training.signals import stop_signals
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Message, Work
@@ -52,7 +52,6 @@ def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watc
     group: str | None = None
     diverged: FloatingPointError | None = None
     with stop_signals() as signals, ExitStack() as leaving:  # in a hurry: a worker would take half a minute to end
-
         leaving.callback(lambda: fit.abandon(group))
 
         def wants_end() -> bool:

@@ -1,7 +1,7 @@
 """Letters between the driver and rank 0 of the workers: messages one way, wishes the other.
 
-In: anything that can be pickled. Out: the same, in order. One small process of Ray's keeps them, on the node of whoever makes
-the mailbox; it sees bytes alone, so that it need not import what they are made of.
+In: anything that can be pickled. Out: the same, in order. One small process of Ray's keeps them, on the node of whoever
+makes the mailbox; it sees bytes alone, so that it need not import what they are made of.
 """
 
 import pickle
@@ -17,7 +17,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._keeper = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here).remote()
+        self._keeper: Any = ray.remote(_Keeper).options(num_cpus=0, scheduling_strategy=here).remote()
 
     def tell(self, message: Any) -> None:
         """Send to the driver; returns when it is kept, also should this process die now."""

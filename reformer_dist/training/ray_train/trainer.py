@@ -1,4 +1,6 @@
-"""Ray Train, which starts the workers, replaces lost ones and changes their number: only this file and `ray_controller` import it.
+"""Ray Train, which starts the workers, replaces lost ones and changes their number.
+
+Only this file and `controller` import it.
 
 In: what all workers of a training are given, and a mailbox. Out: `Fit`, a thread in which the workers run to their end.
 Checkpoints are not reported to Ray Train: they are verified, outlive a launch, and are found without Ray.
@@ -23,8 +25,8 @@ from reformer_dist import checkpoints
 from reformer_dist.ray_session import free
 from reformer_dist.storage.stores import parted
 from reformer_dist.training import failures
-from reformer_dist.training.mailbox import Mailbox
-from reformer_dist.training.ray_controller import Trainer
+from reformer_dist.training.ray_train.controller import Trainer
+from reformer_dist.training.ray_train.mailbox import Mailbox
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Work, work
 

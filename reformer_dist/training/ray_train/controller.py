@@ -1,12 +1,12 @@
 """Ray Train's controller in the driver's own process, where Ray Train would start two processes more.
 
-In: what Ray Train's own trainer makes of a configuration. Out: `Trainer`, which trains as `TorchTrainer` does. A process of the
-controller's would import what the driver has imported already before it starts the first worker, and another one would watch
-that the controller lives; when the driver ends, so do its workers and their placement group, without either.
+In: what Ray Train's own trainer makes of a configuration. Out: `Trainer`, which trains as `TorchTrainer` does. A process of
+the controller's own would first import what the driver has imported already, and another one would watch that it lives.
+When the driver ends, so do its workers and their placement group, without either.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
@@ -20,9 +20,8 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.worker_group import Worker, WorkerGroup
 from ray.train.v2.api.callback import RayTrainCallback
 
-
 NEEDLESS = (PlacementGroupCleanerCallback, DatasetsCallback)
-"""Each would start a process: one that watches a controller's, and one for datasets of Ray Train's own, which are not used."""
+"""Each would start a process: to watch a controller's, and for datasets of Ray Train's own, which are not used."""
 
 
 class Abandoned(ray.exceptions.RayError):
@@ -35,7 +34,7 @@ class Trainer(TorchTrainer):
     is_abandoned = False
 
     def abandon(self) -> None:
-        """Let `fit`, which another thread is in, raise `Abandoned` rather than start workers again; Ray may be ended then."""
+        """Let `fit`, which another thread is in, raise `Abandoned` rather than start workers again."""
         self.is_abandoned = True
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
@@ -44,7 +43,7 @@ class Trainer(TorchTrainer):
         return controller.get_result()
 
     def _create_default_callbacks(self) -> list[RayTrainCallback]:
-        callbacks = super()._create_default_callbacks()
+        callbacks: list[RayTrainCallback] = super()._create_default_callbacks()  # type: ignore[misc]
         return [callback for callback in callbacks if not isinstance(callback, NEEDLESS)]
 
 
@@ -57,7 +56,7 @@ class _Workers(WorkerGroup):
         return dict(custom_runtime_env)
 
     def _init_train_context_on_workers(
-        self, workers: Sequence[Worker], sync_actor: ActorHandle, train_context_args: Mapping[str, Any]
+        self, workers: list[Worker], sync_actor: ActorHandle[Any], train_context_args: dict[str, list[Any]]
     ) -> None:
         """Workers get no handle of a controller: only reports of Ray Train's own checkpoints would ask it."""
         with mock.patch.object(RuntimeContext, "current_actor", None):
