@@ -184,6 +184,14 @@ def test_what_reads_and_prepares_data_starts_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
 
 
+def test_a_job_imports_no_large_library_before_it_uses_it() -> None:
+    """DeepSpeed is the workers', and MLflow is imported while Ray starts; each would make a mistake's line wait."""
+    code = "import sys, reformer_dist.training.launcher; print([n for n in sys.argv[1:] if n in sys.modules])"
+    late = ["deepspeed", "mlflow", "ray.tune", "matplotlib", "torch._dynamo", "sympy", "transformers", "optuna"]
+    ended = subprocess.run([sys.executable, "-c", code, *late], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "[]\n"
+
+
 def test_jobs_are_thin() -> None:
     jobs = [path for path in FILES if path.parent.name == "jobs"]
     assert {path.name for path in jobs if len(path.read_text().splitlines()) >= MAX_JOB_LINES} == set()

@@ -25,10 +25,11 @@ STEPS_BEFORE = 4
 def bare_tokens_per_second(values: dict[str, Any]) -> float:
     """The median over stretches of `train.log_every` steps, measured in a process of its own."""
     with get_context("spawn").Pool(1) as pool:
-        return float(median(pool.apply(_speeds, (values,))))
+        return float(median(pool.apply(speeds, (values,))))
 
 
-def _speeds(values: dict[str, Any]) -> list[float]:
+def speeds(values: dict[str, Any]) -> list[float]:
+    """Tokens a second of each stretch of `train.log_every` steps, but for the first ones."""
     preflight = Preflight(load_config(None, values))
     corpus, config = preflight.before_ray().run(), preflight.config
     torch.set_num_threads(config.train.threads or torch.get_num_threads())
@@ -39,11 +40,11 @@ def _speeds(values: dict[str, Any]) -> list[float]:
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, settings.betas, weight_decay=settings.weight_decay
     )
-    speeds, num_read, since = [], 0, 0.0
+    found, num_read, since = [], 0, 0.0
     for step, batches in enumerate(steps):
         if step >= STEPS_BEFORE and (step - STEPS_BEFORE) % config.train.log_every == 0:
             now = time.perf_counter()
-            speeds.append(num_read / (now - since))
+            found.append(num_read / (now - since))
             num_read, since = 0, now
         count = sum(batch.num_tokens for batch in batches)
         for batch in batches:
@@ -52,4 +53,4 @@ def _speeds(values: dict[str, Any]) -> list[float]:
         optimizer.step()
         optimizer.zero_grad()
         num_read += sum(batch.num_read for batch in batches)
-    return speeds[1:]
+    return found[1:]

@@ -12,9 +12,7 @@ from threading import Condition, Thread
 
 import psutil
 
-import reformer_dist
-
-SCRIPT = Path(reformer_dist.__file__).parents[1] / "jobs/train.py"
+SCRIPT = Path(__file__).parents[3] / "jobs/train.py"
 PATIENCE = 300.0
 """Longest wait for anything, in seconds."""
 POLL_SECONDS = 0.02
@@ -35,6 +33,7 @@ class Job:
         self._news = Condition()
         self.started = time.time()
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self._created = psutil.Process(self._process.pid).create_time()
         Thread(target=self._read, daemon=True).start()
 
     def time_of(self, start: str, after: float = 0.0) -> float:
@@ -75,6 +74,10 @@ class Job:
             except psutil.Error:
                 continue
         return sorted(found, key=lambda process: process.create_time())
+
+    def start_of(self, process: psutil.Process) -> float:
+        """When one of its processes was started, as `time.time` has it: psutil's clock may be a second off."""
+        return self.started + process.create_time() - self._created
 
     def finish(self) -> None:
         """Wait for its end.

@@ -106,9 +106,8 @@ def _started_and_killed(options: Mapping[str, object], workers: int) -> Iterator
     job = Job({**options, **grid, **often})
     ready = job.time_of("attention of")
     first = job.time_of("step 1/")
-    ray = job.processes("raylet")[0].create_time()
-    of_workers = [process.create_time() for process in job.processes("ray::RayTrainWorker")]
-    begun = max(ray, *of_workers)
+    ray = job.start_of(job.processes("raylet")[0])
+    begun = max(ray, *map(job.start_of, job.processes("ray::RayTrainWorker")))
     yield f"{name}: until Ray is started (imports, preflight)", ray - job.started
     yield f"{name}: until all workers' processes are (Ray, MLflow)", begun - ray
     yield f"{name}: until the model is ready (imports, DeepSpeed)", ready - begun
@@ -140,13 +139,13 @@ def _steps(options: Mapping[str, object], turns: int) -> Iterator[Row]:
         values["train.run_name"] = f"speed-{turn}"
         loops.append(bare_tokens_per_second(values))
         Job(values).finish()
-        jobs.append(_speed_of(Path(values["train.storage"]), f"speed-{turn}"))
+        jobs.append(speed_of(Path(values["train.storage"]), f"speed-{turn}"))
     yield f"tokens a second of a bare loop, {cores} threads", median(loops)
     yield "tokens a second of a job of one worker", median(jobs)
     yield "the job's as a share of the loop's", median(job / loop for job, loop in zip(jobs, loops, strict=True))
 
 
-def _speed_of(storage: Path, run_name: str) -> float:
+def speed_of(storage: Path, run_name: str) -> float:
     """The median of a run's measurements, as MLflow has them, but for those of the first steps."""
     state = checkpoints.read_state(checkpoints.latest(str(storage), run_name))
     points = read_history(f"sqlite:///{storage}/mlflow.db", state.run_id, "train/tokens_per_second")
