@@ -67,7 +67,7 @@ _TINY = {f"model.{name}": value for name, value in MODEL.items()} | {
 }
 SIZES = {
     "small": Size(_TINY, steps=34, log_every=5, turns=1, workers=(1,)),
-    "paper": Size(_DEMO, steps=124, log_every=20, turns=3, workers=(1, 2)),
+    "paper": Size(_DEMO, steps=84, log_every=20, turns=2, workers=(1, 2)),
 }
 CHECKPOINT_EVERY = 5
 Row = tuple[str, float]
