@@ -138,10 +138,14 @@ def batches_at_once(
     start_step: int = 0,
     offset: int = 0,
 ) -> Iterator[list[Batch]]:
-    """The micro-batches of `training_batches`: FIRST_STEPS read in this process, then those that Ray Data has read ahead."""
+    """The micro-batches of `training_batches`: FIRST_STEPS read in this process, then those that Ray Data has read ahead.
+
+    It starts when the second step is asked for, so that the first one has the processors to itself.
+    """
     here = (corpus, config, examples, data_group, shard)
     handover = start_step + FIRST_STEPS
     first = islice(training_batches(*here, start_step, offset), FIRST_STEPS)
+    yield from islice(first, 1)
     if handover >= config.train.steps:
         yield from first
         return
