@@ -65,6 +65,7 @@ _TINY = {f"model.{name}": value for name, value in MODEL.items()} | {
     "train.batch_size": 4,
     "train.steps": 60,
 }
+_SHORT_END = {"train.validation_sequences": 4, "tracking.sample_tokens": 0}
 SIZES = {
     "small": Size(_TINY, steps=34, log_every=5, turns=1, workers=(1,)),
     "paper": Size(_DEMO, steps=84, log_every=20, turns=2, workers=(1, 2)),
@@ -91,7 +92,7 @@ def run(size: Literal["small", "paper"], output: Path) -> None:
 def measured(size: Size, folder: Path) -> Iterator[Row]:
     """The rows of the table, as they are known."""
     write_documents(folder, Random(0))
-    options = {"data.sources": folder / "text", "train.storage": folder / "runs"} | dict(size.options)
+    options = {"data.sources": folder / "text", "train.storage": folder / "runs"} | _SHORT_END | dict(size.options)
     Job(options | {"train.run_name": "before", "train.steps": 1}).finish()
     for workers in size.workers:
         yield from _started_and_killed(options | {"train.run_name": f"start-{workers}"}, workers)
