@@ -16,7 +16,7 @@ SUITES = {
     **{name: f"learning.quality.{name}" for name in ("ablation", "rates")},
     "recall": "learning.recall.mqar",
     "passkey": "learning.recall.passkey",
-    **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint")},
+    **{name: f"reliability.{name}" for name in ("chaos", "elastic", "checkpoint", "overhead")},
     "parallel": "parallel.shards",
     "data": "data.throughput",
 }

@@ -11,7 +11,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from unittest import mock
 from urllib.parse import urlsplit
 
 # Read by Ray when it is imported or started, so this module sets them before it imports Ray.
@@ -22,12 +23,14 @@ _SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every start warns of the change
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_worker_maximum_startup_concurrency": "64",  # a sweep's many small actors are meant, and no cause for warnings
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that is late must not start another Ray when a job has ended its own
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import psutil  # noqa: E402
 import ray  # noqa: E402
+from ray._private.node import Node  # noqa: E402
 from ray._private.ray_logging import stdout_deduplicator  # noqa: E402
 from ray.util.placement_group import PlacementGroup, remove_placement_group  # noqa: E402
 
@@ -35,6 +38,11 @@ from reformer_dist.errors import JobFailed  # noqa: E402
 
 _DEATHS = re.compile("A worker died or was killed while executing a task")
 """Ray's page about a lost process, which it prints whatever `log_to_driver` says; jobs tell of it in a line of their own."""
+
+_HELPERS = ("start_monitor", "start_log_monitor", "start_api_server")
+"""What Ray starts beside a node, one after the other, and `ray.init` has no switch for: the autoscaler, which a machine of
+its own cannot use; what brings workers' output to the driver, which is not wanted; the dashboard's server, which serves
+nothing without a dashboard."""
 
 _SECONDS_TO_ANSWER = 10.0
 """For a cluster's port."""
@@ -136,6 +144,15 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
+@contextmanager
+def _without_helpers() -> Iterator[None]:
+    """A block in which a Ray that is started has a node's own processes alone."""
+    with ExitStack() as stack:
+        for name in _HELPERS:
+            stack.enter_context(mock.patch.object(Node, name))
+        yield
+
+
 def _expect_answer(address: str) -> None:
     """Ask a cluster's port, if its address names one: Ray itself asks for minutes."""
     try:
@@ -156,7 +173,7 @@ def _start(num_cpus: int | None) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody drains it: a process less to start
     try:
-        with _own_sigterm():
+        with _own_sigterm(), _without_helpers():
             ray.init(
                 address="local",
                 num_cpus=num_cpus,

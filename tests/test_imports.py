@@ -32,7 +32,7 @@ HOMES: dict[str, tuple[str, ...]] = {
         "reformer_dist/tracking/client.py",
         "reformer_dist/tracking/registry.py",
     ),
-    "ray.train": ("reformer_dist/training/ray_trainer.py",),
+    "ray.train": ("reformer_dist/training/ray_train/trainer.py", "reformer_dist/training/ray_train/controller.py"),
     "optuna": ("reformer_dist/tuning/search.py",),
     "constriction": ("reformer_dist/compression/coding.py",),
     "ray.tune": ("reformer_dist/tuning/ray_tune.py",),
@@ -182,6 +182,14 @@ def test_what_reads_and_prepares_data_starts_without_torch() -> None:
     feeding = "reformer_dist.data.feeding.sequences, reformer_dist.data.streaming, reformer_dist.objectives.choice"
     code = f"import sys, {feeding}, reformer_dist.data.preparing.parts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
+
+
+def test_a_job_imports_no_large_library_before_it_uses_it() -> None:
+    """DeepSpeed is the workers', and MLflow is imported while Ray starts; each would make a mistake's line wait."""
+    code = "import sys, reformer_dist.training.launcher; print([n for n in sys.argv[1:] if n in sys.modules])"
+    late = ["deepspeed", "mlflow", "ray.tune", "matplotlib", "torch._dynamo", "sympy", "transformers", "optuna"]
+    ended = subprocess.run([sys.executable, "-c", code, *late], check=True, cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "[]\n"
 
 
 def test_jobs_are_thin() -> None:

@@ -1,6 +1,6 @@
 """What the driver does while workers train: it shows and logs what they send, and tells them when to stop.
 
-In: messages from rank 0, through a queue (`ray.train.report` would hold up every worker at each call). Out: lines on the
+In: messages from rank 0, through a mailbox (`ray.train.report` would hold up every worker at each call). Out: lines on the
 terminal, metrics in MLflow, what a watcher hears, and a training's failure or end as an exception.
 """
 
@@ -9,17 +9,13 @@ from contextlib import ExitStack
 from signal import Signals
 from typing import Protocol
 
-import ray
-from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
 from reformer_dist import checkpoints
 from reformer_dist.errors import JobFailed, JobStopped
-from reformer_dist.ray_session import free
 from reformer_dist.tracking import runs
 from reformer_dist.training import failures
 from reformer_dist.training.progress import Terminal
-from reformer_dist.training.ray_trainer import POLL_SECONDS, Fit, Reserved
+from reformer_dist.training.ray_train.mailbox import Mailbox
+from reformer_dist.training.ray_train.trainer import POLL_SECONDS, Fit, Reserved
 from reformer_dist.training.signals import stop_signals
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Message, Work
@@ -51,20 +47,19 @@ def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watc
         JobFailed: they failed, or their numbers were not finite.
         JobStopped: a signal ended the training before its last step, or nobody reads its output any more (SIGPIPE).
     """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    wishes = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    fit = Fit(job, messages, wishes)
+    mailbox = Mailbox()
+    fit = Fit(job, mailbox)
+    group: str | None = None
     diverged: FloatingPointError | None = None
     with stop_signals() as signals, ExitStack() as leaving:  # in a hurry: a worker would take half a minute to end
+        leaving.callback(lambda: fit.abandon(group))
 
         def wants_end() -> bool:
             return bool(signals) or terminal.is_closed or (watcher is not None and watcher.wants_end())
 
-        for message in _received(messages, fit, wants_end, wishes):
+        for message in _received(mailbox, fit, wants_end):
             match message:
                 case Reserved(group):
-                    leaving.callback(free, group)
                     if watcher is not None:
                         watcher.reserved(group)
                 case str():
@@ -91,17 +86,17 @@ def train_and_listen(job: Work, run: runs.Run, terminal: Terminal, watcher: Watc
         raise JobStopped(f"stopped by {Signals(signals[0]).name}; {_what_is_left(job)}", 128 + signals[0])
 
 
-def _received(messages: Queue, fit: Fit, wants_end: Callable[[], bool], wishes: Queue) -> Iterator[Message | Reserved]:
-    """What the workers put into the queue, until the trainer has ended and everything is out."""
+def _received(mailbox: Mailbox, fit: Fit, wants_end: Callable[[], bool]) -> Iterator[Message | Reserved]:
+    """What the workers put into the mailbox, until the trainer has ended and everything is out."""
     fit.start()
     ended = told = False
     while not ended:
         fit.join(POLL_SECONDS)
         ended = not fit.is_alive()
-        yield from messages.get_nowait_batch(messages.qsize())
+        yield from mailbox.told()
         if not told and wants_end():
             told = True
-            wishes.put(Wish.STOP)
+            mailbox.wish(Wish.STOP)
             yield "stopping after a checkpoint"
 
 

@@ -92,6 +92,7 @@ class Terminal:
     def restart(self, step: int) -> None:
         """Show that training starts from `step`, the first time or after a failure."""
         self._first = None
+        self._last_line = -PLAIN_INTERVAL  # the first step since is worth a line however soon it comes
         self._bar.update(self._task, completed=step)
 
     def _time_left(self, now: float, step: int) -> str:

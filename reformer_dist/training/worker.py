@@ -108,7 +108,7 @@ def work(
             config,
             engine,
             traffic,
-            loader.batches_from(loader.training_dataset(*here, start_step=step, offset=offset).iterator()),
+            loader.batches_at_once(*here, step, offset),
             lambda: loader.validation_batches(
                 *here, topology.data_groups, max_sequences=config.train.validation_sequences
             ),

@@ -14,7 +14,7 @@ import torch
 
 from reformer_dist.config import DataConfig, ObjectiveConfig
 from reformer_dist.data.feeding.batch import Batch
-from reformer_dist.data.feeding.loader import batches_from, training_batches, training_dataset
+from reformer_dist.data.feeding.loader import batches_at_once, batches_from, training_batches, training_dataset
 from reformer_dist.data.preparing import preparation as preparing
 from reformer_dist.data.preparing.corpus import Corpus
 from reformer_dist.data.preparing.preparation import plan_preparation, prepare
@@ -124,6 +124,9 @@ def test_ray_data_feeds_the_same_batches_while_workers_hold_every_cpu(source: Pa
         fed = ray.get([worker.batches.remote(i) for worker, i in zip(workers, iterators, strict=True)])
         for place, batches in zip(places, fed, strict=True):
             assert same(batches, list(training_batches(corpus, config, objective, *place, start_step)))
+    here = (corpus, config, objective, *places[0])
+    for start_step in (40, 52, 56):
+        assert same(list(batches_at_once(*here, start_step)), list(training_batches(*here, start_step)))
     for worker in workers:
         ray.kill(worker)
 

@@ -9,6 +9,8 @@ import ray
 from mlflow import MlflowClient
 
 from reformer_dist import checkpoints
+from reformer_dist.benchmarks.reliability import bare_loop, overhead
+from reformer_dist.benchmarks.reliability.trainings import MODEL
 from tests.jobs.running import ROOT, Job, command, points
 
 
@@ -55,6 +57,14 @@ def test_traffic_is_what_the_formula_says(place: Path, whole: Job) -> None:
     seconds = [tokens / value for _, value in curves["train/tokens_per_second"]]
     waited = [value for _, value in curves["parallel/wait_seconds"]]
     assert all(0 < part < whole for part, whole in zip(waited, seconds, strict=True))
+
+
+def test_the_overhead_suite_has_a_speed_of_the_job_and_of_a_bare_loop(place: Path, whole: Job) -> None:
+    values = {"data.sources": str(place / "text"), "train.storage": str(place / "runs"), "data.sequence_length": 256}
+    values |= {"data.validation_fraction": 0.2} | {f"model.{name}": value for name, value in MODEL.items()}
+    values |= {"train.steps": 10, "train.batch_size": 4, "train.micro_batch_size": 2, "train.threads": 1}
+    assert len(bare_loop.speeds(values)) == 5, "a speed a step, but for the first ones"
+    assert overhead.speed_of(place / "runs", "whole") > 0
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The engine against plain torch: gradients, steps and resumption at every ZeRO stage, on two ranks."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -173,3 +175,21 @@ def test_another_stage_and_number_of_workers_goes_on(
     weights, _ = run_ranks(engine_steps, second[1], after, 2, NUM_STEPS, tmp_path, None)[0]
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, rtol=0, atol=2e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def take_a_step() -> None:
+    """A worker's first, in a process of its own."""
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    config = make_config(1, "float32", workers=1)
+    engine = Engine(ReformerLM(config.model), NEXT_TOKEN, config, torch.device("cpu"))
+    engine.train_step(make_batches(0, 0, workers=1), 0)
+    print([name for name in ("torch._dynamo", "torch._inductor", "mlflow") if name in sys.modules])
+    dist.destroy_process_group()
+
+
+def test_a_worker_does_not_import_what_it_never_uses() -> None:
+    """Torch's compiler and MLflow would take its first step seconds."""
+    code = "from tests.training.test_engine import take_a_step; take_a_step()"
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "[]"

@@ -1,11 +1,14 @@
 """Feeding: a prepared corpus and an objective in, this worker's shards of the right examples out, step after step.
 
 `training_batches` and `validation_batches` read in this process. `training_dataset` and `batches_from` send the same
-batches through Ray Data, whose tasks read ahead and hand a worker its own shard alone, in order.
+batches through Ray Data, whose tasks read ahead and hand a worker its own shard alone, in order. `batches_at_once` begins
+with the former, since Ray Data takes seconds to start.
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 
 import numpy as np
 import ray.data
@@ -31,6 +34,8 @@ from reformer_dist.data.streaming import iterate_tables, ordered_dataset
 BLOCK_BYTES = 1 << 20
 PREFETCHED_BLOCKS = 2
 MIN_STEPS_A_TASK, MAX_TASKS = 8, 512
+FIRST_STEPS = 8
+"""Read in this process while Ray Data starts."""
 
 
 def training_batches(
@@ -122,6 +127,34 @@ def batches_from(iterator: ray.data.DataIterator) -> Iterator[list[Batch]]:
             if record["ends_step"]:
                 yield micro_batches
                 micro_batches = []
+
+
+def batches_at_once(
+    corpus: Corpus,
+    config: Config,
+    examples: Examples,
+    data_group: int,
+    shard: int,
+    start_step: int = 0,
+    offset: int = 0,
+) -> Iterator[list[Batch]]:
+    """The micro-batches of `training_batches`: FIRST_STEPS read in this process, then those that Ray Data has read ahead.
+
+    It starts when the second step is asked for, so that the first one has the processors to itself.
+    """
+    here = (corpus, config, examples, data_group, shard)
+    handover = start_step + FIRST_STEPS
+    first = islice(training_batches(*here, start_step, offset), FIRST_STEPS)
+    yield from islice(first, 1)
+    if handover >= config.train.steps:
+        yield from first
+        return
+    ahead = batches_from(training_dataset(*here, handover, offset).iterator())
+    with ThreadPoolExecutor(1) as beside:
+        head = beside.submit(next, ahead)
+        yield from first
+        yield head.result()
+    yield from ahead
 
 
 def batch_of(rows: Rows, first_row: int, shard: int) -> Batch:

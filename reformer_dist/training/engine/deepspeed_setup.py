@@ -55,7 +55,7 @@ def initialize(module: nn.Module, optimizer: torch.optim.Optimizer, config: Conf
     deepspeed = _deepspeed()
     zero = config.parallel.zero_stage > 0
     num_weights = sum(parameter.numel() for parameter in module.parameters())
-    with _float64(zero and config.train.dtype == "float64"), _without_muon(config.parallel.zero_stage):
+    with _float64(zero and config.train.dtype == "float64"):
         engine, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=deepspeed_config(config, num_weights)
         )
@@ -74,8 +74,12 @@ def gathered(parameters: Sequence[nn.Parameter], stage: int) -> AbstractContextM
 
 def _deepspeed() -> Any:
     """The library, imported late and quietly."""
-    with _unimportable("mlflow"):  # its autotuner's wish, which would double the time that a worker takes to start
+    with (
+        _unimportable("mlflow"),  # its autotuner's wish, which would double the time that a worker takes to start
+        mock.patch.object(torch, "compile", _as_it_is),
+    ):
         import deepspeed
+        import deepspeed.runtime.zero.muon.muon_optimizer  # the first step would; nobody calls what it has compiled
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     # Its shared-memory all-reduce is for inference only; left on, every node compiles it with g++ at its first use.
@@ -83,14 +87,9 @@ def _deepspeed() -> Any:
     return deepspeed
 
 
-@contextmanager
-def _without_muon(stage: int) -> Iterator[None]:
-    """Spare the import of an optimizer that loads torch's compiler; stage 3 insists on it."""
-    if stage == 3:
-        yield
-        return
-    with _unimportable("deepspeed.runtime.zero.muon.muon_optimizer"):
-        yield
+def _as_it_is(function: Any = None, **_: Any) -> Any:
+    """In place of `torch.compile`, whose first use imports the compiler: two seconds."""
+    return (lambda decorated: decorated) if function is None else function
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 In: a model and the optimizer section. Out: AdamW, or Muon beside it, and the learning rate of every step.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import nn
@@ -53,6 +56,7 @@ def make_optimizer(
         config: which optimizer, and its settings.
         held: what this worker holds of the optimizer's state; Muon asks at its first step.
     """
+    _spare_compiler()
     matrices: dict[str, nn.Parameter] = {}
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
@@ -62,12 +66,32 @@ def make_optimizer(
         else:
             (decayed if parameter.ndim == 2 and "position" not in name else plain).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    adamw = torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
+    adamw = _AdamW(groups, lr=config.learning_rate, betas=config.betas, eps=config.eps)
     for group in adamw.param_groups:
         group["peak_lr"] = config.learning_rate
     if config.name == "adamw":
         return adamw
     return Muon(matrices, adamw, held, config.matrix_learning_rate, config.momentum, config.weight_decay)
+
+
+class _AdamW(torch.optim.AdamW):
+    """Torch's, without the marks for torch's compiler around its step; see `_spare_compiler`."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step."""
+        return inspect.unwrap(torch.optim.Adam.step)(self, closure)
+
+
+def _spare_compiler() -> None:
+    """Tell torch's optimizers that their functions are kept from its compiler.
+
+    The first call of each would see to that, and import the compiler for it, which takes a worker more than a second.
+    """
+    for function in vars(torch.optim.Optimizer).values():
+        if isinstance(function, FunctionType) and "disable_dynamo" in function.__code__.co_qualname:
+            kept_from_it = inspect.unwrap(function)
+            kept_from_it.__dict__.setdefault("__dynamo_disable", kept_from_it)
 
 
 def _is_layer_matrix(name: str, parameter: nn.Parameter) -> bool:

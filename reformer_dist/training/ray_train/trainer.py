@@ -1,6 +1,8 @@
-"""Ray Train, which starts the workers, replaces lost ones and changes their number: the only file that imports it.
+"""Ray Train, which starts the workers, replaces lost ones and changes their number.
 
-In: what all workers of a training are given, and two queues. Out: `Fit`, a thread in which the workers run to their end.
+Only this file and `controller` import it.
+
+In: what all workers of a training are given, and a mailbox. Out: `Fit`, a thread in which the workers run to their end.
 Checkpoints are not reported to Ray Train: they are verified, outlive a launch, and are found without Ray.
 """
 
@@ -14,20 +16,24 @@ from typing import Any, cast
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchConfig, get_device
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import ResizingState, TrainControllerState
 from ray.train.v2._internal.execution.scaling_policy import ResizeDecision
-from ray.util.queue import Queue
 
 from reformer_dist import checkpoints
+from reformer_dist.ray_session import free
 from reformer_dist.storage.stores import parted
 from reformer_dist.training import failures
+from reformer_dist.training.ray_train.controller import Trainer
+from reformer_dist.training.ray_train.mailbox import Mailbox
 from reformer_dist.training.watch import Wish
 from reformer_dist.training.worker import Work, work
 
 POLL_SECONDS = 0.2
 """Time between two looks at what the workers have sent, or whether a checkpoint is there."""
+SECONDS_TO_ABANDON = 5.0
+"""Longest wait for the thread in which the controller notices that its workers are gone."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +48,15 @@ class Fit(threading.Thread):
 
     Args:
         job: what the workers are given.
-        messages: takes what they tell.
-        wishes: has what is wanted of them.
+        mailbox: takes what they tell, and has what is wanted of them.
 
     Attributes:
         error: what ended them before their time, once the thread has ended.
     """
 
-    def __init__(self, job: Work, messages: Queue, wishes: Queue) -> None:
+    def __init__(self, job: Work, mailbox: Mailbox) -> None:
         super().__init__(daemon=True)
-        self._trainer = _trainer(job, messages, wishes)
+        self._trainer = _trainer(job, mailbox)
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -61,17 +66,25 @@ class Fit(threading.Thread):
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             self.error = error
 
+    def abandon(self, placement_group: str | None) -> None:
+        """End the workers at once, given the placement group that they are in; whoever ends Ray next needs this first."""
+        self._trainer.abandon()
+        if placement_group is not None:
+            free(placement_group)
+        if self.is_alive():
+            self.join(SECONDS_TO_ABANDON)
 
-def _trainer(job: Work, messages: Queue, wishes: Queue) -> TorchTrainer:
+
+def _trainer(job: Work, mailbox: Mailbox) -> Trainer:
     config = job.config
     storage, name = parted(job.folder)
     ray_train = cast(Any, ray.train)  # type checkers see the classes of Ray Train's first version
     cpus = 1.0  # of which an elastic training counts how many there are
     if isinstance(config.train.workers, int):
         cpus = min(cpus, ray.cluster_resources().get("CPU", 1.0) / config.train.workers)
-    return TorchTrainer(
+    return Trainer(
         _worker,
-        train_loop_config={"job": job, "messages": messages, "wishes": wishes},
+        train_loop_config={"job": job, "mailbox": mailbox},
         torch_config=TorchConfig(timeout_s=int(config.parallel.timeout_seconds)),
         scaling_config=ray_train.ScalingConfig(
             num_workers=config.train.workers,
@@ -83,7 +96,7 @@ def _trainer(job: Work, messages: Queue, wishes: Queue) -> TorchTrainer:
             name=name,
             storage_path=storage,
             failure_config=ray.train.FailureConfig(max_failures=config.train.max_failures),
-            callbacks=[_Failures(messages), _Resizes(job, messages, wishes)],
+            callbacks=[_Failures(mailbox), _Resizes(job, mailbox)],
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -92,19 +105,20 @@ def _trainer(job: Work, messages: Queue, wishes: Queue) -> TorchTrainer:
 def _worker(arguments: dict[str, Any]) -> None:
     """What Ray Train runs in each worker, with torch.distributed initialised."""
     job: Work = arguments["job"]
+    mailbox: Mailbox = arguments["mailbox"]
     cores = (os.cpu_count() or 1) // ray.train.get_context().get_local_world_size()
     torch.set_num_threads(job.config.train.threads or max(1, cores))
     group = ray.util.get_current_placement_group()
     if group is not None and ray.train.get_context().get_world_rank() == 0:
-        arguments["messages"].put(Reserved(group.id.hex()))
-    work(job, get_device(), arguments["messages"].put, partial(_asked, arguments["wishes"]), _Notices().fresh)
+        mailbox.tell(Reserved(group.id.hex()))
+    work(job, get_device(), mailbox.tell, partial(_asked, mailbox), _Notices().fresh)
 
 
-def _asked(wishes: Queue) -> Wish:
+def _asked(mailbox: Mailbox) -> Wish:
     """What the driver and the controller want, who cannot interrupt a step."""
-    asked = max(wishes.get_nowait_batch(wishes.qsize()), default=Wish.NOTHING)
+    asked: Wish = max(mailbox.wishes(), default=Wish.NOTHING)
     if asked is Wish.STOP:
-        wishes.put(asked)  # for those who take over, should these workers die before they stop
+        mailbox.wish(asked)  # for those who take over, should these workers die before they stop
     return asked
 
 
@@ -123,20 +137,20 @@ class _Notices:
 class _Failures(ray.train.UserCallback):
     """Tells the driver of failed workers as soon as Ray Train knows."""
 
-    def __init__(self, messages: Queue) -> None:
-        self._messages = messages
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = failures.first_cause(worker_exceptions)
-        self._messages.put(f"worker {rank} failed: {failures.kind_and_reason(error)}")
+        self._mailbox.tell(f"worker {rank} failed: {failures.kind_and_reason(error)}")
 
 
 class _Resizes(ControllerCallback):
     """Lets the workers of an elastic training write a checkpoint before another number of workers takes over."""
 
-    def __init__(self, job: Work, messages: Queue, wishes: Queue) -> None:
+    def __init__(self, job: Work, mailbox: Mailbox) -> None:
         self._folder, self._patience = job.folder, job.config.parallel.timeout_seconds
-        self._messages, self._wishes = messages, wishes
+        self._mailbox = mailbox
 
     def after_controller_state_update(
         self, previous_state: TrainControllerState, current_state: TrainControllerState
@@ -144,8 +158,8 @@ class _Resizes(ControllerCallback):
         if not isinstance(current_state, ResizingState):
             return
         decision = cast(ResizeDecision, current_state.scaling_decision)
-        self._messages.put(f"going on with {decision.num_workers} workers after a checkpoint")
+        self._mailbox.tell(f"going on with {decision.num_workers} workers after a checkpoint")
         before, end = checkpoints.newest_step(self._folder), time.monotonic() + self._patience
-        self._wishes.put(Wish.SAVE)
+        self._mailbox.wish(Wish.SAVE)
         while checkpoints.newest_step(self._folder) == before and time.monotonic() < end:
             time.sleep(POLL_SECONDS)
