@@ -149,7 +149,7 @@ def _without_helpers() -> Iterator[None]:
     """A block in which a Ray that is started has a node's own processes alone."""
     with ExitStack() as stack:
         for name in _HELPERS:
-            stack.enter_context(mock.patch.object(Node, name))
+            stack.enter_context(mock.patch.object(Node, name, create=True))  # one that Ray no longer has is not called
         yield
 
 

@@ -6,7 +6,6 @@ positions are none of these: attention turns queries and keys by them (attention
 Legend: B batch, T tokens, E model dimension.
 """
 
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
