@@ -20,6 +20,7 @@ from reformer_dist.model.attention.decoding import DecodingAttention
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.memory import Place
 from reformer_dist.model.attention.rotary import waves
+from reformer_dist.model.backends.backend import DecodingPlan
 from reformer_dist.model.context import Source
 from reformer_dist.model.layers.decoding import DecodingFeedForward, DecodingOutput
 from reformer_dist.model.layers.feed_forward import FeedForward
@@ -59,6 +60,8 @@ class Decoder:
             self.layers = [_decoding(layer, source) for layer in model.stack.layers]
         """Each layer with what it remembers."""
         self._output = DecodingOutput(model.output)
+        self._plan: DecodingPlan | None = None
+        self._is_planned = True  # until a layer is found that no plan has code for
 
     @torch.no_grad()
     def begin(self, num_rows: int) -> None:
@@ -66,7 +69,7 @@ class Decoder:
         nothing_B0E = self.model.embedding.weight.new_empty(num_rows, 0, self.model.config.embed_dim)
         for layer in self.layers:
             layer.begin(nothing_B0E)
-        self.lengths = [0] * num_rows
+        self.lengths, self._plan = [0] * num_rows, None
 
     @torch.no_grad()
     def read(self, tokens_BT: Tensor, only_last: bool = False) -> Tensor:
@@ -108,10 +111,7 @@ class Decoder:
             dtype = self.model.embedding.weight.dtype
             waves_BF = waves(positions_B, config.head_width, config.rotary_base, dtype)
         place = Place(positions_B, max(self.lengths), waves_BF)
-        streams = [self.model.embed(tokens_B[:, None], positions_B[:, None])[:, 0]] * 2
-        for index, layer in enumerate(self.layers):
-            to, read = index % 2, 1 - index % 2
-            streams[to] = streams[to] + layer.next(streams[read], place)
+        streams = self._next(self.model.embed(tokens_B[:, None], positions_B[:, None])[:, 0], place)
         self.lengths = [length + 1 for length in self.lengths]
         return self._output.next(*streams)
 
@@ -124,13 +124,14 @@ class Decoder:
         for own, *theirs in zip(self.layers, *(other.layers for other in others), strict=True):
             own.extend(theirs)
         self.lengths += [length for other in others for length in other.lengths]
+        self._plan = None
 
     @torch.no_grad()
     def take(self, rows_N: Tensor) -> None:
         """Go on with these rows [N] int64, any number of times each."""
         for layer in self.layers:
             layer.take(rows_N)
-        self.lengths = [self.lengths[row] for row in rows_N.tolist()]
+        self.lengths, self._plan = [self.lengths[row] for row in rows_N.tolist()], None
 
     @property
     def device(self) -> torch.device:
@@ -142,13 +143,27 @@ class Decoder:
         """What is remembered of keys, values and buckets."""
         return sum(layer.num_bytes for layer in self.layers)
 
+    def _next(self, x_BE: Tensor, place: Place) -> tuple[Tensor, Tensor]:
+        """Both streams after all layers."""
+        if self._is_planned and (self._plan is None or place.longest >= self._plan.room):
+            self._plan = self._output.make_plan()
+            added = (self._plan is not None and layer.add_to(self._plan, place.longest) for layer in self.layers)
+            self._is_planned = all(added)
+        if self._is_planned and self._plan is not None:
+            return self._plan.next(x_BE, place.positions_B, place.waves_BF)
+        streams = [x_BE, x_BE]
+        for index, layer in enumerate(self.layers):
+            to, read = index % 2, 1 - index % 2
+            streams[to] = streams[to] + layer.next(streams[read], place)
+        return streams[0], streams[1]
+
     def _read_first(self, tokens_BT: Tensor, only_last: bool) -> Tensor:
         B, T = tokens_BT.shape
         streams = [self.model.embed(tokens_BT, torch.arange(T, device=tokens_BT.device)[None])] * 2
         for index, layer in enumerate(self.layers):
             to, read = index % 2, 1 - index % 2
             streams[to] = streams[to] + layer.read(streams[read])
-        self.lengths = [T] * B
+        self.lengths, self._plan = [T] * B, None
         start = T - 1 if only_last else 0
         logits_BTV: Tensor = self.model.output(*(stream[:, start:] for stream in streams))
         return logits_BTV

@@ -15,6 +15,7 @@ from torch import Tensor
 from reformer_dist.model.attention.head_group import at_temperature
 from reformer_dist.model.attention.layer import Attention
 from reformer_dist.model.attention.memory import Place
+from reformer_dist.model.backends.backend import DecodingPlan
 from reformer_dist.model.backends.description import AttentionWeights
 from reformer_dist.model.context import Context
 from reformer_dist.model.layers.decoding import NormalisedStream
@@ -37,7 +38,6 @@ class DecodingAttention:
         weights = [layer.weights_of(group) for group in layer.head_groups]
         self._weights = [weight for projections, _ in weights for weight in projections]
         self._output_weights = [weight for _, weight in weights]
-        self._whole = None if len(weights) > 1 else self._weights_of_one_kind()
 
     def begin(self, nothing_B0E: Tensor) -> None:
         """Begin with rows that have read nothing."""
@@ -70,8 +70,6 @@ class DecodingAttention:
 
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], which is then remembered."""
-        if self._whole is not None:
-            return self._memories[0].next_layer(x_BE, self._stream.norm, self._whole, place)
         projected, backend, contributions = iter(self._stream.next(x_BE, self._weights)), self._stream.backend, []
         for group, memory, weight in zip(self._layer.head_groups, self._memories, self._output_weights, strict=True):
             names = group.kind.projections
@@ -79,6 +77,15 @@ class DecodingAttention:
             attended_BHD = memory.next(self._at_temperature(names, heads, group.heads), place)
             contributions.append(backend.next_product(attended_BHD.flatten(1), weight, None))
         return reduce(torch.add, contributions)
+
+    def add_to(self, plan: DecodingPlan, longest: int) -> bool:
+        """Add this layer to a plan, with room for a token at position `longest`; whether that has code for it."""
+        if len(self._memories) > 1:
+            return False
+        temperature_H = self._layer.temperature if self._config.query_key_norm else None
+        weights = AttentionWeights(self._weights, self._output_weights[0], temperature_H)
+        self._memories[0].add_to(plan, self._stream.norm, weights, longest)
+        return True
 
     def extend(self, others: Sequence["DecodingAttention"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""
@@ -96,13 +103,6 @@ class DecodingAttention:
     def num_bytes(self) -> int:
         """What its memories take."""
         return sum(memory.num_bytes for memory in self._memories)
-
-    def _weights_of_one_kind(self) -> AttentionWeights | None:
-        """For a backend that takes the whole layer at once; None for others."""
-        if self._stream.backend.whole_layers is None:
-            return None
-        temperature_H = self._layer.temperature if self._config.query_key_norm else None
-        return AttentionWeights(self._weights, self._output_weights[0], temperature_H)
 
     def _at_temperature(self, names: Sequence[str], heads: list[Tensor], own: slice) -> tuple[Tensor, ...]:
         """Projections [B, H, D] as they are attended."""

@@ -3,7 +3,7 @@
 In: projections of a prompt [B, T, H, D], then those of one token more of every row [B, H, D]. Out: their results, equal to
 those of the whole sequence at once.
 
-Legend: B batch, T tokens, E model dimension, H heads, D head dimension, F pairs of features, C capacity.
+Legend: B batch, T tokens, H heads, D head dimension, F pairs of features, C capacity.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from reformer_dist.model.backends.backend import Backend
+from reformer_dist.model.backends.backend import Backend, DecodingPlan
 from reformer_dist.model.backends.description import AttentionWeights, StreamNorm
 
 
@@ -45,8 +45,8 @@ class Memory(Protocol):
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """Results [B, H, D] of one token more, which is then remembered."""
 
-    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
-        """The contribution [B, E] of a layer that has these heads alone, by a backend that has `whole_layers`."""
+    def add_to(self, plan: DecodingPlan, norm: StreamNorm, weights: AttentionWeights, longest: int) -> None:
+        """Add a layer that has these heads alone to a plan, with room for a token at position `longest`."""
 
     def extend(self, others: Sequence[Self]) -> None:
         """Add the rows of other memories of the same heads, which have read as well, behind its own."""
@@ -83,6 +83,12 @@ class TokenRows:
         if self._capacity is None and longest >= self._rows.shape[2]:
             self._grow(max(64, 2 * longest))
         return self._rows
+
+    @property
+    def room(self) -> int:
+        """Positions below this one have room: all, where newer tokens take older ones' places."""
+        assert self._rows is not None
+        return self._rows.shape[2] if self._capacity is None else torch.iinfo(torch.int64).max
 
     def extend(self, others: Sequence["TokenRows"]) -> None:
         """Add the rows of others behind its own."""
@@ -152,12 +158,10 @@ class NewestTokens:
         rows, positions_B = self._rows.with_room(place.longest), place.positions_B
         return self._backend.next_of_newest(q, k, v, rows, positions_B, self._oldest(positions_B), place.waves_BF)
 
-    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
+    def add_to(self, plan: DecodingPlan, norm: StreamNorm, weights: AttentionWeights, longest: int) -> None:
         """See `Memory`."""
-        assert self._backend.whole_layers is not None
-        rows, positions_B = self._rows.with_room(place.longest), place.positions_B
-        seen = rows, positions_B, self._oldest(positions_B), place.waves_BF
-        return self._backend.whole_layers.next_of_newest(x_BE, norm, weights, *seen)
+        rows = self._rows.with_room(longest)
+        plan.add_attention_of_newest(norm, weights, rows, self._rows.room, self._oldest)
 
     def extend(self, others: Sequence["NewestTokens"]) -> None:
         """See `Memory`."""

@@ -8,7 +8,7 @@ Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,41 +59,42 @@ class Combination(Protocol):
         """See `RunningCombination.finish`."""
 
 
-class WholeLayers(Protocol):
-    """One token more through a layer in one call, where a backend has code for that; see `Backend.next_projections` and on.
+class DecodingPlan(Protocol):
+    """All layers for one token more, one after the other, in one call: what `Backend.next_projections` and on do by pieces.
 
-    Each takes the stream [B, E] and gives the layer's contribution [B, E].
+    It holds the tensors that it was given, and puts what is to be remembered into them.
     """
 
     activations: frozenset[str]
-    """Those that it has code for."""
+    """Of feed-forward layers that it has code for."""
+    room: int
+    """Positions below this one have room in all that was given."""
 
-    def next_of_buckets(
+    def add_attention_of_buckets(
         self,
-        x_BE: Tensor,
         norm: StreamNorm,
         weights: AttentionWeights,
         hashing: tuple[Tensor, Sequence[int]],
         filed: FiledTokens,
-        positions_B: Tensor,
-        waves_BF: Tensor | None,
-    ) -> Tensor:
-        """LSH attention; `hashing` are the rotations [H or 1, D, R, F] and the bucket factors."""
+        is_turned: bool,
+    ) -> None:
+        """A layer of LSH attention; `hashing` are the rotations [H or 1, D, R, F] and the bucket factors."""
 
-    def next_of_newest(
+    def add_attention_of_newest(
         self,
-        x_BE: Tensor,
         norm: StreamNorm,
         weights: AttentionWeights,
         rows: Tensor,
-        positions_B: Tensor,
-        oldest_B: Tensor,
-        waves_BF: Tensor | None,
-    ) -> Tensor:
-        """Attention to the tokens from a position on."""
+        room: int,
+        oldest: Callable[[Tensor], Tensor],
+    ) -> None:
+        """A layer of attention to the tokens from a position on; `rows` as `Backend.next_of_newest` takes them."""
 
-    def next_feed_forward(self, x_BE: Tensor, norm: StreamNorm, weights: FeedForwardWeights) -> Tensor:
+    def add_feed_forward(self, norm: StreamNorm, weights: FeedForwardWeights) -> None:
         """A feed-forward layer."""
+
+    def next(self, x_BE: Tensor, positions_B: Tensor, waves_BF: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both streams [B, E] after the layers, of one that both begin with."""
 
 
 class Backend(ABC):
@@ -111,8 +112,6 @@ class Backend(ABC):
     """Whether it can count a pair of several rounds once."""
     serves_dropout: bool = True
     """Whether it can drop attention weights."""
-    whole_layers: WholeLayers | None = None
-    """Decoding a layer at a call; None where it has only the pieces."""
 
     def refusal(self, work: Work) -> str | None:
         """Why it does not serve the work, as a sentence; None if it does."""
@@ -269,6 +268,10 @@ class Backend(ABC):
 
         """
         return decoding.next_of_buckets(qk_BHD, v_BHD, buckets_BHR, filed, positions_B, waves_BF)
+
+    def make_plan(self) -> DecodingPlan | None:
+        """A plan without layers; None where there are only the pieces."""
+        return None
 
     def next_probabilities(self, logits_BV: Tensor) -> Tensor:
         """Softmax of logits."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.memory import Place
-from reformer_dist.model.backends.backend import Work
+from reformer_dist.model.backends.backend import DecodingPlan, Work
 from reformer_dist.model.backends.choice import choose
 from reformer_dist.model.backends.description import FeedForwardWeights, StreamNorm
 from reformer_dist.model.context import Context
@@ -95,8 +95,6 @@ class DecodingFeedForward:
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E], wherever it stands."""
         weights, backend = self._weights, self._stream.backend
-        if backend.whole_layers is not None and weights.activation in backend.whole_layers.activations:
-            return backend.whole_layers.next_feed_forward(x_BE, self._stream.norm, weights)
         inner, *gates = self._stream.next(x_BE, weights.inner, weights.inner_biases)
         activate = ACTIVATIONS[weights.activation]
         # A row at a time, as a function's last bit can depend on where in a tensor a number lies.
@@ -104,6 +102,13 @@ class DecodingFeedForward:
         for gate in gates:
             inner = inner * gate
         return backend.next_product(inner, weights.output_EN, weights.output_bias_E)
+
+    def add_to(self, plan: DecodingPlan, longest: int) -> bool:
+        """Add this layer to a plan; whether that has code for it."""
+        has_code = self._weights.activation in plan.activations
+        if has_code:
+            plan.add_feed_forward(self._stream.norm, self._weights)
+        return has_code
 
     def extend(self, others: Sequence["DecodingFeedForward"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""
@@ -124,6 +129,10 @@ class DecodingOutput:
 
     def __init__(self, layer: OutputLayer) -> None:
         self._layer, self._stream = layer, NormalisedStream(layer, layer.config)
+
+    def make_plan(self) -> DecodingPlan | None:
+        """See `Backend`."""
+        return self._stream.backend.make_plan()
 
     def next(self, first_BE: Tensor, second_BE: Tensor) -> Tensor:
         """Logits [B, V] after one token more."""

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from reformer_dist.model.attention.cross.kind import SourceHeads
 from reformer_dist.model.attention.cross.layer import CrossAttention
 from reformer_dist.model.attention.memory import Place
+from reformer_dist.model.backends.backend import DecodingPlan
 from reformer_dist.model.backends.description import PADDING
 from reformer_dist.model.context import Context, Source
 
@@ -42,6 +43,10 @@ class DecodingCrossAttention:
     def next(self, x_BE: Tensor, place: Place) -> Tensor:
         """The contribution to one token more [B, E]."""
         return self._answer(x_BE[:, None], place.positions_B[:, None])[:, 0]
+
+    def add_to(self, plan: DecodingPlan, longest: int) -> bool:
+        """No plan has code for it."""
+        return False
 
     def extend(self, others: Sequence["DecodingCrossAttention"]) -> None:
         """Add the rows of others, of the same layer, behind its own."""

@@ -3,8 +3,8 @@
 In: queries-keys and values of a prompt [B, T, H, D], then those of one token more of every row [B, H, D]. Out: their
 results, equal to those of the whole sequence at once.
 
-Legend: B batch, T tokens, E model dimension, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors,
-N buckets, W window.
+Legend: B batch, T tokens, H heads, D head dimension, R hash rounds, F half the sum of the bucket factors, N buckets, W
+window.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from reformer_dist.config import ModelConfig
 from reformer_dist.model.attention.lsh.hashing import hash_buckets
 from reformer_dist.model.attention.memory import Place, TokenRows
-from reformer_dist.model.backends.backend import Backend
+from reformer_dist.model.backends.backend import Backend, DecodingPlan
 from reformer_dist.model.backends.description import AttentionWeights, FiledTokens, StreamNorm, unit_keys
 
 
@@ -77,18 +77,14 @@ class BucketMemory:
     def next(self, tensors: tuple[Tensor, ...], place: Place) -> Tensor:
         """See `Memory`."""
         qk_BHD, v_BHD = tensors
-        filed, waves_BF = self._filed(place), place.waves_BF if self._is_turned else None
+        filed, waves_BF = self._filed(place.longest), place.waves_BF if self._is_turned else None
         buckets_BHR = self._backend.next_buckets(qk_BHD, self._rotations_HDRF, self._factors)
         return self._backend.next_of_buckets(qk_BHD, v_BHD, buckets_BHR, filed, place.positions_B, waves_BF)
 
-    def next_layer(self, x_BE: Tensor, norm: StreamNorm, weights: AttentionWeights, place: Place) -> Tensor:
+    def add_to(self, plan: DecodingPlan, norm: StreamNorm, weights: AttentionWeights, longest: int) -> None:
         """See `Memory`."""
-        assert self._backend.whole_layers is not None
-        filed, waves_BF = self._filed(place), place.waves_BF if self._is_turned else None
         hashing = self._rotations_HDRF, self._factors
-        return self._backend.whole_layers.next_of_buckets(
-            x_BE, norm, weights, hashing, filed, place.positions_B, waves_BF
-        )
+        plan.add_attention_of_buckets(norm, weights, hashing, self._filed(longest), self._is_turned)
 
     def extend(self, others: Sequence["BucketMemory"]) -> None:
         """See `Memory`."""
@@ -111,11 +107,11 @@ class BucketMemory:
         places = [x.nbytes for x in (self._newest_BHRNW, self._counts_BHRN) if x is not None]
         return self._rows.num_bytes + sum(places)
 
-    def _filed(self, place: Place) -> FiledTokens:
-        """The tokens so far, with room for one more."""
+    def _filed(self, longest: int) -> FiledTokens:
+        """The tokens so far, with room for one at position `longest`."""
         assert self._newest_BHRNW is not None
         assert self._counts_BHRN is not None
-        rows = self._rows.with_room(place.longest)
+        rows = self._rows.with_room(longest)
         return FiledTokens(rows, self._newest_BHRNW, self._counts_BHRN, self._brings_next)
 
     def _index(self, buckets_BHRT: Tensor) -> None:

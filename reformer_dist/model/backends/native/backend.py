@@ -15,7 +15,7 @@ from torch import Tensor
 from reformer_dist.model.backends.backend import Backend, Combination, Work
 from reformer_dist.model.backends.description import FiledTokens, OrderedRows, OrderedTokens, StreamNorm
 from reformer_dist.model.backends.native import build
-from reformer_dist.model.backends.native.whole_layers import NativeLayers, real
+from reformer_dist.model.backends.native.plan import NativePlan, real
 from reformer_dist.model.budget import Budget
 from reformer_dist.model.keeping import Kept, Results, found_or_made
 from reformer_dist.model.randomness import token_hash
@@ -31,7 +31,6 @@ class Native(Backend):
     device_type = "cpu"
     dtypes = (torch.float32, torch.float64)
     serves_once = False
-    whole_layers = NativeLayers()
 
     def missing(self) -> str | None:
         """See `Backend`."""
@@ -100,6 +99,10 @@ class Native(Backend):
         return torch.ops.reformer_dist.next_of_buckets(
             qk_BHD, v_BHD, buckets_BHR, *places, positions_B, filed.brings_next, real(waves_BF)
         )
+
+    def make_plan(self) -> NativePlan:
+        """See `Backend`."""
+        return NativePlan()
 
     def next_probabilities(self, logits_BV: Tensor) -> Tensor:
         """See `Backend`."""

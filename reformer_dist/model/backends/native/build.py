@@ -19,7 +19,7 @@ COMMAND = "python -m reformer_dist.model.backends.native"
 """Builds them."""
 
 _FOLDER = Path(__file__).parent
-_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "decoding.cpp", "routed.cpp", "whole_layers.cpp")
+_SOURCES = ("attend.cpp", "buckets.cpp", "convolution.cpp", "decoding.cpp", "routed.cpp", "plan.cpp")
 _HEADERS = ("backward.h", "decoding.h", "forward.h", "panels.h", "products.h", "ring.h", "vectors.h")
 _FLAGS = ["-O3", "-fopenmp", "-DNDEBUG", "-fno-math-errno", "-Wno-psabi"]
 _FLAGS_FOR = {
