@@ -98,6 +98,7 @@ def test_a_run_trains_every_variant_at_every_length(
 
     def train(size: Size, variant: str, seed: int) -> list[Point]:
         trained.append((size.length, seed, variant))
+        assert size.keys * 2 == size.length, "windows grow with sequences"
         return [Point(size.length, variant, seed, 1, 1.0, 0.5, 2.0)]
 
     monkeypatch.setattr(duplication_peers, "train", train)
@@ -106,10 +107,10 @@ def test_a_run_trains_every_variant_at_every_length(
     duplication_peers.run("small", tmp_path / "new")
     assert trained == [(16, seed, variant) for seed in (0, 1) for variant in VARIANTS]
     trained.clear()
-    duplication_peers.run("small", tmp_path / "new", lengths=[8, 12], seeds=[5])
-    assert trained == [(length, 5, variant) for length in (8, 12) for variant in VARIANTS]
+    duplication_peers.run("small", tmp_path / "new", lengths=[32, 64], seeds=[5])
+    assert trained == [(length, 5, variant) for length in (32, 64) for variant in VARIANTS]
     assert "1 seed(s)" in capsys.readouterr().out
     with (tmp_path / "new/duplication_peers-small.csv").open(newline="", encoding="utf-8") as file:
-        assert [row["length"] for row in csv.DictReader(file)] == ["8"] * len(VARIANTS) + ["12"] * len(VARIANTS)
+        assert [row["length"] for row in csv.DictReader(file)] == ["32"] * len(VARIANTS) + ["64"] * len(VARIANTS)
     with (tmp_path / "new/duplication_peers-small-curves.csv").open(newline="", encoding="utf-8") as file:
         assert len([*csv.DictReader(file)]) == 2 * len(VARIANTS)

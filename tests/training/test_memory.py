@@ -60,3 +60,5 @@ def test_memory_that_is_given_is_not_passed(monkeypatch: pytest.MonkeyPatch) -> 
 def test_what_is_given_by_level_is_left_alone() -> None:
     config = make_config(**{"model.keep": "streams"})
     assert with_keep(config, CPU) == (config, None)
+    config = make_config(**{"model.keep": "streams", "train.memory_gib": 8})
+    assert with_keep(config, CPU) == (config, "train.memory_gib = 8 is for model.keep = auto; model.keep is streams")

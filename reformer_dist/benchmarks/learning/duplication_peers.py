@@ -71,7 +71,7 @@ def run(
     Args:
         size_name: which size.
         output: a folder, made if need be.
-        lengths: tokens of a sequence instead of the size's, even; the window stays, and buckets are as many more.
+        lengths: tokens of a sequence instead of the size's, multiples of it; windows grow with them, so that buckets stay.
         seeds: instead of the size's.
 
     """
@@ -79,9 +79,10 @@ def run(
     size, points = SIZES[size_name], list[Point]()
     size = replace(size, seeds=tuple(seeds or size.seeds))
     for length in lengths or (size.length,):
+        longer = replace(size, length=length, keys=size.keys * length // size.length)
         for seed in size.seeds:
             for variant in VARIANTS:
-                points += train(replace(size, length=length), variant, seed)
+                points += train(longer, variant, seed)
                 last = points[-1]
                 told = f"{length} tokens, seed {seed}, {variant}: accuracy {last.accuracy:.1%}"
                 print(f"{told} after {last.cpu_seconds:.0f} CPU-s", flush=True)
