@@ -26,8 +26,12 @@ def with_keep(config: Config, device: torch.device) -> tuple[Config, str | None]
     """Choose what layers keep, if that is to be chosen; every worker calls this, before it has made a model."""
     if "auto" not in config.model.keep:
         given = config.train.memory_gib
-        unused = f"train.memory_gib = {given:g} is for model.keep = auto; model.keep is {','.join(config.model.keep)}"
-        return config, unused if given else None
+        if given is None:
+            return config, None
+        return (
+            config,
+            f"train.memory_gib = {given:g} is for model.keep = auto; model.keep is {','.join(config.model.keep)}",
+        )
     limit = torch.tensor(_room(config, device) - held_memory(config).total, device=device)
     if dist.get_world_size() > 1:  # all do the same, or some would wait for what the others do not send
         dist.all_reduce(limit, dist.ReduceOp.MIN)
