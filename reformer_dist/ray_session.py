@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 # Read by Ray when it is imported or started, so this module sets them before it imports Ray.
 _SETTINGS = {
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",  # a report to Ray Train returns within this time, not after 2 s
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker that is lost, or done, is noticed within this time, not after 2 s
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "10",  # after a lost node: ask again how many workers there is room for
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; without it every start warns of the change
