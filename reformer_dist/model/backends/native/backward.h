@@ -36,7 +36,6 @@ class BackwardPass {
       const auto [low, high] = problem_.panels(round, tile);
       ring_.move(low, high, [&](int64_t panel) { read(slice, panel); }, finish);
       prefetch(problem_, slice, problem_.panel_ahead(tile, high), problem_.k, problem_.v, results_.grad);
-      prefetch(problem_, slice, problem_.panel_behind(tile, low), results_.dk, results_.dv);
       const int64_t own = round * problem_.tiles_of_round() + tile;
       const auto& labels = ring_.read_queries(slice, own);
       met_.clear(), keys_.clear(), keys_transposed_.clear(), values_transposed_.clear();

@@ -88,9 +88,6 @@ struct Problem {
   // A panel that a later tile meets first: while a chunk's tiles are worked on, the next chunk's panels, one after the other.
   int64_t panel_ahead(int64_t tile, int64_t high) const { return high + 1 + (rule.chunk > 0 ? tile % tiles_of_chunk() : 0); }
 
-  // A panel that is given up before a later tile: of a chunk that no later chunk meets, likewise one after the other.
-  int64_t panel_behind(int64_t tile, int64_t low) const { return low + (rule.chunk > 0 ? tile % tiles_of_chunk() : 0); }
-
   // Where the list of a panel's round begins, the panel's first place in it, and how many entries it has (none below 1).
   struct Entries {
     int64_t list, first, count;
